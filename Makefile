@@ -1,0 +1,75 @@
+# `make help` lists the targets. Each sets up what it needs in $(VENV); the second time that is a look at
+# one file. PYTHON= chooses the interpreter, VENV= the environment, ARGS= are handed to the command run.
+
+ifeq ($(origin PYTHON),undefined)
+PYTHON := $(shell python3.11 -c '' 2>/dev/null && echo python3.11 || echo python3)
+endif
+VENV ?= .venv
+WORKERS ?= 2
+
+PRINT_VERSION := -c 'import sys; print("%d.%d" % sys.version_info[:2])'
+VERSION := $(shell $(PYTHON) $(PRINT_VERSION) 2>/dev/null)
+BIN := $(VENV)/bin
+
+# The tested versions for this interpreter, where there are any, and the file that says that all is installed.
+LOCK := requirements/py$(subst .,,$(VERSION)).txt
+CONSTRAINTS := $(wildcard $(LOCK))
+READY := $(VENV)/.ready-$(VERSION)
+
+export MPLBACKEND := Agg
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-slow lint bench docs lock clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
+
+setup: $(READY) ## the environment in .venv, with everything installed
+
+# An environment of another Python version is made anew; otherwise what changed is installed into it.
+$(READY): pyproject.toml $(CONSTRAINTS)
+	@test -n "$(VERSION)" || { echo "'$(PYTHON)' does not run: give PYTHON=, Python 3.11 or above" >&2; exit 1; }
+	@echo "Setting up $(VENV) with Python $(VERSION): once, a few minutes at most"
+	@test -n "$(CONSTRAINTS)" || echo "$(LOCK) does not exist: installing the newest versions allowed, untested"
+	@test "$$($(BIN)/python $(PRINT_VERSION) 2>/dev/null)" = "$(VERSION)" || $(PYTHON) -m venv --clear $(VENV)
+	@$(BIN)/python -m pip install -qq $(CONSTRAINTS:%=-c %) -e '.[all,dev]'
+	@touch $@
+
+demo: setup ## compare three posterior families on the digits data; results in runs/
+	$(BIN)/python examples/compare_families.py $(ARGS)
+
+# One thread a worker, so that the workers do not fight over the cores.
+test: setup ## the tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
+
+test-slow: setup ## the tests that take long
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m slow --timeout 1800 $(ARGS)
+
+lint: setup ## style, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: setup ## the benchmarks
+	@test -f benchmarks/run.py || { echo "benchmarks/run.py does not exist: nothing to run" >&2; exit 1; }
+	$(BIN)/python benchmarks/run.py $(ARGS)
+
+docs: setup ## the documentation, in docs/_build/html
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --nitpicky --quiet -b html docs docs/_build/html
+	@echo "docs/_build/html/index.html"
+
+# Installed without constraints into a fresh environment, then written down. ARGS holds a package back.
+lock: ## the newest versions allowed, for this Python version, into requirements/
+	rm -rf .venv-lock
+	$(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/python -m pip install --quiet '.[all,dev]' $(ARGS)
+	.venv-lock/bin/python -m pip freeze --exclude amortvi > .venv-lock/freeze
+	@{ echo '# The versions that the tests run with on Python $(VERSION): constraints, not requirements.'; \
+	   echo '# Renew with: make lock PYTHON=python$(VERSION)$(if $(ARGS), ARGS="$(ARGS)")'; \
+	   sed -E 's/\+(cpu|cu[0-9]+|rocm[0-9.]+)$$//' .venv-lock/freeze; } > $(LOCK)
+	rm -rf .venv-lock
+
+clean: ## remove what was built, but neither environments nor runs/
+	rm -rf build dist docs/_build .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find amortvi tests examples docs -name __pycache__ -prune -exec rm -rf {} +

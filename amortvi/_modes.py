@@ -1,0 +1,66 @@
+"""Contexts that change a mode of modules or of the random numbers, and change it back."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import nn
+
+__all__ = ["derived_seed", "evaluation_mode", "kept_modes", "random_state"]
+
+
+@contextlib.contextmanager
+def kept_modes(*modules: nn.Module) -> Iterator[None]:
+    """Let training mode be switched inside; the mode of each submodule comes back at exit."""
+    modes = {part: part.training for module in modules for part in module.modules()}
+    try:
+        yield
+    finally:
+        for part, mode in modes.items():
+            part.training = mode
+
+
+@contextlib.contextmanager
+def evaluation_mode(*modules: nn.Module) -> Iterator[None]:
+    """Put modules in evaluation mode (no dropout, running statistics) inside; their own modes come back."""
+    with kept_modes(*modules):
+        for module in modules:
+            module.eval()
+        yield
+
+
+@contextlib.contextmanager
+def random_state(seed: int | None, device: torch.device | None = None) -> Iterator[None]:
+    """Draw from ``seed`` inside, and give the caller's random state back at exit; ``None`` changes nothing.
+
+    Args:
+        seed: the seed, or ``None`` to go on with the caller's state.
+        device: an accelerator whose state is to be kept too.
+    """
+    if seed is None:
+        yield
+        return
+    accelerator = device is not None and device.type != "cpu"
+    numpy_state = np.random.get_state()  # noqa: NPY002  # a model may draw from NumPy's global generator
+    with torch.random.fork_rng(
+        devices=[device] if accelerator else [], device_type=device.type if device and accelerator else "cuda"
+    ):
+        torch.manual_seed(seed)
+        np.random.seed(seed % 2**32)  # noqa: NPY002
+        try:
+            yield
+        finally:
+            np.random.set_state(numpy_state)  # noqa: NPY002
+
+
+def derived_seed(seed: int | None, *keys: int) -> int | None:
+    """Return a seed of its own for each tuple of ``keys``, well mixed, or ``None`` for ``None``.
+
+    Example:
+        >>> derived_seed(0, 1) == derived_seed(0, 1), derived_seed(0, 1) == derived_seed(0, 2)
+        (True, False)
+    """
+    return None if seed is None else int(np.random.SeedSequence([seed, *keys]).generate_state(1)[0])

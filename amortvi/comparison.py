@@ -1,0 +1,251 @@
+"""Posterior families on the same model and data, beside one another."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
+
+import numpy as np
+import torch
+from torch import nn
+
+from amortvi._modes import derived_seed, random_state
+from amortvi.errors import OptionError
+from amortvi.families import FamilyChoice, family_label
+from amortvi.generative import GenerativeModel
+from amortvi.inference import AmortizedVI
+from amortvi.objectives import ObjectiveChoice
+from amortvi.training import OptimizerFactory, ScheduleFactory
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["FamilyFits", "Fit", "compare", "fit_families"]
+
+
+@dataclass(frozen=True)
+class Fit:
+    """One fit of one family.
+
+    Args:
+        family: the label of the family.
+        seed: of the fit.
+        vi: the fitted estimator.
+        seconds: wall-clock time of the fit.
+    """
+
+    family: str
+    seed: int
+    vi: AmortizedVI
+    seconds: float
+
+
+class FamilyFits(Mapping[str, AmortizedVI]):
+    """The fits of some families, by label: ``fits["full"]`` is the fit with the first seed.
+
+    Args:
+        fits: all of them, seeds of one family in order.
+    """
+
+    def __init__(self, fits: Sequence[Fit]) -> None:
+        self.fits = tuple(fits)
+
+    def __getitem__(self, family: str) -> AmortizedVI:
+        return self.of(family)[0].vi
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(dict.fromkeys(fit.family for fit in self.fits))
+
+    def __len__(self) -> int:
+        return len({fit.family for fit in self.fits})
+
+    def of(self, family: str) -> list[Fit]:
+        """Return the fits of one family, one for each seed.
+
+        Raises:
+            KeyError: there is none.
+        """
+        found = [fit for fit in self.fits if fit.family == family]
+        if not found:
+            raise KeyError(family)
+        return found
+
+
+class FitArguments(TypedDict, total=False):
+    """What `AmortizedVI.fit` takes beside data and seed."""
+
+    validation_data: Any
+    epochs: int
+    batch_size: int | None
+    lr: float
+    objective: ObjectiveChoice
+    optimizer: OptimizerFactory
+    lr_schedule: ScheduleFactory | None
+    gradient_clip: float | None
+    patience: int | None
+    device: str | torch.device | None
+    dtype: torch.dtype | None
+    progress: bool
+
+
+def fit_families(
+    model: Callable[..., Any],
+    encoder: nn.Module,
+    families: Sequence[FamilyChoice],
+    x: Any,
+    *,
+    seeds: Sequence[int] = (0,),
+    freeze_model: bool = False,
+    plate: str | None = None,
+    **fit: Unpack[FitArguments],
+) -> FamilyFits:
+    """Fit several posterior families, each with its own copy of encoder and model.
+
+    For one seed every family starts from the same encoder and model. The first seed starts from the parameters that are
+    given; each further seed starts from parameters drawn anew, where the modules can do that (``reset_parameters``).
+
+    Args:
+        model: the Pyro model; it is copied, so what is given is not changed.
+        encoder: the encoder; it is copied too.
+        families: the families to compare.
+        x: observations, as for `AmortizedVI.fit`.
+        seeds: a fit of each family for each of them.
+        freeze_model: keep the model as it is, and the same for all, so that only the posteriors differ.
+        plate: the name of the data plate, where the model has several that could be it.
+        **fit: the other arguments of `AmortizedVI.fit`.
+
+    Returns:
+        The fits, by the label of the family.
+
+    Raises:
+        OptionError: there is no family, no seed, or two families with one label.
+        ModelError: the model is a function that uses modules from outside it, which cannot be copied.
+
+    Example:
+        >>> import torch, amortvi as avi
+        >>> model = avi.models.LinearGaussian(torch.tensor([[1.0, 0.9], [0.0, 0.5]]), scale=0.5)
+        >>> x = model.simulate(200, seed=0)
+        >>> fits = avi.fit_families(
+        ...     model, avi.encoders.MLP(2, []), ["diagonal", "full"], x, epochs=20, lr=0.02, progress=False
+        ... )
+        >>> list(avi.compare(fits, x).index)
+        ['full', 'diagonal']
+    """
+    labels = [family_label(family) for family in families]
+    if not labels or len(set(labels)) != len(labels):
+        raise OptionError(f"families must be several different ones; got {labels}.")
+    if not seeds:
+        raise OptionError("seeds must hold at least one seed; got none.")
+    generative = GenerativeModel(model) if not isinstance(model, GenerativeModel) else model
+    done = []
+    for position, seed in enumerate(seeds):
+        start = _fresh_start(generative, encoder, seed if position else None, freeze_model=freeze_model)
+        for family, label in zip(families, labels, strict=True):
+            own_model, own_encoder = start if not freeze_model else (start[0], copy.deepcopy(start[1]))
+            if not freeze_model:
+                own_model, own_encoder = _copies(*start)
+            vi = AmortizedVI(own_model, own_encoder, family, plate=plate, freeze_model=freeze_model)
+            began = time.perf_counter()
+            vi.fit(x, seed=seed, **fit)
+            done.append(Fit(label, seed, vi, time.perf_counter() - began))
+    by_family = {label: [f for f in done if f.family == label] for label in labels}
+    return FamilyFits(list(itertools.chain.from_iterable(by_family.values())))
+
+
+def _copies(model: GenerativeModel, encoder: nn.Module) -> tuple[GenerativeModel, nn.Module]:
+    """Copy both with what they share kept shared among the copies."""
+    memo: dict[int, Any] = {}
+    return model.independent_copy(memo), copy.deepcopy(encoder, memo)
+
+
+def _fresh_start(
+    model: GenerativeModel, encoder: nn.Module, seed: int | None, *, freeze_model: bool
+) -> tuple[GenerativeModel, nn.Module]:
+    """Return model and encoder to start from; with a seed, copies with parameters drawn anew."""
+    if seed is None:
+        return model, encoder
+    if freeze_model:
+        model_copy, encoder_copy = model, copy.deepcopy(encoder)
+    else:
+        model_copy, encoder_copy = _copies(model, encoder)
+    with random_state(derived_seed(seed, 4)):
+        for module in (encoder_copy,) if freeze_model else (encoder_copy, model_copy):
+            for part in module.modules():
+                if hasattr(part, "reset_parameters"):
+                    part.reset_parameters()
+    return model_copy, encoder_copy
+
+
+def compare(
+    fits: FamilyFits | Mapping[str, AmortizedVI], x: Any, *, particles: int = 100, seed: int = 0
+) -> pd.DataFrame:
+    """Compare fitted families on held-out observations.
+
+    Families are ranked by their mean ELBO. A difference is taken observation by observation, since all families see the
+    same ones: its standard error is then that of the mean of paired differences, and much smaller than that of the ELBOs.
+    With several seeds an observation's ELBO is its mean over the seeds.
+
+    Args:
+        fits: from `fit_families`, or fitted estimators by name.
+        x: held-out observations, as for `AmortizedVI.evaluate`.
+        particles: draws for each observation.
+        seed: of the draws.
+
+    Returns:
+        A row a family, best first, means an observation in nats: ``elbo``, ``elbo_se``, ``difference`` to the best and
+        ``difference_se``, ``iwae``, ``reconstruction``, ``kl``; then ``parameters`` (trained ones of encoder and
+        family), ``seconds`` a fit, ``seeds``, and ``seed_sd``, the standard deviation of the mean ELBO between seeds (NaN
+        for one).
+
+    Raises:
+        OptionError: there is nothing to compare.
+        DataError: the observations cannot be used.
+    """
+    import pandas as pd  # imported where it is used: it would double the time that importing amortvi takes
+
+    runs = fits.fits if isinstance(fits, FamilyFits) else [Fit(k, 0, vi, _seconds(vi)) for k, vi in fits.items()]
+    if not runs:
+        raise OptionError("fits holds no fit to compare.")
+    families = list(dict.fromkeys(run.family for run in runs))
+    tables = {
+        family: [run.vi.evaluate(x, particles=particles, seed=seed) for run in runs if run.family == family]
+        for family in families
+    }
+    elbos = {family: np.mean([table["elbo"] for table in found], axis=0) for family, found in tables.items()}
+    best = max(families, key=lambda family: float(elbos[family].mean()))
+    rows = []
+    for family in families:
+        own = [run for run in runs if run.family == family]
+        elbo, difference = elbos[family], elbos[family] - elbos[best]
+        per_seed = [float(table["elbo"].mean()) for table in tables[family]]
+        means = {
+            column: float(np.mean([table[column].mean() for table in tables[family]]))
+            for column in ("iwae", "reconstruction", "kl")
+        }
+        rows.append(
+            {
+                "family": family,
+                "elbo": float(elbo.mean()),
+                "elbo_se": _standard_error(elbo),
+                "difference": float(difference.mean()),
+                "difference_se": _standard_error(difference),
+                **means,
+                "parameters": sum(p.numel() for p in own[0].vi.guide.parameters() if p.requires_grad),
+                "seconds": float(np.mean([run.seconds for run in own])),
+                "seeds": len(own),
+                "seed_sd": float(np.std(per_seed, ddof=1)) if len(own) > 1 else float("nan"),
+            }
+        )
+    return pd.DataFrame(rows).set_index("family").sort_values("elbo", ascending=False)
+
+
+def _standard_error(values: np.ndarray) -> float:
+    return float(values.std(ddof=1) / np.sqrt(values.size)) if values.size > 1 else float("nan")
+
+
+def _seconds(vi: AmortizedVI) -> float:
+    return float(vi.history["seconds"].sum())

@@ -1,0 +1,33 @@
+"""The 1,797 digits of 8 by 8 pixels that ship with scikit-learn (Alpaydin and Kaynak, 1998)."""
+
+from __future__ import annotations
+
+import torch
+
+from amortvi._checks import require
+from amortvi.datasets.splits import ImageSplits
+
+__all__ = ["digits"]
+
+_TEST = 360
+
+
+def digits(*, seed: int = 0) -> ImageSplits:
+    """Return the digits, 1,437 to train and 360 to test, as intensities in [0, 1].
+
+    Args:
+        seed: of the split.
+
+    Raises:
+        MissingDependencyError: scikit-learn is not installed.
+
+    Example:
+        >>> digits().x_train.shape
+        torch.Size([1437, 64])
+    """
+    loader = require("sklearn.datasets", extra="examples", purpose="the digits data")
+    bunch = loader.load_digits()
+    order = torch.randperm(len(bunch.target), generator=torch.Generator().manual_seed(seed))
+    x = torch.tensor(bunch.data, dtype=torch.float32)[order] / 16
+    labels = torch.tensor(bunch.target)[order]
+    return ImageSplits(x[_TEST:], x[:_TEST], labels[_TEST:], labels[:_TEST], side=8, name="digits")

@@ -1,0 +1,71 @@
+"""A small convolutional encoder for square images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from amortvi._checks import positive_int
+from amortvi.errors import OptionError
+
+__all__ = ["Conv"]
+
+
+class Conv(nn.Module):
+    """Strided convolutions, then one that covers what is left of the image and gives the context.
+
+    Args:
+        size: the side of the image in pixels, such as 28 or 8.
+        out_features: ``C``. The last layer is linear, so with ``2 * latents`` and a family made with ``head=False`` it
+            gives mean and log scale itself.
+        in_channels: channels of the image; images come as ``(B, size * size)``, ``(B, size, size)`` or
+            ``(B, in_channels, size, size)``.
+        channels: the channels of the strided layers, each halving the side.
+        activation: makes one activation module.
+
+    Raises:
+        OptionError: an option is not positive, or ``size`` is too small to be halved ``len(channels)`` times.
+
+    Example:
+        >>> import torch
+        >>> Conv(28, out_features=16)(torch.zeros(5, 784)).shape
+        torch.Size([5, 16])
+    """
+
+    def __init__(
+        self,
+        size: int = 28,
+        out_features: int = 128,
+        *,
+        in_channels: int = 1,
+        channels: Sequence[int] = (32, 64),
+        activation: Callable[[], nn.Module] = nn.ReLU,
+    ) -> None:
+        super().__init__()
+        self.size = positive_int("size", size)
+        self.in_channels = positive_int("in_channels", in_channels)
+        self.out_features = positive_int("out_features", out_features)
+        if size < 2 ** len(channels):
+            raise OptionError(f"size={size} cannot be halved {len(channels)} times; give fewer channels.")
+        self.layers = nn.Sequential()
+        previous, side = in_channels, size
+        for width in channels:
+            self.layers.append(nn.Conv2d(previous, width, kernel_size=3, stride=2, padding=1))
+            self.layers.append(activation())
+            previous, side = width, (side + 1) // 2
+        self.layers.append(nn.Conv2d(previous, out_features, kernel_size=side))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the context ``(B, C)`` of images in any of the accepted layouts."""
+        pixels = self.in_channels * self.size**2
+        if images[0].numel() != pixels:
+            raise ValueError(
+                f"Conv(size={self.size}, in_channels={self.in_channels}) takes {pixels} numbers an image; "
+                f"got images of shape {tuple(images.shape[1:])}"
+            )
+        dtype = next((p.dtype for p in self.parameters()), torch.get_default_dtype())
+        planes = images.reshape(-1, self.in_channels, self.size, self.size).to(dtype)
+        context: Tensor = self.layers(planes).flatten(1)
+        return context

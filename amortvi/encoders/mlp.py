@@ -1,0 +1,68 @@
+"""A multilayer perceptron as encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from amortvi._checks import positive_int
+
+__all__ = ["MLP"]
+
+
+class MLP(nn.Module):
+    """Fully connected layers with an activation after each; observations of any shape are flattened.
+
+    Args:
+        in_features: the numbers of one observation, all arguments of the model together.
+        hidden: the width of each layer; the last one is the size ``C`` of the context. With none the context is the
+            flattened observation itself, which makes the posterior's parameters linear in it.
+        activation: makes one activation module, by default ``nn.ReLU``.
+        dropout: the dropout probability after each activation.
+
+    Raises:
+        OptionError: a width is not a positive integer.
+
+    Example:
+        >>> import torch
+        >>> MLP(64, [32, 16])(torch.zeros(5, 8, 8)).shape
+        torch.Size([5, 16])
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        hidden: Sequence[int] = (128, 128),
+        *,
+        activation: Callable[[], nn.Module] = nn.ReLU,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        widths = [
+            positive_int("in_features", in_features),
+            *(positive_int("hidden", width) for width in hidden),
+        ]
+        self.layers = nn.Sequential()
+        for width_in, width_out in zip(widths[:-1], widths[1:], strict=True):
+            self.layers.append(nn.Linear(width_in, width_out))
+            self.layers.append(activation())
+            if dropout:
+                self.layers.append(nn.Dropout(dropout))
+        self.in_features = widths[0]
+        self.out_features = widths[-1]
+
+    def forward(self, *inputs: Tensor, **named: Tensor) -> Tensor:
+        """Return the context ``(B, C)`` of inputs with ``in_features`` numbers an observation, each batch first."""
+        rows = [value.flatten(1) if value.dim() > 1 else value.unsqueeze(1) for value in (*inputs, *named.values())]
+        # Counts and labels come as integers; the layers say which floating type they compute in.
+        dtype = next((p.dtype for p in self.parameters()), torch.get_default_dtype())
+        flat = torch.cat([row if row.is_floating_point() else row.to(dtype) for row in rows], dim=1)
+        if flat.shape[1] != self.in_features:
+            raise ValueError(
+                f"MLP(in_features={self.in_features}) got {flat.shape[1]} numbers an observation, "
+                f"from inputs of shape {[tuple(value.shape) for value in (*inputs, *named.values())]}"
+            )
+        context: Tensor = self.layers(flat)
+        return context

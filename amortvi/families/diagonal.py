@@ -1,0 +1,62 @@
+"""The mean-field Gaussian: independent coordinates."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from amortvi.families.base import GaussianFamily
+from amortvi.families.gaussian import ScaleOperator
+
+__all__ = ["Diagonal", "DiagonalScale"]
+
+
+class DiagonalScale(ScaleOperator):
+    """``A = diag(exp(log_scale))``, with ``log_scale`` of shape ``(*B, D)``."""
+
+    def __init__(self, log_scale: Tensor) -> None:
+        self.log_scale = log_scale
+
+    def matmul(self, noise: Tensor) -> Tensor:
+        return self.log_scale.exp() * noise
+
+    def solve(self, residual: Tensor) -> Tensor:
+        return residual * (-self.log_scale).exp()
+
+    def log_abs_det(self) -> Tensor:
+        return self.log_scale.sum(-1)
+
+    def variance(self) -> Tensor:
+        return (2 * self.log_scale).exp()
+
+    def covariance(self) -> Tensor:
+        return torch.diag_embed(self.variance())
+
+    def expand(self, batch_shape: torch.Size) -> DiagonalScale:
+        return DiagonalScale(self.log_scale.expand(batch_shape + self.log_scale.shape[-1:]))
+
+
+class Diagonal(GaussianFamily):
+    """Mean-field Gaussian ``N(loc, diag(scale^2))``: ``2 D`` parameters, the locations and the log scales.
+
+    Args:
+        dim: ``D``, the number of latent dimensions.
+        context_features: ``C``, the size of the encoder's output.
+        head: ``False`` takes the context as ``(loc, log scale)`` directly; then ``C`` must be ``2 D``.
+
+    Raises:
+        FamilyError: ``head=False`` and ``context_features != 2 * dim``.
+
+    Example:
+        >>> import torch
+        >>> family = Diagonal(dim=2, context_features=5)
+        >>> family(torch.zeros(3, 5)).rsample((10,)).shape
+        torch.Size([10, 3, 2])
+    """
+
+    def __init__(self, dim: int, context_features: int, *, head: bool = True) -> None:
+        super().__init__(dim, context_features, scale_parameters=dim, head=head)
+
+    def scale(self, raw: Tensor) -> DiagonalScale:
+        """Read ``raw`` of shape ``(*B, D)`` as log scales."""
+        return DiagonalScale(raw)

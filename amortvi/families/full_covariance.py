@@ -1,0 +1,97 @@
+r"""The Gaussian with any covariance, by its Cholesky factor straight from the head.
+
+The factor is :math:`A = \operatorname{diag}(\sigma)\,(I + N)` with :math:`N` strictly lower triangular: every real ``raw``
+gives a valid factor, no matrix is ever factorised, so nothing can be "singular". Measuring the off-diagonal part in
+units of the row's own :math:`\sigma_i` keeps one learning rate right for narrow and wide coordinates alike.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from amortvi.families.base import GaussianFamily
+from amortvi.families.gaussian import ScaleOperator, from_columns, to_columns
+
+__all__ = ["FullCovariance", "TriangularScale"]
+
+
+class TriangularScale(ScaleOperator):
+    """``A = diag(exp(log_scale)) (I + N)``, lower triangular.
+
+    Args:
+        log_scale: logarithms of the diagonal of ``A``, shape ``(*B, D)``.
+        lower: ``N``, strictly lower triangular, shape ``(*B, D, D)``.
+    """
+
+    def __init__(self, log_scale: Tensor, lower: Tensor) -> None:
+        self.log_scale = log_scale
+        self.lower = lower
+
+    def matmul(self, noise: Tensor) -> Tensor:
+        mixed = from_columns(self.lower @ to_columns(noise, self.log_scale.dim() - 1), like=noise)
+        return self.log_scale.exp() * (noise + mixed)
+
+    def solve(self, residual: Tensor) -> Tensor:
+        standardised = residual * (-self.log_scale).exp()
+        columns = to_columns(standardised, self.log_scale.dim() - 1)
+        solved = torch.linalg.solve_triangular(self.lower, columns, upper=False, unitriangular=True)
+        return from_columns(solved, like=standardised)
+
+    def log_abs_det(self) -> Tensor:
+        return self.log_scale.sum(-1)
+
+    def variance(self) -> Tensor:
+        return (2 * self.log_scale).exp() * (1 + self.lower.square().sum(-1))
+
+    def covariance(self) -> Tensor:
+        cholesky = self.cholesky()
+        return cholesky @ cholesky.mT
+
+    def cholesky(self) -> Tensor:
+        """Return the matrix ``A`` itself, shape ``(*B, D, D)``."""
+        identity = torch.eye(self.lower.shape[-1], dtype=self.lower.dtype, device=self.lower.device)
+        return self.log_scale.exp().unsqueeze(-1) * (identity + self.lower)
+
+    def expand(self, batch_shape: torch.Size) -> TriangularScale:
+        return TriangularScale(
+            self.log_scale.expand(batch_shape + self.log_scale.shape[-1:]),
+            self.lower.expand(batch_shape + self.lower.shape[-2:]),
+        )
+
+
+class FullCovariance(GaussianFamily):
+    """Gaussian with a full covariance: ``2 D + D (D - 1) / 2`` parameters, starting as the diagonal one.
+
+    Args:
+        dim: ``D``, the number of latent dimensions.
+        context_features: ``C``, the size of the encoder's output.
+        head: ``False`` takes the context as the parameters ``(loc, log scale, strictly lower rows)`` directly.
+
+    Raises:
+        FamilyError: ``head=False`` and ``context_features`` is not the number of parameters.
+
+    Example:
+        >>> import torch
+        >>> family = FullCovariance(dim=3, context_features=5)
+        >>> family(torch.zeros(4, 5)).covariance_matrix.shape
+        torch.Size([4, 3, 3])
+    """
+
+    index: Tensor
+
+    def __init__(self, dim: int, context_features: int, *, head: bool = True) -> None:
+        below = dim * (dim - 1) // 2
+        super().__init__(dim, context_features, scale_parameters=dim + below, head=head)
+        # Entry (i, j) of N is raw number index[i, j]; entries on and above the diagonal read a zero appended at the end.
+        index = torch.full((dim, dim), below)
+        rows, columns = torch.tril_indices(dim, dim, offset=-1)
+        index[rows, columns] = torch.arange(below)
+        self.register_buffer("index", index.reshape(-1), persistent=False)
+
+    def scale(self, raw: Tensor) -> TriangularScale:
+        """Read ``raw`` of shape ``(*B, D + D (D - 1) / 2)`` as log scales, then ``N`` row by row."""
+        log_scale, below = raw.split([self.dim, raw.shape[-1] - self.dim], dim=-1)
+        padded = torch.nn.functional.pad(below, (0, 1))
+        lower = padded.index_select(-1, self.index).unflatten(-1, (self.dim, self.dim))
+        return TriangularScale(log_scale, lower)

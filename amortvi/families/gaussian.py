@@ -1,0 +1,149 @@
+r"""The Gaussian ``z = loc + A eps``, ``eps ~ N(0, I)``, for a structured ``A`` that is given, never factorised.
+
+Every Gaussian family of amortvi is this one distribution with another `ScaleOperator` ``A``. What the density needs
+of ``A`` is a product, a solve and a log-determinant:
+
+.. math::
+
+    \log q(z) = -\tfrac12 \lVert A^{-1}(z - \mu) \rVert^2 - \log\lvert\det A\rvert - \tfrac D2 \log 2\pi .
+
+For a sample that the distribution has just drawn, :math:`A^{-1}(z - \mu)` is the noise it was made of, so scoring it
+needs no solve.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+import torch
+from pyro.distributions import TorchDistribution
+from torch import Tensor
+from torch.distributions import constraints
+
+__all__ = ["Gaussian", "ScaleOperator", "from_columns", "to_columns"]
+
+
+def to_columns(vectors: Tensor, batch_dim: int) -> Tensor:
+    """Lay the samples of each observation side by side: ``(*S, *B, D) -> (*B, D, S)`` with ``S`` flattened.
+
+    One matrix of each observation then meets all its samples in one product, and is never copied for each sample.
+    """
+    samples = vectors.dim() - 1 - batch_dim
+    return vectors.reshape(-1, *vectors.shape[samples:]).movedim(0, -1)
+
+
+def from_columns(columns: Tensor, like: Tensor) -> Tensor:
+    """Undo `to_columns` for vectors shaped as ``like``."""
+    return columns.movedim(-1, 0).reshape(like.shape)
+
+
+class ScaleOperator(ABC):
+    """A linear map ``A`` on ``R^D`` for each observation, such that ``A A'`` is the covariance.
+
+    Shapes: ``*B`` is the batch shape, ``D`` the dimension, ``*S`` any sample shape.
+    """
+
+    @abstractmethod
+    def matmul(self, noise: Tensor) -> Tensor:
+        """Return ``A noise``: ``(*S, *B, D) -> (*S, *B, D)``."""
+
+    @abstractmethod
+    def solve(self, residual: Tensor) -> Tensor:
+        """Return ``A^-1 residual``: ``(*S, *B, D) -> (*S, *B, D)``."""
+
+    @abstractmethod
+    def log_abs_det(self) -> Tensor:
+        """Return ``log |det A|``, shape ``(*B,)``."""
+
+    @abstractmethod
+    def variance(self) -> Tensor:
+        """Return the diagonal of ``A A'``, shape ``(*B, D)``."""
+
+    @abstractmethod
+    def covariance(self) -> Tensor:
+        """Return ``A A'``, shape ``(*B, D, D)``."""
+
+    @abstractmethod
+    def expand(self, batch_shape: torch.Size) -> ScaleOperator:
+        """Return the operator with batch shape ``batch_shape``."""
+
+
+class Gaussian(TorchDistribution):
+    """A Gaussian with location ``loc`` and square root of the covariance ``scale``.
+
+    Args:
+        loc: locations, shape ``(*B, D)``.
+        scale: the operator ``A``, batch shape ``*B``.
+
+    Example:
+        >>> import torch
+        >>> from amortvi.families.diagonal import DiagonalScale
+        >>> q = Gaussian(torch.zeros(3, 2), DiagonalScale(torch.zeros(3, 2)))
+        >>> q.batch_shape, q.event_shape
+        (torch.Size([3]), torch.Size([2]))
+        >>> q.kl_standard_normal()
+        tensor([0., 0., 0.])
+    """
+
+    arg_constraints: ClassVar[dict[str, Any]] = {}
+    support = constraints.real_vector
+    has_rsample = True
+
+    def __init__(self, loc: Tensor, scale: ScaleOperator) -> None:
+        self.loc = loc
+        self.scale = scale
+        self._drawn: Tensor | None = None
+        self._noise: Tensor | None = None
+        super().__init__(loc.shape[:-1], loc.shape[-1:], validate_args=False)
+
+    def expand(self, batch_shape: torch.Size, _instance: None = None) -> Gaussian:
+        """Return the same Gaussians with batch shape ``batch_shape``."""
+        shape = torch.Size(batch_shape)
+        return Gaussian(self.loc.expand(shape + self.event_shape), self.scale.expand(shape))
+
+    @property
+    def mean(self) -> Tensor:
+        """The mean, shape ``(*B, D)``."""
+        return self.loc
+
+    @property
+    def variance(self) -> Tensor:
+        """The marginal variances, shape ``(*B, D)``."""
+        return self.scale.variance()
+
+    @property
+    def covariance_matrix(self) -> Tensor:
+        """The covariance, shape ``(*B, D, D)``."""
+        return self.scale.covariance()
+
+    def rsample(self, sample_shape: torch.Size | tuple[int, ...] = ()) -> Tensor:
+        """Draw ``loc + A eps`` with gradients, shape ``(*sample_shape, *B, D)``."""
+        noise = torch.randn(
+            self._extended_shape(torch.Size(sample_shape)), dtype=self.loc.dtype, device=self.loc.device
+        )
+        drawn = self.loc + self.scale.matmul(noise)
+        self._drawn, self._noise = drawn, noise
+        return drawn
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Return ``log q(value)``, shape ``value.shape[:-1]``; the last draw itself is scored without a solve."""
+        if value is self._drawn and self._noise is not None:
+            noise = self._noise
+        else:
+            noise = self.scale.solve(value - self.loc)
+        constant = 0.5 * self.event_shape[0] * math.log(2 * math.pi)
+        return -0.5 * noise.square().sum(-1) - self.scale.log_abs_det() - constant
+
+    def entropy(self) -> Tensor:
+        """Return the entropy in nats, shape ``(*B,)``."""
+        return self.scale.log_abs_det() + 0.5 * self.event_shape[0] * (1 + math.log(2 * math.pi))
+
+    def kl_standard_normal(self) -> Tensor:
+        r"""Return ``KL(q || N(0, I))`` in nats, shape ``(*B,)``.
+
+        :math:`\tfrac12 (\operatorname{tr} A A^\top + \lVert\mu\rVert^2 - D) - \log\lvert\det A\rvert`.
+        """
+        second_moment = (self.variance + self.loc.square()).sum(-1)
+        return 0.5 * (second_moment - self.event_shape[0]) - self.scale.log_abs_det()

@@ -1,0 +1,419 @@
+"""The estimator that people import."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from amortvi import checkpoint, evaluation, export
+from amortvi._checks import positive_int
+from amortvi._modes import derived_seed, random_state
+from amortvi._version import __version__
+from amortvi.errors import NotFittedError, OptionError
+from amortvi.families import FamilyChoice, family_label
+from amortvi.generative import GenerativeModel
+from amortvi.guide import AmortizedGuide
+from amortvi.objectives import ObjectiveChoice, make_objective
+from amortvi.observations import Batch, Observations, as_observations
+from amortvi.posterior import Posterior
+from amortvi.predictive import simulate
+from amortvi.training import FitOptions, OptimizerFactory, ScheduleFactory, Trainer, history_frame
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["AmortizedVI"]
+
+# Streams of random numbers that must not depend on one another.
+_SETUP = 3
+_EXAMPLE_ROWS = 16
+_DEFAULT_BATCH = 128
+
+
+class AmortizedVI:
+    """Amortized variational inference for a Pyro model with latents for each observation.
+
+    Args:
+        model: a Pyro model: batch-first arguments, one plate over the observations, continuous latents inside it. It is
+            trained in place, unless it is frozen.
+        encoder: an `nn.Module` called with the model's arguments that returns a context ``(B, C)``. Trained in place.
+        family: ``"diagonal"``, ``"full"``, ``"low_rank"``, or a callable ``(dim, context_features) -> Family``.
+        plate: the name of the data plate, where the model has several that could be it.
+        freeze_model: train the posterior only and leave the model's parameters as they are.
+
+    Raises:
+        ModelError: the model is not callable.
+        EncoderError: the encoder is not an `nn.Module`.
+        FamilyError: the family is unknown.
+
+    Example:
+        >>> import torch, amortvi as avi
+        >>> model = avi.models.LinearGaussian(torch.tensor([[1.0, 0.0], [0.5, 1.0], [0.0, 0.3]]), scale=0.5)
+        >>> x = model.simulate(500, seed=0)
+        >>> vi = avi.AmortizedVI(model, avi.encoders.MLP(3, []), family="full", freeze_model=True)
+        >>> vi = vi.fit(x, epochs=30, lr=0.02, seed=0, progress=False)
+        >>> gap = model.log_evidence(x).mean() - vi.evaluate(x, particles=50, seed=0)["elbo"].mean()
+        >>> bool(gap < 0.1)
+        True
+    """
+
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        encoder: nn.Module,
+        family: FamilyChoice = "diagonal",
+        *,
+        plate: str | None = None,
+        freeze_model: bool = False,
+    ) -> None:
+        self._generative = model if isinstance(model, GenerativeModel) else GenerativeModel(model)
+        self._guide = AmortizedGuide(self._generative, encoder, family, plate=plate)
+        self._trainer = Trainer(self._generative, self._guide, freeze_model)
+        self._example: Batch | None = None
+        self._objective_name = "none"
+        self.family = family
+
+    @property
+    def model(self) -> Callable[..., Any]:
+        """The model, with the parameters that were learned; it can be given to another `AmortizedVI`."""
+        is_module = isinstance(self._generative.model, nn.Module)
+        return self._generative.model if is_module else self._generative
+
+    @property
+    def encoder(self) -> nn.Module:
+        """The encoder."""
+        encoder = self._guide._modules["encoder"]
+        assert encoder is not None
+        return encoder
+
+    @property
+    def guide(self) -> AmortizedGuide:
+        """The guide, which works in plain Pyro too."""
+        return self._guide
+
+    @property
+    def freeze_model(self) -> bool:
+        """Whether only the posterior is trained."""
+        return self._trainer.freeze_model
+
+    @property
+    def device(self) -> torch.device:
+        """Where the encoder's parameters are."""
+        return next((p.device for p in self._parameters_and_buffers()), torch.device("cpu"))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The floating type of the parameters."""
+        floating = (p.dtype for p in self._parameters_and_buffers() if p.is_floating_point())
+        return next(floating, torch.get_default_dtype())
+
+    def _parameters_and_buffers(self) -> list[Tensor]:
+        modules = (self._guide, self._generative)
+        return [t for m in modules for t in (*m.parameters(), *m.buffers())]
+
+    def __repr__(self) -> str:
+        epochs = len(self._trainer.records)
+        return f"AmortizedVI(family={family_label(self.family)!r}, epochs={epochs})"
+
+    def fit(
+        self,
+        x: Any,
+        *,
+        validation_data: Any = None,
+        epochs: int = 100,
+        batch_size: int | None = None,
+        lr: float = 1e-3,
+        objective: ObjectiveChoice = "elbo",
+        optimizer: OptimizerFactory = torch.optim.Adam,
+        lr_schedule: ScheduleFactory | None = None,
+        gradient_clip: float | None = None,
+        patience: int | None = None,
+        device: str | torch.device | None = None,
+        dtype: torch.dtype | None = None,
+        seed: int | None = None,
+        progress: bool = True,
+    ) -> AmortizedVI:
+        """Train encoder, posterior family and model (unless it is frozen). Called again, it goes on from where it was.
+
+        Ctrl-C ends the fit and keeps what was learned. With early stopping the best parameters are restored at the end.
+
+        Args:
+            x: the observations, batch first: a tensor, NumPy array, DataFrame, a tuple (positional arguments) or dict
+                (keyword arguments) of these, a torch `Dataset` or a `DataLoader`.
+            validation_data: held-out observations in any of these forms, whose ELBO is in `history`.
+            epochs: passes over the data.
+            batch_size: observations a step, 128 by default; a `DataLoader` brings its own.
+            lr: the learning rate.
+            objective: ``"elbo"`` or an `objectives.Objective`.
+            optimizer: a `torch.optim` class, or a callable ``(parameters, lr=...) -> Optimizer``.
+            lr_schedule: a callable ``(optimizer) -> schedule`` as in `torch.optim.lr_scheduler`; it steps once an epoch.
+            gradient_clip: the largest norm of the gradient.
+            patience: stop after this many epochs without a better validation ELBO, and restore the best parameters.
+            device: where to train, such as ``"cuda"`` or ``"mps"``; by default where the encoder is.
+            dtype: ``torch.float32`` or ``torch.float64``; by default the encoder's.
+            seed: reproduces the fit bit for bit on one machine, and leaves the caller's random state as it was.
+            progress: show a progress bar with ELBO and time left.
+
+        Returns:
+            The estimator itself.
+
+        Raises:
+            DataError: the observations are empty, not finite, of different lengths, of a wrong type or shape.
+            ModelError: the model is outside what amortized inference can take.
+            EncoderError: the encoder fails on the observations.
+            OptionError: an option is out of range.
+            NonFiniteError: the loss is not finite; the parameters are then those of the last good epoch.
+        """
+        options = FitOptions(
+            epochs, batch_size, lr, optimizer, lr_schedule, gradient_clip, patience, seed, progress
+        )
+        bound = make_objective(objective)
+        working = dtype or self.dtype
+        train = as_observations(x, working, "x")
+        validation = (
+            None if validation_data is None else as_observations(validation_data, working, "validation_data")
+        )
+        example = train.first(batch_size or _DEFAULT_BATCH)
+        self._check_alike(example, "x")
+        if validation is not None:
+            example.check_alike(validation.first(1), "validation_data", "x")
+        self.to(device=device, dtype=dtype)
+        with random_state(derived_seed(seed, _SETUP), self.device), self._generative.own_parameters():
+            on_device = example.to(self.device)
+            self._guide.setup(*on_device.args, **on_device.kwargs)
+        self._example = example.take(slice(0, _EXAMPLE_ROWS))
+        self._objective_name = repr(bound)
+        self._trainer.run(bound, train, validation, options, self.device)
+        return self
+
+    @property
+    def history(self) -> pd.DataFrame:
+        """A row an epoch: ELBO, reconstruction and KL in nats an observation, learning rate, seconds."""
+        return history_frame(self._trainer.records)
+
+    def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> AmortizedVI:
+        """Move model, guide and optimizer to a device, or convert them to a floating type.
+
+        Args:
+            device: such as ``"cpu"``, ``"cuda"`` or ``"mps"``.
+            dtype: ``torch.float32`` or ``torch.float64``.
+
+        Returns:
+            The estimator itself.
+
+        Raises:
+            OptionError: the device is not there, or ``dtype`` is no floating type.
+        """
+        if dtype is not None and not dtype.is_floating_point:
+            raise OptionError(f"dtype must be a floating type such as torch.float64; got {dtype}.")
+        if device is not None:
+            try:
+                torch.empty(0, device=device)
+            except (RuntimeError, AssertionError) as error:
+                reason = str(error).splitlines()[0]
+                raise OptionError(f"device={str(device)!r} cannot be used on this machine: {reason}") from error
+        if device is not None or dtype is not None:
+            self._generative.to(device=device, dtype=dtype)
+            self._guide.to(device=device, dtype=dtype)
+            self._trainer.move_optimizer()
+        return self
+
+    def posterior(self, x: Any) -> Posterior:
+        """Return the posterior of each observation; it is computed when something of it is asked for.
+
+        Args:
+            x: observations, as for `fit`.
+
+        Raises:
+            NotFittedError: the guide has not seen data yet.
+            DataError: the observations cannot be used.
+        """
+        return Posterior(self._guide, self._observations(x), self.device)
+
+    def evaluate(self, x: Any, *, particles: int = 100, seed: int | None = None) -> pd.DataFrame:
+        """Return bounds of ``log p(x)`` in nats, a row an observation.
+
+        Args:
+            x: observations, as for `fit`.
+            particles: draws for each observation.
+            seed: reproduces the draws and leaves the caller's random state as it was.
+
+        Returns:
+            Columns ``elbo``, ``elbo_se`` (Monte Carlo standard error), ``reconstruction``, ``kl``, and ``iwae``, the
+            importance-weighted bound with ``particles`` draws.
+
+        Raises:
+            NotFittedError: the guide has not seen data yet.
+            DataError: the observations cannot be used.
+            OptionError: ``particles`` is not a positive integer.
+        """
+        count = positive_int("particles", particles)
+        observations = self._observations(x)
+        with random_state(seed, self.device):
+            return evaluation.evaluate(self._generative, self._guide, observations, count, self.device)
+
+    def predict(self, x: Any, draws: int = 100, *, seed: int | None = None) -> dict[str, Tensor]:
+        """Draw new data for each observation from the posterior predictive.
+
+        Args:
+            x: observations, as for `fit`.
+            draws: draws for each observation.
+            seed: reproduces the draws and leaves the caller's random state as it was.
+
+        Returns:
+            For each observed (and deterministic) site in the data plate ``(draws, N, *nested, *event)``.
+
+        Raises:
+            NotFittedError: the guide has not seen data yet.
+            DataError: the observations cannot be used.
+            OptionError: ``draws`` is not a positive integer.
+        """
+        count = positive_int("draws", draws)
+        posterior = self.posterior(x)
+        prototype = self._guide.prototype
+        assert self._example is not None
+        numbers = sum(value[0].numel() for value in self._example.tensors())
+        parts: dict[str, list[Tensor]] = {}
+        with random_state(seed, self.device), self._generative.own_parameters():
+            for batch, q in posterior.chunks(count * max(numbers, prototype.latents.dim)):
+                values, _ = prototype.latents.constrain(q.sample(torch.Size([count])))
+                for name, drawn in simulate(self._generative, prototype, batch, values, count).items():
+                    parts.setdefault(name, []).append(drawn)
+        return {name: torch.cat(pieces, dim=1) for name, pieces in parts.items()}
+
+    def sample_prior(self, n: int, x: Any = None, *, seed: int | None = None) -> dict[str, Tensor]:
+        """Draw latents and data from the model alone.
+
+        Args:
+            n: how many draws.
+            x: observations whose sizes and covariates the draws are for, taken in turn; by default some of the training
+                data.
+            seed: reproduces the draws and leaves the caller's random state as it was.
+
+        Returns:
+            For each site in the data plate ``(n, *nested, *event)``.
+
+        Raises:
+            NotFittedError: the guide has not seen data yet.
+            OptionError: ``n`` is not a positive integer.
+        """
+        count = positive_int("n", n)
+        if self._example is None:
+            raise NotFittedError("sample_prior needs to know what an observation looks like: call fit first.")
+        source = self._example if x is None else self._observations(x).first(count)
+        batch = source.take(torch.arange(count) % source.size).to(self.device)
+        with random_state(seed, self.device), self._generative.own_parameters():
+            drawn = simulate(self._generative, self._guide.prototype, batch, None, 1)
+        return {name: value[0] for name, value in drawn.items()}
+
+    def to_arviz(
+        self,
+        x: Any,
+        draws: int = 1000,
+        *,
+        posterior_predictive: bool = True,
+        prior_draws: int = 100,
+        seed: int | None = None,
+    ) -> Any:
+        """Return draws and log-probabilities for ArviZ.
+
+        Groups: ``posterior``, ``sample_stats`` (``log_q``, ``log_joint`` and ``log_weight`` of each observation),
+        ``log_likelihood`` (of each observation), ``observed_data``, ``posterior_predictive``, ``prior`` and
+        ``prior_predictive``. Dimensions: ``chain`` (one), ``draw``, the name of the data plate, nested plates, and
+        ``<site>_dim_<i>``; a DataFrame's index labels the observations.
+
+        Args:
+            x: observations, as for `fit`.
+            draws: posterior draws of each observation.
+            posterior_predictive: whether to draw data as well, one for each posterior draw.
+            prior_draws: draws from the prior for each observation; 0 leaves the two groups out.
+            seed: reproduces the draws and leaves the caller's random state as it was.
+
+        Returns:
+            `arviz.InferenceData` with ArviZ 0.x, `xarray.DataTree` with ArviZ 1.x.
+
+        Raises:
+            NotFittedError: the guide has not seen data yet.
+            DataError: the observations cannot be used.
+            OptionError: a number of draws is out of range.
+        """
+        count = positive_int("draws", draws)
+        prior = positive_int("prior_draws", prior_draws) if prior_draws != 0 else 0
+        attrs = {
+            "inference_library": "amortvi",
+            "inference_library_version": __version__,
+            "posterior_family": family_label(self.family),
+            "objective": self._objective_name,
+        }
+        posterior = self.posterior(x)
+        with random_state(seed, self.device):
+            return export.to_arviz(
+                self._generative,
+                self._guide.prototype,
+                posterior,
+                export.DrawCounts(count, posterior_predictive, prior),
+                attrs,
+            )
+
+    def save(self, path: str | Path) -> None:
+        """Save what was learned to a folder, which is made where it is missing.
+
+        Args:
+            path: the folder.
+
+        Raises:
+            NotFittedError: there is nothing to save yet.
+        """
+        if self._example is None:
+            raise NotFittedError("there is nothing to save yet: call fit first.")
+        content = checkpoint.Checkpoint(
+            self._generative, self._guide, self._trainer, self._example, self._objective_name
+        )
+        checkpoint.save(content, Path(path), family_label(self.family))
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        model: Callable[..., Any],
+        encoder: nn.Module,
+        family: FamilyChoice | None = None,
+        *,
+        plate: str | None = None,
+    ) -> AmortizedVI:
+        """Load what `save` saved into a model and an encoder built as they were then.
+
+        Args:
+            path: the folder.
+            model: the Pyro model; its parameters are overwritten.
+            encoder: the encoder; its parameters are overwritten.
+            family: needed where the family was given as a callable; by default the name that was saved.
+            plate: the name of the data plate, where it was given then.
+
+        Returns:
+            The estimator, as it was when it was saved; a further `fit` goes on from there.
+
+        Raises:
+            CheckpointError: the folder cannot be read, or belongs to another model, encoder or family.
+        """
+        saved = checkpoint.read(Path(path))
+        vi = cls(model, encoder, saved.family(family), plate=plate, freeze_model=saved.freeze_model)
+        vi._example = saved.restore(vi._generative, vi._guide, vi._trainer)
+        vi._objective_name = saved.objective
+        return vi
+
+    def _observations(self, x: Any) -> Observations:
+        """Read ``x`` for a call after `fit`."""
+        if self._example is None:
+            raise NotFittedError("this AmortizedVI has not seen data yet: call fit first.")
+        observations = as_observations(x, self.dtype, "x")
+        self._check_alike(observations.first(1), "x")
+        return observations
+
+    def _check_alike(self, batch: Batch, name: str) -> None:
+        if self._example is not None:
+            self._example.check_alike(batch, name, "the training data")

@@ -1,0 +1,123 @@
+"""Means, spreads and quantiles of each latent site, in its own support.
+
+A site that is not transformed has the moments of the family. A site whose transform works number by number (positive,
+interval) has exact quantiles, the transformed ones, and its moments by Gauss-Hermite quadrature where the marginals are
+Gaussian. What is left (a simplex; a family without closed forms) is estimated from draws.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from amortvi.errors import OptionError
+from amortvi.families import Family
+from amortvi.latents import LatentSite, LatentVector
+
+__all__ = ["DRAWS", "site_moments", "site_quantiles"]
+
+DRAWS = 1000
+"""How many draws an estimate takes where there is no closed form."""
+
+QUADRATURE_NODES = 64
+
+
+def site_quantiles(
+    latents: LatentVector, family: Family, posterior: Distribution, quantiles: Sequence[float]
+) -> dict[str, Tensor]:
+    """Return quantiles of each coordinate of each site.
+
+    Args:
+        latents: the sites.
+        family: says what is known in closed form.
+        posterior: batch shape ``(B,)``, event shape ``(D,)``.
+        quantiles: probabilities strictly between 0 and 1.
+
+    Returns:
+        For each site ``(len(quantiles), B, *nested, *event)``.
+
+    Raises:
+        OptionError: a probability is not strictly between 0 and 1.
+    """
+    if not all(0 < probability < 1 for probability in quantiles):
+        raise OptionError(f"quantiles must lie strictly between 0 and 1; got {list(quantiles)}.")
+    draws = _Draws(latents, posterior)
+    result = {}
+    for site in latents.sites:
+        if family.has_gaussian_marginals and site.is_elementwise:
+            result[site.name] = _transformed_quantiles(latents, site, posterior, quantiles)
+        else:
+            sample = draws.of(site)
+            result[site.name] = torch.quantile(sample, sample.new_tensor(list(quantiles)), dim=0)
+    return result
+
+
+def _transformed_quantiles(
+    latents: LatentVector, site: LatentSite, posterior: Distribution, quantiles: Sequence[float]
+) -> Tensor:
+    mean, std = _unconstrained_moments(latents, site, posterior)
+    probability = mean.new_tensor(list(quantiles))
+    standard = torch.special.ndtri(probability).reshape(-1, *(1,) * mean.dim())
+    # A decreasing transform (an upper bound) takes the lower quantile to the upper one.
+    return site.constrain(mean + site.transform.sign * std * standard, observation_dim=1)[0]
+
+
+def _unconstrained_moments(
+    latents: LatentVector, site: LatentSite, posterior: Distribution
+) -> tuple[Tensor, Tensor]:
+    mean = latents.split(posterior.mean)[site.name]
+    return mean, latents.split(posterior.variance)[site.name].sqrt()
+
+
+def site_moments(
+    latents: LatentVector, family: Family, posterior: Distribution
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return mean and standard deviation of each coordinate of each site, each ``(B, *nested, *event)``.
+
+    Args:
+        latents: the sites.
+        family: says what is known in closed form.
+        posterior: batch shape ``(B,)``, event shape ``(D,)``.
+    """
+    draws = _Draws(latents, posterior)
+    result = {}
+    for site in latents.sites:
+        if family.has_closed_form_moments and site.is_unconstrained:
+            result[site.name] = _unconstrained_moments(latents, site, posterior)
+        elif family.has_gaussian_marginals and site.is_elementwise:
+            result[site.name] = _quadrature_moments(latents, site, posterior)
+        else:
+            sample = draws.of(site)
+            result[site.name] = sample.mean(0), sample.std(0)
+    return result
+
+
+def _quadrature_moments(
+    latents: LatentVector, site: LatentSite, posterior: Distribution
+) -> tuple[Tensor, Tensor]:
+    mean, std = _unconstrained_moments(latents, site, posterior)
+    roots, weights = np.polynomial.hermite_e.hermegauss(QUADRATURE_NODES)
+    node = mean.new_tensor(roots).reshape(-1, *(1,) * mean.dim())
+    weight = mean.new_tensor(weights / weights.sum()).reshape(-1, *(1,) * mean.dim())
+    values, _ = site.constrain(mean + std * node, observation_dim=1)
+    centre = (weight * values).sum(0)
+    return centre, (weight * (values - centre).square()).sum(0).sqrt()
+
+
+class _Draws:
+    """Draws shared by all the sites that need them, made when the first one does."""
+
+    def __init__(self, latents: LatentVector, posterior: Distribution) -> None:
+        self.latents = latents
+        self.posterior = posterior
+        self._values: dict[str, Tensor] | None = None
+
+    def of(self, site: LatentSite) -> Tensor:
+        """Return draws of ``site``, ``(DRAWS, B, *nested, *event)``."""
+        if self._values is None:
+            self._values, _ = self.latents.constrain(self.posterior.sample(torch.Size([DRAWS])))
+        return self._values[site.name]

@@ -1,0 +1,39 @@
+"""Objectives: bounds of the log evidence of each observation, made of per-observation log weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+from amortvi.errors import OptionError
+from amortvi.objectives.base import Estimate, Objective
+from amortvi.objectives.elbo import ELBO
+from amortvi.objectives.weights import LogWeights, log_weights
+
+__all__ = ["ELBO", "Estimate", "LogWeights", "Objective", "ObjectiveChoice", "log_weights", "make_objective"]
+
+ObjectiveChoice: TypeAlias = str | Objective
+"""A name in `NAMED`, or an objective."""
+
+NAMED: dict[str, Callable[[], Objective]] = {"elbo": ELBO}
+"""The objectives that can be chosen by name."""
+
+
+def make_objective(choice: ObjectiveChoice) -> Objective:
+    """Return the chosen objective.
+
+    Args:
+        choice: a name in `NAMED` or an `Objective`.
+
+    Raises:
+        OptionError: the choice is neither.
+
+    Example:
+        >>> make_objective("elbo")
+        ELBO(particles=1, kl='auto')
+    """
+    if isinstance(choice, Objective):
+        return choice
+    if choice not in NAMED:
+        raise OptionError(f"objective must be one of {sorted(NAMED)} or an objectives.Objective; got {choice!r}.")
+    return NAMED[choice]()

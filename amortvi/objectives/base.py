@@ -1,0 +1,80 @@
+"""The contract of an objective: a bound of the log evidence of each observation, to be maximised."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from amortvi._checks import positive_int
+from amortvi.generative import GenerativeModel
+from amortvi.guide import AmortizedGuide
+from amortvi.objectives.weights import LogWeights, log_weights
+from amortvi.observations import Batch
+
+__all__ = ["Estimate", "Objective"]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """An objective's estimate on one batch.
+
+    Args:
+        bound: the bound of each observation in nats, ``(B,)``; its gradient is what training follows.
+        weights: the terms that it was made of.
+    """
+
+    bound: Tensor
+    weights: LogWeights
+
+    def elbo(self, observations: int | None) -> Tensor:
+        """Return the mean bound an observation.
+
+        Args:
+            observations: the size of the whole data set, over which what stands outside the plate is shared out.
+        """
+        shared = self.weights.global_log_prob / (observations or self.bound.shape[0])
+        return self.bound.mean() + shared
+
+    def loss(self, observations: int | None) -> Tensor:
+        """Return the negative of `elbo`, to be minimised."""
+        return -self.elbo(observations)
+
+
+class Objective(ABC):
+    """A bound that is a reduction of per-observation log weights.
+
+    Args:
+        particles: ``K``, the number of draws for each observation.
+
+    Raises:
+        OptionError: ``particles`` is not a positive integer.
+    """
+
+    def __init__(self, particles: int = 1) -> None:
+        self.particles = positive_int("particles", particles)
+
+    def estimate(self, model: GenerativeModel, guide: AmortizedGuide, batch: Batch) -> Estimate:
+        """Draw from the guide, score under both, and reduce.
+
+        Args:
+            model: the generative model.
+            guide: a guide that is set up.
+            batch: ``B`` observations.
+        """
+        weights = log_weights(
+            model, guide, batch, self.particles, closed_form_kl=self.takes_closed_form_kl(guide)
+        )
+        return Estimate(self.bound(weights), weights)
+
+    def takes_closed_form_kl(self, guide: AmortizedGuide) -> bool:
+        """Whether the KL to the prior is wanted in closed form; an objective that needs the weights says no."""
+        return False
+
+    @abstractmethod
+    def bound(self, weights: LogWeights) -> Tensor:
+        """Reduce the log weights ``(K, B)`` to a bound of each observation, ``(B,)``."""
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(particles={self.particles})"

@@ -1,0 +1,6 @@
+"""Observations in any form that users have them, as batches of the model's arguments."""
+
+from amortvi.observations.batch import Batch
+from amortvi.observations.observations import Observations, as_observations, check_batch_size
+
+__all__ = ["Batch", "Observations", "as_observations", "check_batch_size"]

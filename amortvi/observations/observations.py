@@ -1,0 +1,219 @@
+"""A set of observations, wherever it lives, as a stream of batches."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, TensorDataset
+
+from amortvi._checks import positive_int
+from amortvi.errors import DataError, OptionError
+from amortvi.observations.batch import Batch
+from amortvi.observations.convert import check_finite, to_tensor
+
+__all__ = ["LoaderObservations", "Observations", "TensorObservations", "as_observations"]
+
+DEFAULT_BATCH_SIZE = 128
+
+
+class Observations(ABC):
+    """Observations that can be read in batches, in their order or shuffled."""
+
+    name: str
+    index: Any | None = None
+    """The user's labels of the observations (a pandas index), where there are any."""
+
+    @property
+    @abstractmethod
+    def size(self) -> int | None:
+        """The number of observations, or ``None`` where only reading all of them would tell."""
+
+    @abstractmethod
+    def steps(self, batch_size: int | None) -> int | None:
+        """The number of batches that one pass gives, or ``None`` if it cannot be known."""
+
+    def batch_size_up_to(self, limit: int) -> int | None:
+        """The batch size to ask for where ``limit`` observations at once are too many to exceed."""
+        return limit
+
+    @abstractmethod
+    def batches(self, batch_size: int | None = None) -> Iterator[Batch]:
+        """One pass in the order of the observations."""
+
+    @abstractmethod
+    def shuffled(self, batch_size: int | None, generator: torch.Generator) -> Iterator[Batch]:
+        """One pass in a random order."""
+
+    @abstractmethod
+    def first(self, size: int) -> Batch:
+        """The first observations, ``size`` of them or as many as come in one batch."""
+
+
+class TensorObservations(Observations):
+    """Observations held in memory.
+
+    Args:
+        batch: all of them; the finite numbers are checked here, once.
+        name: how the user refers to them.
+        index: the user's labels.
+    """
+
+    def __init__(self, batch: Batch, name: str, index: Any | None = None) -> None:
+        lengths = {label: value.shape[0] for label, value in batch.named(name)}
+        if len(set(lengths.values())) > 1:
+            listed = ", ".join(f"{label} has {length}" for label, length in lengths.items())
+            raise DataError(f"the arguments in {name} must have one row for each observation; {listed}.")
+        for label, value in batch.named(name):
+            check_finite(label, value)
+        self.batch = batch
+        self.name = name
+        self.index = index
+
+    @property
+    def size(self) -> int:
+        return self.batch.size
+
+    def steps(self, batch_size: int | None) -> int:
+        return math.ceil(self.size / (batch_size or DEFAULT_BATCH_SIZE))
+
+    def batches(self, batch_size: int | None = None) -> Iterator[Batch]:
+        step = batch_size or DEFAULT_BATCH_SIZE
+        for start in range(0, self.size, step):
+            yield self.batch.take(slice(start, start + step))
+
+    def shuffled(self, batch_size: int | None, generator: torch.Generator) -> Iterator[Batch]:
+        for rows in torch.randperm(self.size, generator=generator).split(batch_size or DEFAULT_BATCH_SIZE):
+            yield self.batch.take(rows)
+
+    def first(self, size: int) -> Batch:
+        return self.batch.take(slice(0, size))
+
+
+class LoaderObservations(Observations):
+    """Observations that a `Dataset` or `DataLoader` reads; each batch is converted and checked as it comes.
+
+    Args:
+        source: a `DataLoader`, used as it is, or a `Dataset`, read through a loader made for each pass.
+        name: how the user refers to it.
+        dtype: the floating type that the fit works in.
+    """
+
+    def __init__(self, source: Dataset[Any] | DataLoader[Any], name: str, dtype: torch.dtype) -> None:
+        self.source = source
+        self.name = name
+        self.dtype = dtype
+        if self.size == 0:
+            raise DataError(f"{name} has no observations.")
+
+    @property
+    def size(self) -> int | None:
+        dataset = self.source.dataset if isinstance(self.source, DataLoader) else self.source
+        try:
+            return len(dataset)  # type: ignore[arg-type]  # a Dataset need not have a length; that is the question here
+        except TypeError:
+            return None
+
+    def batch_size_up_to(self, limit: int) -> int | None:
+        # A loader has made its choice; one made here for a Dataset keeps to the usual size or less.
+        return None if isinstance(self.source, DataLoader) else min(limit, DEFAULT_BATCH_SIZE)
+
+    def _loader(self, batch_size: int | None, generator: torch.Generator | None = None) -> DataLoader[Any]:
+        if isinstance(self.source, DataLoader):
+            if batch_size is not None:
+                raise OptionError(f"batch_size is set by the DataLoader given as {self.name}; leave it out.")
+            return self.source
+        shuffle = generator is not None and not isinstance(self.source, IterableDataset)
+        return DataLoader(
+            self.source, batch_size=batch_size or DEFAULT_BATCH_SIZE, shuffle=shuffle, generator=generator
+        )
+
+    def _read(self, loader: DataLoader[Any]) -> Iterator[Batch]:
+        row = 0
+        for content in loader:
+            # The default collation turns the tuple that an item is into a list.
+            arguments = tuple(content) if isinstance(content, list) else content
+            batch = _to_batch(self.name, arguments, self.dtype)
+            for label, value in batch.named(self.name):
+                check_finite(label, value, first_row=row)
+            row += batch.size
+            yield batch
+        if row == 0:
+            raise DataError(f"{self.name} has no observations.")
+
+    def steps(self, batch_size: int | None) -> int | None:
+        try:
+            return len(self._loader(batch_size))
+        except TypeError:
+            return None
+
+    def batches(self, batch_size: int | None = None) -> Iterator[Batch]:
+        if isinstance(self.source, DataLoader):
+            if isinstance(self.source.sampler, RandomSampler):
+                raise DataError(
+                    f"{self.name} is a DataLoader that shuffles, so results could not be matched to observations: "
+                    f"pass DataLoader(..., shuffle=False), or the data themselves."
+                )
+            return self._read(self.source)
+        return self._read(self._loader(batch_size))
+
+    def shuffled(self, batch_size: int | None, generator: torch.Generator) -> Iterator[Batch]:
+        return self._read(self._loader(batch_size, generator))
+
+    def first(self, size: int) -> Batch:
+        # A loader's first batch may be a shuffled one: any observations serve as an example.
+        loader = self._loader(None if isinstance(self.source, DataLoader) else size)
+        return next(self._read(loader)).take(slice(0, size))
+
+
+_Leaf = (Tensor, np.ndarray, list)
+
+
+def _is_leaf(value: Any) -> bool:
+    return isinstance(value, _Leaf) or hasattr(value, "iloc")
+
+
+def _to_batch(name: str, content: Any, dtype: torch.dtype) -> Batch:
+    if _is_leaf(content):
+        return Batch((to_tensor(name, content, dtype),))
+    if isinstance(content, tuple) and content:
+        return Batch(tuple(to_tensor(f"{name}[{i}]", value, dtype) for i, value in enumerate(content)))
+    if isinstance(content, Mapping) and content:
+        return Batch(kwargs={str(k): to_tensor(f"{name}[{k!r}]", v, dtype) for k, v in content.items()})
+    raise DataError(
+        f"{name} must be a tensor, NumPy array, DataFrame, a non-empty tuple or dict of these, a torch Dataset or a "
+        f"DataLoader; got {type(content).__name__}."
+    )
+
+
+def as_observations(x: Any, dtype: torch.dtype, name: str = "x") -> Observations:
+    """Return ``x``, in whatever form the user has it, as `Observations`.
+
+    Args:
+        x: a tensor, NumPy array, DataFrame, Series, list of numbers; a tuple (positional arguments) or dict (keyword
+            arguments) of these; a torch `Dataset` or `DataLoader` whose items are such.
+        dtype: the floating type that the fit works in.
+        name: how the user refers to ``x``.
+
+    Raises:
+        DataError: there is nothing in it, or it is not finite, of different lengths, of a wrong type.
+    """
+    if isinstance(x, Observations):
+        return x
+    if isinstance(x, TensorDataset):
+        x = x.tensors
+    if isinstance(x, Dataset | DataLoader):
+        return LoaderObservations(x, name, dtype)
+    frames = x if isinstance(x, tuple) else x.values() if isinstance(x, Mapping) else (x,)
+    index = next((frame.index for frame in frames if hasattr(frame, "iloc")), None)
+    return TensorObservations(_to_batch(name, x, dtype), name, index)
+
+
+def check_batch_size(batch_size: int | None) -> int | None:
+    """Return ``batch_size`` if it is ``None`` or a positive integer, else raise `OptionError`."""
+    return None if batch_size is None else positive_int("batch_size", batch_size)

@@ -1,0 +1,39 @@
+"""Stop when the validation ELBO no longer rises."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from amortvi.training.snapshot import Snapshot
+
+__all__ = ["EarlyStopping"]
+
+
+class EarlyStopping:
+    """Keeps the best parameters, and says when enough epochs have passed without better ones.
+
+    Args:
+        patience: how many epochs without a rise are waited for.
+        modules: whose parameters are kept.
+    """
+
+    def __init__(self, patience: int, *modules: nn.Module) -> None:
+        self.patience = patience
+        self._modules = modules
+        self._best = -float("inf")
+        self._kept: Snapshot | None = None
+        self._waited = 0
+
+    def is_done(self, validation_elbo: float) -> bool:
+        """Count one epoch in, and say whether to stop."""
+        if validation_elbo > self._best:
+            self._best, self._waited = validation_elbo, 0
+            self._kept = Snapshot(*self._modules)
+        else:
+            self._waited += 1
+        return self._waited >= self.patience
+
+    def restore(self) -> None:
+        """Go back to the best parameters."""
+        if self._kept is not None:
+            self._kept.restore()

@@ -1,0 +1,186 @@
+"""What a fit keeps from one call to the next: optimizer, epochs done, history."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias, TypedDict
+
+import torch
+from torch import nn
+
+from amortvi._checks import positive_float, positive_int
+from amortvi.engine import EagerStep
+from amortvi.errors import OptionError
+from amortvi.generative import GenerativeModel
+from amortvi.guide import AmortizedGuide
+from amortvi.objectives import Objective
+from amortvi.observations import Observations, check_batch_size
+from amortvi.training.early_stopping import EarlyStopping
+from amortvi.training.history import EpochRecord
+from amortvi.training.loop import Loop, Schedule
+from amortvi.training.progress import Progress
+
+__all__ = ["FitOptions", "OptimizerFactory", "ScheduleFactory", "Trainer"]
+
+OptimizerFactory: TypeAlias = Callable[..., torch.optim.Optimizer]
+"""A `torch.optim` class, or any callable ``(parameters, lr=...) -> Optimizer``."""
+ScheduleFactory: TypeAlias = Callable[[torch.optim.Optimizer], Schedule]
+"""A callable ``(optimizer) -> learning-rate schedule``, called once a fit; the schedule steps once an epoch."""
+
+
+class OptimizerState(TypedDict):
+    """The state of an optimizer, with the name of its class."""
+
+    kind: str
+    state: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """The options of one fit, checked.
+
+    Args:
+        epochs: passes over the data.
+        batch_size: observations a step; ``None`` is 128, or what a `DataLoader` gives.
+        lr: the learning rate.
+        optimizer: makes the optimizer.
+        lr_schedule: makes the learning-rate schedule.
+        gradient_clip: the largest norm of the gradient.
+        patience: epochs without a better validation ELBO before the fit stops.
+        seed: of shuffling and draws.
+        progress: show a progress bar.
+    """
+
+    epochs: int
+    batch_size: int | None
+    lr: float
+    optimizer: OptimizerFactory
+    lr_schedule: ScheduleFactory | None
+    gradient_clip: float | None
+    patience: int | None
+    seed: int | None
+    progress: bool
+
+    def __post_init__(self) -> None:
+        positive_int("epochs", self.epochs)
+        check_batch_size(self.batch_size)
+        positive_float("lr", self.lr)
+        if self.gradient_clip is not None:
+            positive_float("gradient_clip", self.gradient_clip)
+        if self.patience is not None:
+            positive_int("patience", self.patience)
+        if self.seed is not None and (isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0):
+            raise OptionError(f"seed must be a non-negative integer or None; got {self.seed!r}.")
+        if not callable(self.optimizer):
+            raise OptionError(
+                f"optimizer must be a torch.optim class or a callable (parameters, lr=...) -> Optimizer; "
+                f"got {self.optimizer!r}."
+            )
+
+
+@dataclass
+class Trainer:
+    """The training of one guide, and of its model unless that is frozen.
+
+    Args:
+        model: the generative model.
+        guide: the guide, set up.
+        freeze_model: train the guide only.
+    """
+
+    model: GenerativeModel
+    guide: AmortizedGuide
+    freeze_model: bool
+    records: list[EpochRecord] = field(default_factory=list)
+    _optimizer: torch.optim.Optimizer | None = None
+    _made_by: OptimizerFactory | None = None
+    _saved_state: OptimizerState | None = None
+
+    def parameters(self) -> list[nn.Parameter]:
+        """What is trained: the guide's parameters and, unless it is frozen, the model's; shared ones once."""
+        modules: Sequence[nn.Module] = (self.guide,) if self.freeze_model else (self.guide, self.model)
+        found = {id(p): p for module in modules for p in module.parameters() if p.requires_grad}
+        return list(found.values())
+
+    def optimizer_for(self, options: FitOptions) -> torch.optim.Optimizer:
+        """Return the optimizer of the earlier fits, or a new one where there is none of this kind."""
+        if self._optimizer is None or self._made_by is not options.optimizer:
+            try:
+                self._optimizer = options.optimizer(self.parameters(), lr=options.lr)
+            except (TypeError, ValueError) as error:
+                raise OptionError(
+                    f"optimizer={options.optimizer!r} could not be made as optimizer(parameters, lr={options.lr}): {error}"
+                ) from error
+            if not isinstance(self._optimizer, torch.optim.Optimizer):
+                raise OptionError(f"optimizer must return a torch.optim.Optimizer; got {self._optimizer!r}.")
+            self._made_by = options.optimizer
+            if self._saved_state is not None and self._saved_state["kind"] == type(self._optimizer).__name__:
+                self._optimizer.load_state_dict(self._saved_state["state"])
+            self._saved_state = None
+        for group in self._optimizer.param_groups:
+            group["lr"] = options.lr
+            group.pop("initial_lr", None)
+        return self._optimizer
+
+    def optimizer_state(self) -> OptimizerState | None:
+        """Return the state of the optimizer for a checkpoint, or ``None`` before the first fit."""
+        if self._optimizer is None:
+            return self._saved_state
+        return {"kind": type(self._optimizer).__name__, "state": self._optimizer.state_dict()}
+
+    def restore_optimizer(self, saved: OptimizerState | None) -> None:
+        """Keep a saved state for the next fit, if that has an optimizer of the same kind."""
+        self._saved_state = saved
+
+    def move_optimizer(self) -> None:
+        """Bring the optimizer's state to where, and to the type in which, the parameters are now."""
+        if self._optimizer is not None:
+            # Loading a state casts it to its parameters.
+            self._optimizer.load_state_dict(self._optimizer.state_dict())
+
+    def run(
+        self,
+        objective: Objective,
+        train: Observations,
+        validation: Observations | None,
+        options: FitOptions,
+        device: torch.device,
+    ) -> None:
+        """Train as ``options`` say; records are added as epochs end, also when the fit is cut short.
+
+        Raises:
+            OptionError: early stopping without validation data, or an optimizer or schedule that cannot be made.
+            NonFiniteError: a loss or gradient is not finite.
+        """
+        if options.patience is not None and validation is None:
+            raise OptionError("patience needs validation_data: early stopping watches the validation ELBO.")
+        optimizer = self.optimizer_for(options)
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        both = (self.model, self.guide)
+        first = self.records[-1].epoch + 1 if self.records else 1
+        progress = Progress(options.epochs, train.steps(options.batch_size), visible=options.progress)
+        with progress, self.model.own_parameters():
+            Loop(
+                step=EagerStep(
+                    self.model,
+                    self.guide,
+                    objective,
+                    optimizer,
+                    parameters,
+                    observations=train.size,
+                    gradient_clip=options.gradient_clip,
+                ),
+                estimate=lambda batch: objective.estimate(self.model, self.guide, batch),
+                modules=both,
+                training_modules=(self.guide,) if self.freeze_model else both,
+                optimizer=optimizer,
+                schedule=None if options.lr_schedule is None else options.lr_schedule(optimizer),
+                train=train,
+                validation=validation,
+                batch_size=options.batch_size,
+                early_stopping=None if options.patience is None else EarlyStopping(options.patience, *both),
+                device=device,
+                seed=options.seed,
+                progress=progress,
+            ).run(first, first + options.epochs - 1, self.records.append)
