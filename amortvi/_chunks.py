@@ -1,10 +1,20 @@
-"""How much to hold in memory at once."""
+"""How much to hold in memory at once, and where the results of the pieces go."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
 
-__all__ = ["NUMBERS_AT_ONCE", "rows_at_once", "spans"]
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from amortvi._modes import random_state
+from amortvi.observations import Batch, Observations
+
+__all__ = ["NUMBERS_AT_ONCE", "Gathered", "Tile", "numbers_per_row", "pieces", "rows_at_once", "spans"]
 
 NUMBERS_AT_ONCE = 2**22
 """Numbers of one intermediate result that long work holds at once: 16 MiB in single precision."""
@@ -24,3 +34,127 @@ def spans(total: int, step: int) -> Iterator[range]:
     """Cut ``range(total)`` into pieces of ``step``."""
     for start in range(0, total, step):
         yield range(start, min(start + step, total))
+
+
+def pieces(observations: Observations, limit: int, device: torch.device) -> Iterator[Batch]:
+    """Go through observations in their order, at most ``limit`` at a time, on ``device``."""
+    for batch in observations.batches(observations.batch_size_up_to(limit)):
+        # A DataLoader gives the batches that it was made for, however large.
+        for rows in spans(batch.size, limit):
+            yield batch.take(slice(rows.start, rows.stop)).to(device)
+
+
+@dataclass(frozen=True)
+class Tile:
+    """What a model runs on at once.
+
+    Args:
+        observations: how many observations.
+        draws: how many draws of each of them.
+    """
+
+    observations: int
+    draws: int
+
+    @classmethod
+    def of(cls, draws: int, numbers: int) -> Tile:
+        """Return the tile for ``draws`` draws in all, where one draw of one observation makes ``numbers`` numbers.
+
+        Example:
+            >>> Tile.of(draws=100, numbers=1024), Tile.of(draws=10_000, numbers=1024)
+            (Tile(observations=40, draws=100), Tile(observations=1, draws=4096))
+        """
+        at_once = min(draws, rows_at_once(numbers))
+        return cls(rows_at_once(numbers * at_once), at_once)
+
+
+class _Sizes(TorchDispatchMode):
+    """Notes how many numbers each operation returns."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.numbers: list[int] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        self.numbers.append(sum(leaf.numel() for leaf in tree_leaves(result) if isinstance(leaf, Tensor)))
+        return result
+
+
+def numbers_per_row(run: Callable[[Batch], object], example: Batch) -> int:
+    """Return how many numbers the largest intermediate result of ``run`` has for each row.
+
+    A user's network can be far wider than its input and its output, so this is measured, on copies of one row.
+
+    Args:
+        run: called with two batches of a few rows; its random numbers do not count as the caller's.
+        example: any observations.
+
+    Example:
+        >>> layers = torch.nn.Sequential(torch.nn.Linear(3, 500), torch.nn.Linear(500, 2))
+        >>> numbers_per_row(lambda batch: layers(*batch.args), Batch((torch.zeros(1, 3),)))
+        500
+    """
+    row = example.take(slice(0, 1))
+    counts = []
+    for rows in (2, 4):
+        with torch.no_grad(), random_state(0, next(row.tensors()).device), _Sizes() as sizes:
+            run(row.repeat(rows))
+        counts.append(sizes.numbers)
+    few, more = counts
+    # What does not grow with the rows, such as a transposed matrix of weights, is no reason for small chunks.
+    growth = [b - a for a, b in zip(few, more, strict=True)] if len(few) == len(more) else more
+    return max(1, *growth) // 2 if growth else 1
+
+
+class Gathered:
+    """Results of one piece of the observations after the other, each put where it belongs in the whole.
+
+    The whole is allocated once: keeping the pieces and joining them at the end would take twice the memory.
+
+    Args:
+        size: the number of observations, or ``None`` where it is not known before the last has come.
+        dim: the dimension of the results that the observations are in.
+
+    Example:
+        >>> gathered = Gathered(size=3, dim=0)
+        >>> gathered.add({"a": torch.tensor([1, 2])})
+        >>> gathered.add({"a": torch.tensor([3])})
+        >>> gathered.result()
+        {'a': tensor([1, 2, 3])}
+    """
+
+    def __init__(self, size: int | None, dim: int = 0) -> None:
+        self.dim = dim
+        self._size = size or 0
+        self._filled = 0
+        self._whole: dict[str, Tensor] = {}
+
+    def add(self, values: Mapping[str, Tensor]) -> None:
+        """Take the results of the next observations; each call has the same names."""
+        if not values:
+            return
+        rows = next(iter(values.values())).shape[self.dim]
+        needed = self._filled + rows
+        if needed > self._size:
+            # Room for half as much again, so that what was there is copied a few times only.
+            self._size = needed if not self._whole else max(needed, self._size + self._size // 2)
+        for name, value in values.items():
+            self._room(name, value).narrow(self.dim, self._filled, rows).copy_(value.detach())
+        self._filled = needed
+
+    def _room(self, name: str, like: Tensor) -> Tensor:
+        whole = self._whole.get(name)
+        if whole is None or whole.shape[self.dim] < self._size:
+            shape = list(like.shape)
+            shape[self.dim] = self._size
+            grown = torch.empty(shape, dtype=like.dtype)
+            if whole is not None:
+                grown.narrow(self.dim, 0, self._filled).copy_(whole.narrow(self.dim, 0, self._filled))
+            self._whole[name] = whole = grown
+        return whole
+
+    def result(self) -> dict[str, Tensor]:
+        """Return the whole of each, on the CPU."""
+        full = {name: whole.narrow(self.dim, 0, self._filled) for name, whole in self._whole.items()}
+        return {name: value if value.is_contiguous() else value.contiguous() for name, value in full.items()}

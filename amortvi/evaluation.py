@@ -47,16 +47,19 @@ def evaluate(
 
     rows = observations.batch_size_up_to(rows_at_once(max(guide.family.num_parameters, guide.latents.dim)))
     parts = []
-    with torch.no_grad(), evaluation_mode(model, guide), pyro.validation_enabled(False), model.own_parameters():
+    with (
+        torch.no_grad(),
+        evaluation_mode(model, guide),
+        pyro.validation_enabled(False),
+        model.own_parameters(),
+    ):
         for batch in observations.batches(None if rows is None else min(rows, 1024)):
             parts.append(_evaluate_batch(model, guide, batch.to(device), particles))
     columns = {name: torch.cat([part[name] for part in parts]).numpy() for name in parts[0]}
     return pd.DataFrame(columns, index=observations.index)
 
 
-def _evaluate_batch(
-    model: GenerativeModel, guide: AmortizedGuide, batch: Batch, particles: int
-) -> dict[str, Tensor]:
+def _evaluate_batch(model: GenerativeModel, guide: AmortizedGuide, batch: Batch, particles: int) -> dict[str, Tensor]:
     likelihoods, ratios = [], []
     for span in spans(particles, draws_at_once(batch)):
         weights = log_weights(model, guide, batch, len(span))

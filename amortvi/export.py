@@ -45,7 +45,11 @@ class DrawCounts:
 
 
 def to_arviz(
-    model: GenerativeModel, prototype: Prototype, posterior: Posterior, counts: DrawCounts, attrs: Mapping[str, str]
+    model: GenerativeModel,
+    prototype: Prototype,
+    posterior: Posterior,
+    counts: DrawCounts,
+    attrs: Mapping[str, str],
 ) -> Any:
     """Draw, score and lay out for ArviZ.
 
@@ -159,7 +163,11 @@ def _inner_dims(name: str, count: int, nested: list[str], taken: Iterable[str]) 
 
 
 def _dataset(
-    xarray: Any, variables: dict[str, tuple[list[str], np.ndarray]], plate: str, index: Any | None, attrs: dict[str, str]
+    xarray: Any,
+    variables: dict[str, tuple[list[str], np.ndarray]],
+    plate: str,
+    index: Any | None,
+    attrs: dict[str, str],
 ) -> Any:
     sizes = {dim: size for dims, array in variables.values() for dim, size in zip(dims, array.shape, strict=True)}
     coords = {dim: np.arange(size) for dim, size in sizes.items()}

@@ -173,8 +173,12 @@ class AmortizedGuide(PyroModule):
             ) from error
         rows = next((value.shape[0] for value in (*args, *kwargs.values()) if isinstance(value, Tensor)), None)
         if not isinstance(context, Tensor) or context.dim() != 2 or not context.is_floating_point():
-            got = f"{tuple(context.shape)} of {context.dtype}" if isinstance(context, Tensor) else type(context).__name__
-            raise EncoderError(f"the encoder must return a floating context of shape (observations, features); got {got}.")
+            got = (
+                f"{tuple(context.shape)} of {context.dtype}" if isinstance(context, Tensor) else type(context).__name__
+            )
+            raise EncoderError(
+                f"the encoder must return a floating context of shape (observations, features); got {got}."
+            )
         if context.shape[0] != rows:
             raise EncoderError(
                 f"the encoder must return one row an observation: it got {rows} observations and returned a context of "

@@ -168,15 +168,11 @@ class AmortizedVI:
             OptionError: an option is out of range.
             NonFiniteError: the loss is not finite; the parameters are then those of the last good epoch.
         """
-        options = FitOptions(
-            epochs, batch_size, lr, optimizer, lr_schedule, gradient_clip, patience, seed, progress
-        )
+        options = FitOptions(epochs, batch_size, lr, optimizer, lr_schedule, gradient_clip, patience, seed, progress)
         bound = make_objective(objective)
         working = dtype or self.dtype
         train = as_observations(x, working, "x")
-        validation = (
-            None if validation_data is None else as_observations(validation_data, working, "validation_data")
-        )
+        validation = None if validation_data is None else as_observations(validation_data, working, "validation_data")
         example = train.first(batch_size or _DEFAULT_BATCH)
         self._check_alike(example, "x")
         if validation is not None:

@@ -66,16 +66,12 @@ def _transformed_quantiles(
     return site.constrain(mean + site.transform.sign * std * standard, observation_dim=1)[0]
 
 
-def _unconstrained_moments(
-    latents: LatentVector, site: LatentSite, posterior: Distribution
-) -> tuple[Tensor, Tensor]:
+def _unconstrained_moments(latents: LatentVector, site: LatentSite, posterior: Distribution) -> tuple[Tensor, Tensor]:
     mean = latents.split(posterior.mean)[site.name]
     return mean, latents.split(posterior.variance)[site.name].sqrt()
 
 
-def site_moments(
-    latents: LatentVector, family: Family, posterior: Distribution
-) -> dict[str, tuple[Tensor, Tensor]]:
+def site_moments(latents: LatentVector, family: Family, posterior: Distribution) -> dict[str, tuple[Tensor, Tensor]]:
     """Return mean and standard deviation of each coordinate of each site, each ``(B, *nested, *event)``.
 
     Args:
@@ -96,9 +92,7 @@ def site_moments(
     return result
 
 
-def _quadrature_moments(
-    latents: LatentVector, site: LatentSite, posterior: Distribution
-) -> tuple[Tensor, Tensor]:
+def _quadrature_moments(latents: LatentVector, site: LatentSite, posterior: Distribution) -> tuple[Tensor, Tensor]:
     mean, std = _unconstrained_moments(latents, site, posterior)
     roots, weights = np.polynomial.hermite_e.hermegauss(QUADRATURE_NODES)
     node = mean.new_tensor(roots).reshape(-1, *(1,) * mean.dim())

@@ -55,9 +55,7 @@ class PlateLayout:
         dim = next(frame.dim for frame in frames if frame.name == plate)
         # Pyro lists the innermost plate first.
         nested = tuple(
-            NestedPlate(frame.name, frame.dim, frame.size)
-            for frame in reversed(tuple(frames))
-            if frame.name != plate
+            NestedPlate(frame.name, frame.dim, frame.size) for frame in reversed(tuple(frames)) if frame.name != plate
         )
         return cls(dim, nested, site["fn"].event_dim)
 
@@ -90,9 +88,7 @@ class PlateLayout:
         opened = value.reshape(*sample_shape, *places, *self.nested_shape, *event)
         closed = list(places)
         for position, plate in enumerate(self.nested):
-            opened = opened.transpose(
-                samples + self.batch_dims + plate.dim, samples + self.batch_dims + position
-            )
+            opened = opened.transpose(samples + self.batch_dims + plate.dim, samples + self.batch_dims + position)
             closed[plate.dim] = plate.size
         return opened.reshape(*sample_shape, *closed, *event)
 

@@ -77,9 +77,7 @@ class Posterior:
         Returns:
             Batches, on the device of the guide, with their posteriors: batch shape ``(B,)``, event shape ``(D,)``.
         """
-        heaviest = max(
-            numbers_per_observation, self._guide.family.num_parameters, self._guide.family.context_features
-        )
+        heaviest = max(numbers_per_observation, self._guide.family.num_parameters, self._guide.family.context_features)
         limit = rows_at_once(heaviest)
         with torch.no_grad():
             for batch in self._observations.batches(self._observations.batch_size_up_to(limit)):

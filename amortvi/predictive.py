@@ -27,7 +27,11 @@ def draws_at_once(batch: Batch) -> int:
 
 
 def simulate(
-    model: GenerativeModel, prototype: Prototype, batch: Batch, values: Mapping[str, Tensor] | None, draws: int
+    model: GenerativeModel,
+    prototype: Prototype,
+    batch: Batch,
+    values: Mapping[str, Tensor] | None,
+    draws: int,
 ) -> dict[str, Tensor]:
     """Draw what the model observes, with its ``obs=`` taken away.
 

@@ -92,9 +92,7 @@ def _trace(model: Callable[..., Any], example: Batch) -> list[Site]:
         raise
     except Exception as error:
         # Whatever a user's program raises on its example is the user's to see, with what it was called with.
-        raise ModelError(
-            f"the model failed on {example.describe('x')}: {type(error).__name__}: {error}"
-        ) from error
+        raise ModelError(f"the model failed on {example.describe('x')}: {type(error).__name__}: {error}") from error
     return sites
 
 
@@ -117,9 +115,7 @@ def _check_continuous(latent: list[Site]) -> None:
             )
 
 
-def _find_plate(
-    sites: list[Site], latent: list[Site], example: Batch, observations: int, plate: str | None
-) -> str:
+def _find_plate(sites: list[Site], latent: list[Site], example: Batch, observations: int, plate: str | None) -> str:
     found = {frame.name: frame for site in sites for frame in site["cond_indep_stack"]}
     if not found:
         raise ModelError(

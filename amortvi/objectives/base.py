@@ -63,9 +63,7 @@ class Objective(ABC):
             guide: a guide that is set up.
             batch: ``B`` observations.
         """
-        weights = log_weights(
-            model, guide, batch, self.particles, closed_form_kl=self.takes_closed_form_kl(guide)
-        )
+        weights = log_weights(model, guide, batch, self.particles, closed_form_kl=self.takes_closed_form_kl(guide))
         return Estimate(self.bound(weights), weights)
 
     def takes_closed_form_kl(self, guide: AmortizedGuide) -> bool:

@@ -146,7 +146,12 @@ class Scores:
 
 
 def score(
-    model: GenerativeModel, prototype: Prototype, batch: Batch, values: Mapping[str, Tensor], *, skip_priors: bool = False
+    model: GenerativeModel,
+    prototype: Prototype,
+    batch: Batch,
+    values: Mapping[str, Tensor],
+    *,
+    skip_priors: bool = False,
 ) -> Scores:
     """Run the model with its latents at ``values`` and return what it says of each observation.
 

@@ -96,7 +96,9 @@ def check_finite(name: str, tensor: Tensor, first_row: int = 0) -> None:
     infinities = int(torch.isinf(tensor).sum())
     places = (~torch.isfinite(tensor)).nonzero()
     rows = places[:, 0].unique() + first_row
-    place = ", ".join(str(int(i)) for i in (places[0] + torch.tensor([first_row] + [0] * (tensor.dim() - 1)).to(places)))
+    place = ", ".join(
+        str(int(i)) for i in (places[0] + torch.tensor([first_row] + [0] * (tensor.dim() - 1)).to(places))
+    )
     shown = ", ".join(str(int(row)) for row in rows[:5]) + (", ..." if len(rows) > 5 else "")
     raise DataError(
         f"{name} has {nans} NaN and {infinities} infinite values, first at [{place}], in {len(rows)} rows ({shown}). Drop "

@@ -66,9 +66,7 @@ class Averages:
         new = tuple(
             value.detach() * metrics.observations for value in (metrics.elbo, metrics.reconstruction, metrics.kl)
         )
-        self._sums = (
-            new if self._sums is None else tuple(a + b for a, b in zip(self._sums, new, strict=True))
-        )
+        self._sums = new if self._sums is None else tuple(a + b for a, b in zip(self._sums, new, strict=True))
         self._observations += metrics.observations
 
     def read(self) -> tuple[float, float, float]:

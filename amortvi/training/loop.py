@@ -108,9 +108,7 @@ class Loop:
         elbo, reconstruction, kl = averages.read()
         validation = self._validate().read() if self.validation is not None else Averages().read()
         self._schedule(validation[0] if self.validation is not None else elbo)
-        return EpochRecord(
-            number, elbo, reconstruction, kl, *validation, learning_rate, time.perf_counter() - start
-        )
+        return EpochRecord(number, elbo, reconstruction, kl, *validation, learning_rate, time.perf_counter() - start)
 
     def _shuffler(self, epoch: int) -> torch.Generator:
         generator = torch.Generator()
