@@ -4,9 +4,9 @@ An encoder network reads an observation and returns the parameters of its poster
 posterior is yours to choose, compare and study in ArviZ. Start with `AmortizedVI`.
 """
 
-from amortvi import datasets, encoders, errors, families, models, objectives
+from amortvi import datasets, encoders, errors, families, models, objectives, plots, testing
 from amortvi._version import __version__
-from amortvi.comparison import FamilyFits, compare, fit_families
+from amortvi.comparison import FamilyFits, FitArguments, compare, fit_families
 from amortvi.guide import AmortizedGuide
 from amortvi.inference import AmortizedVI
 from amortvi.posterior import Posterior
@@ -15,6 +15,7 @@ __all__ = [
     "AmortizedGuide",
     "AmortizedVI",
     "FamilyFits",
+    "FitArguments",
     "Posterior",
     "__version__",
     "compare",
@@ -25,4 +26,6 @@ __all__ = [
     "fit_families",
     "models",
     "objectives",
+    "plots",
+    "testing",
 ]

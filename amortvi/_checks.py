@@ -6,16 +6,18 @@ import importlib
 import math
 from types import ModuleType
 
+import numpy as np
+
 from amortvi.errors import MissingDependencyError, OptionError
 
-__all__ = ["positive_int", "positive_float", "require"]
+__all__ = ["positive_float", "positive_int", "require", "seed_or_none"]
 
 
 def positive_int(name: str, value: object) -> int:
     """Return ``value`` if it is an integer of at least one, else raise `OptionError` naming ``name``."""
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
+    number = _as_int(value)
+    if number is None:
         raise OptionError(f"{name} must be a positive integer; got {value!r} of type {type(value).__name__}.")
-    number = int(value.__index__())
     if number < 1:
         raise OptionError(f"{name} must be a positive integer; got {number}.")
     return number
@@ -23,12 +25,40 @@ def positive_int(name: str, value: object) -> int:
 
 def positive_float(name: str, value: object) -> float:
     """Return ``value`` if it is a finite number above zero, else raise `OptionError` naming ``name``."""
-    if isinstance(value, bool) or not hasattr(value, "__float__"):
+    number = _as_float(value)
+    if number is None:
         raise OptionError(f"{name} must be a number above zero; got {value!r} of type {type(value).__name__}.")
-    number = float(value)
     if not math.isfinite(number) or number <= 0:
         raise OptionError(f"{name} must be a finite number above zero; got {number}.")
     return number
+
+
+def seed_or_none(value: object) -> int | None:
+    """Return ``value`` if it is ``None`` or a seed that every generator takes, else raise `OptionError`."""
+    number = None if value is None else _as_int(value)
+    if value is not None and (number is None or not 0 <= number < 2**64):
+        raise OptionError(f"seed must be an integer from 0 to 2**64 - 1, or None; got {value!r}.")
+    return number
+
+
+def _as_int(value: object) -> int | None:
+    """Return an integer of any kind (NumPy's, a tensor's) as ``int``; ``None`` for all else, booleans among it."""
+    if isinstance(value, bool | np.bool_) or not hasattr(value, "__index__"):
+        return None
+    try:
+        return int(value.__index__())
+    except TypeError:  # arrays and tensors have the method, whatever is in them
+        return None
+
+
+def _as_float(value: object) -> float | None:
+    """Return a real number of any kind as ``float``; ``None`` for all else, booleans among it."""
+    if isinstance(value, bool | np.bool_) or not hasattr(value, "__float__"):
+        return None
+    try:
+        return float(value.__float__())
+    except (TypeError, ValueError, RuntimeError):  # an array or tensor of several numbers
+        return None
 
 
 def require(module: str, *, extra: str, purpose: str) -> ModuleType:

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from amortvi._checks import seed_or_none
+
 __all__ = ["derived_seed", "evaluation_mode", "kept_modes", "random_state"]
 
 
@@ -39,7 +41,11 @@ def random_state(seed: int | None, device: torch.device | None = None) -> Iterat
     Args:
         seed: the seed, or ``None`` to go on with the caller's state.
         device: an accelerator whose state is to be kept too.
+
+    Raises:
+        OptionError: the seed is not an integer in range.
     """
+    seed = seed_or_none(seed)
     if seed is None:
         yield
         return
@@ -63,4 +69,5 @@ def derived_seed(seed: int | None, *keys: int) -> int | None:
         >>> derived_seed(0, 1) == derived_seed(0, 1), derived_seed(0, 1) == derived_seed(0, 2)
         (True, False)
     """
-    return None if seed is None else int(np.random.SeedSequence([seed, *keys]).generate_state(1)[0])
+    given = seed_or_none(seed)
+    return None if given is None else int(np.random.SeedSequence([given, *keys]).generate_state(1)[0])

@@ -10,10 +10,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from torch import nn
 
 from amortvi._version import __version__
-from amortvi.errors import CheckpointError
+from amortvi.errors import AmortviError, CheckpointError
 from amortvi.families import NAMED, FamilyChoice
 from amortvi.generative import GenerativeModel
 from amortvi.guide import AmortizedGuide
@@ -35,6 +37,7 @@ class Checkpoint:
         trainer: its training.
         example: a few observations, from which a loaded guide reads the model's structure.
         objective: the objective, as the export names it.
+        dtype: the name of the floating type of the parameters, such as ``"float32"``.
     """
 
     model: GenerativeModel
@@ -42,6 +45,7 @@ class Checkpoint:
     trainer: Trainer
     example: Batch
     objective: str
+    dtype: str
 
 
 def save(content: Checkpoint, folder: Path, family: str) -> None:
@@ -50,13 +54,15 @@ def save(content: Checkpoint, folder: Path, family: str) -> None:
     tensors = {
         "model": content.model.state_dict(),
         "guide": content.guide.state_dict(),
-        "optimizer": content.trainer.optimizer_state(),
+        "optimizer": _plain(content.trainer.optimizer_state()),
         "example_args": list(content.example.args),
         "example_kwargs": dict(content.example.kwargs),
     }
     description = {
         "amortvi": __version__,
         "family": family,
+        "dtype": content.dtype,
+        "latents": _latents(content.guide),
         "objective": content.objective,
         "freeze_model": content.trainer.freeze_model,
         "history": [asdict(record) for record in content.trainer.records],
@@ -65,6 +71,20 @@ def save(content: Checkpoint, folder: Path, family: str) -> None:
         torch.save(tensors, path)
     with _replacing(folder / _DESCRIPTION) as path:
         path.write_text(json.dumps(description, indent=1))
+
+
+def _latents(guide: AmortizedGuide) -> dict[str, list[int]]:
+    """The latent sites of a model and their shapes, to know the model by."""
+    return {site.name: list(site.shape) for site in guide.latents.sites}
+
+
+def _plain(value: Any) -> Any:
+    """Numbers of NumPy, which a schedule may put into an optimizer, as plain ones: only those are loaded as data."""
+    if isinstance(value, dict):
+        return {key: _plain(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_plain(entry) for entry in value]
+    return value.item() if isinstance(value, np.generic) else value
 
 
 @contextmanager
@@ -83,11 +103,18 @@ class SavedRun:
         folder: where it was.
         description: the content of ``run.json``.
         tensors: the content of ``tensors.pt``.
+        records: the history.
     """
 
     folder: Path
     description: dict[str, Any]
     tensors: dict[str, Any]
+    records: list[EpochRecord]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The floating type of the parameters."""
+        return _DTYPES[self.description["dtype"]]
 
     @property
     def freeze_model(self) -> bool:
@@ -118,24 +145,51 @@ class SavedRun:
         """Write everything into freshly made objects and return the example.
 
         Raises:
-            CheckpointError: the parameters do not fit.
+            CheckpointError: the run belongs to another model, encoder or family; no parameter was written then.
         """
         example = Batch(tuple(self.tensors["example_args"]), self.tensors["example_kwargs"])
-        with model.own_parameters():
-            guide.setup(*example.args, **example.kwargs)
-        self._load("the model", model.load_state_dict, self.tensors["model"])
-        self._load("encoder and family", guide.load_state_dict, self.tensors["guide"])
-        trainer.records.extend(EpochRecord(**record) for record in self.description["history"])
+        try:
+            with model.own_parameters():
+                guide.setup(*example.args, **example.kwargs)
+        except AmortviError as error:
+            raise CheckpointError(
+                f"the run in {self.folder} does not belong to this model, encoder or family, which fail on its data; {_AS_SAVED} "
+                f"{error}"
+            ) from error
+        saved = self.description["latents"]
+        if saved != _latents(guide):
+            raise CheckpointError(
+                f"the run in {self.folder} belongs to a model with the latents {saved} (name: shape); this one has "
+                f"{_latents(guide)}; {_AS_SAVED}"
+            )
+        self._check("the model", model, self.tensors["model"])
+        self._check("encoder and family", guide, self.tensors["guide"])
+        model.load_state_dict(self.tensors["model"])
+        guide.load_state_dict(self.tensors["guide"])
+        trainer.records.extend(self.records)
         trainer.restore_optimizer(self.tensors["optimizer"])
         return example
 
-    def _load(self, what: str, load: Callable[[Any], Any], state: Any) -> None:
-        try:
-            load(state)
-        except RuntimeError as error:
-            raise CheckpointError(
-                f"the parameters in {self.folder} do not fit {what}; build them as they were when the run was saved. {error}"
-            ) from error
+    def _check(self, what: str, module: nn.Module, saved: dict[str, Any]) -> None:
+        """Compare before anything is written: a failing ``load_state_dict`` has written half of it."""
+        here = {name: tuple(value.shape) for name, value in module.state_dict().items()}
+        there = {name: tuple(value.shape) for name, value in saved.items()}
+        wrong = [f"{name} is missing in it" for name in here.keys() - there.keys()]
+        wrong += [f"{name} is only in it" for name in there.keys() - here.keys()]
+        wrong += [
+            f"{name} has shape {shape} in it, {here[name]} here"
+            for name, shape in there.items()
+            if here.get(name, shape) != shape
+        ]
+        if wrong:
+            shown = "; ".join(sorted(wrong)[:5]) + ("; and more" if len(wrong) > 5 else "")
+            raise CheckpointError(f"the run in {self.folder} does not fit {what}: {shown}; {_AS_SAVED}")
+
+
+_AS_SAVED = "build model, encoder and family as they were when it was saved."
+_DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64)}
+_DESCRIBED = {"family", "dtype", "latents", "objective", "freeze_model", "history"}
+_STORED = {"model", "guide", "optimizer", "example_args", "example_kwargs"}
 
 
 def read(folder: Path) -> SavedRun:
@@ -148,8 +202,17 @@ def read(folder: Path) -> SavedRun:
         description = json.loads((folder / _DESCRIPTION).read_text())
         # weights_only: a checkpoint is data, and loading it must not run code.
         tensors = torch.load(folder / _TENSORS, map_location="cpu", weights_only=True)
+        if not _DESCRIBED <= set(description) or not _STORED <= set(tensors) or description["dtype"] not in _DTYPES:
+            raise ValueError("something that save writes is not there")
+        records = [EpochRecord(**record) for record in description["history"]]
     except FileNotFoundError as error:
         raise CheckpointError(f"{folder} holds no saved run: {error.filename} is missing.") from error
-    except (OSError, ValueError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise CheckpointError(f"the saved run in {folder} cannot be read: {error}") from error
-    return SavedRun(folder, description, tensors)
+    except NotADirectoryError as error:
+        raise CheckpointError(f"{folder} is a file; give the folder that save was called with.") from error
+    except (OSError, ValueError, TypeError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        # Its message may be of little help, or name a way to read the file that runs what is in it.
+        raise CheckpointError(
+            f"the saved run in {folder} is damaged, or of another version of amortvi than {__version__} "
+            f"({type(error).__name__}): save it again."
+        ) from error
+    return SavedRun(folder, description, tensors, records)

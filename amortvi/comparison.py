@@ -24,7 +24,7 @@ from amortvi.training import OptimizerFactory, ScheduleFactory
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["FamilyFits", "Fit", "compare", "fit_families"]
+__all__ = ["FamilyFits", "Fit", "FitArguments", "compare", "fit_families"]
 
 
 @dataclass(frozen=True)

@@ -2,31 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import inspect
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from pyro.poutine.messenger import Messenger
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributions import Distribution
 
-from amortvi._chunks import spans
+from amortvi._chunks import Gathered, Tile, spans
 from amortvi._modes import evaluation_mode
 from amortvi.generative import GenerativeModel
 from amortvi.latents import sum_from
-from amortvi.objectives.weights import run_model, score, sum_of
+from amortvi.objectives.weights import score, sum_of
 from amortvi.observations import Batch
+from amortvi.observations.pieces import numbers_per_row
+from amortvi.plates import PlateLayout
 from amortvi.posterior import Posterior
-from amortvi.predictive import draws_at_once, observation_rows, simulate
-from amortvi.prototype import Prototype, is_subsample
+from amortvi.predictive import layout_is_unknown, observation_rows, simulate
+from amortvi.prototype import Prototype
+from amortvi.sites import is_deterministic
 
-__all__ = ["to_arviz"]
+__all__ = ["DrawCounts", "to_arviz"]
 
-Groups = dict[str, dict[str, list[Tensor]]]
+Groups = dict[str, dict[str, Tensor]]
 
-# Groups with a chain and a draw dimension before the observations; only the data themselves have none.
-_WITHOUT_DRAWS = "observed_data"
+_DATA = ("observed_data", "constant_data")
+"""The groups whose variables begin with the observations; in all others a chain and a draw dimension come first."""
+
+_ORDER = (
+    "posterior",
+    "posterior_predictive",
+    "log_likelihood",
+    "sample_stats",
+    "prior",
+    "prior_predictive",
+    *_DATA,
+)
 
 
 @dataclass(frozen=True)
@@ -63,114 +78,213 @@ def to_arviz(
     Returns:
         `arviz.InferenceData` under ArviZ 0.x, `xarray.DataTree` under ArviZ 1.x.
     """
-    groups: Groups = {}
+    gathered: dict[str, Gathered] = {}
+    exporter = _Exporter(model, prototype, counts)
     with torch.no_grad(), evaluation_mode(model), model.own_parameters():
-        heaviest = max(counts.posterior, counts.prior) * prototype.latents.dim
-        for batch, q in posterior.chunks(heaviest):
-            for group, values in _chunk_groups(model, prototype, batch, q, counts).items():
-                for name, value in values.items():
-                    groups.setdefault(group, {}).setdefault(name, []).append(value)
-    return _assemble(groups, prototype, posterior.index, dict(attrs))
+        one = DrawCounts(1, counts.predictive, min(1, counts.prior))
+        probe = _Exporter(model, prototype, one)
+        width = numbers_per_row(lambda batch: probe.groups(batch, posterior.of(batch), 1), posterior.first())
+        most = max(counts.posterior, counts.prior)
+        for batch, q in posterior.chunks(width * most):
+            for group, values in exporter.groups(batch, q, Tile.of(most, width).draws).items():
+                if group not in gathered:
+                    gathered[group] = Gathered(posterior.size, dim=0 if group in _DATA else 1)
+                gathered[group].add(values)
+    groups = {group: values.result() for group, values in gathered.items()}
+    return _assemble(_without_observed_arguments(groups), prototype.plate, exporter.nested, posterior.index, attrs)
 
 
-def _chunk_groups(
-    model: GenerativeModel, prototype: Prototype, batch: Batch, q: Any, counts: DrawCounts
-) -> dict[str, dict[str, Tensor]]:
-    """Every group for one batch: ``(draws, B, ...)``, and ``(B, ...)`` for the observed data."""
-    latents = prototype.latents
-    vector = q.sample(torch.Size([counts.posterior]))
-    values, log_dets = latents.constrain(vector)
-    log_q = q.log_prob(vector) - sum(sum_from(log_det, 2) for log_det in log_dets.values())
-    names = {site.name for site in latents.sites}
-    likelihoods: dict[str, list[Tensor]] = {}
-    joints = []
-    for span in spans(counts.posterior, draws_at_once(batch)):
-        part = {name: value[span.start : span.stop] for name, value in values.items()}
-        scores = score(model, prototype, batch, part)
-        joints.append(sum_of(scores.local))
-        for name, value in scores.local.items():
-            if name not in names:
-                likelihoods.setdefault(name, []).append(value)
-    log_joint = torch.cat(joints)
-    groups = {
-        "posterior": values,
-        "sample_stats": {"log_q": log_q, "log_joint": log_joint, "log_weight": log_joint - log_q},
-        "log_likelihood": {name: torch.cat(parts) for name, parts in likelihoods.items()},
-        "observed_data": _observed(model, prototype, batch),
-    }
-    if counts.predictive:
-        groups["posterior_predictive"] = simulate(model, prototype, batch, values, counts.posterior)
-    if counts.prior:
-        drawn = simulate(model, prototype, batch, None, counts.prior)
-        groups["prior"] = {name: value for name, value in drawn.items() if name in names}
-        groups["prior_predictive"] = {name: value for name, value in drawn.items() if name not in names}
-    return {group: {name: value.cpu() for name, value in found.items()} for group, found in groups.items() if found}
+class _Exporter:
+    """Computes all the groups of a batch, and remembers which plates each site stands in."""
+
+    def __init__(self, model: GenerativeModel, prototype: Prototype, counts: DrawCounts) -> None:
+        self.model = model
+        self.prototype = prototype
+        self.counts = counts
+        self.nested: dict[str, list[str]] = {}
+
+    def groups(self, batch: Batch, q: Distribution, at_once: int) -> Groups:
+        """Return every group for one batch: ``(draws, B, ...)``, and ``(B, ...)`` for those in `_DATA`."""
+        model, prototype, counts = self.model, self.prototype, self.counts
+        vector = q.sample(torch.Size([counts.posterior]))
+        values, log_dets = prototype.latents.constrain(vector)
+        log_q = q.log_prob(vector) - sum(sum_from(log_det, 2) for log_det in log_dets.values())
+        log_q = log_q.cpu().double()
+        scored, observed = self._score(batch, values, at_once)
+        log_joint = scored.pop("log_joint")["log_joint"]
+        groups = {
+            **scored,
+            "sample_stats": {"log_q": log_q, "log_joint": log_joint, "log_weight": log_joint - log_q},
+            "observed_data": observed,
+            "constant_data": dict(_named_arguments(model, batch)),
+        }
+        groups["posterior"] = {**{name: value.cpu() for name, value in values.items()}, **scored["posterior"]}
+        if counts.predictive:
+            drawn = simulate(model, prototype, batch, values, counts.posterior, at_once=at_once)
+            groups["posterior_predictive"] = {name: drawn[name] for name in drawn if name in observed}
+        if counts.prior:
+            drawn = simulate(model, prototype, batch, None, counts.prior, at_once=at_once)
+            groups["prior"] = {name: drawn[name] for name in drawn if name not in observed}
+            groups["prior_predictive"] = {name: drawn[name] for name in drawn if name in observed}
+        return {group: groups[group] for group in _ORDER if groups.get(group)}
+
+    def _score(self, batch: Batch, values: Mapping[str, Tensor], at_once: int) -> tuple[Groups, dict[str, Tensor]]:
+        """Return what one pass over the draws gives: log-probabilities, deterministic sites, and the data."""
+        names = {site.name for site in self.prototype.latents.sites}
+        draws = self.counts.posterior
+        collected = {group: Gathered(draws) for group in ("log_joint", "log_likelihood", "posterior")}
+        for span in spans(draws, at_once):
+            part = {name: value[span.start : span.stop] for name, value in values.items()}
+            with _SiteReader(self.prototype.plate, len(span) * batch.size) as reader:
+                local = score(self.model, self.prototype, batch, part).local
+            # In double precision: ArviZ computes in the type that it is given, and in single precision its importance
+            # sampling returns NaN or a number far off where an observation fits badly.
+            terms = {name: value.cpu().double() for name, value in local.items() if name not in reader.deterministic}
+            collected["log_joint"].add({"log_joint": sum_of(terms)})
+            collected["log_likelihood"].add({name: terms[name] for name in terms if name not in names})
+            collected["posterior"].add(
+                {
+                    name: value.unflatten(0, (len(span), batch.size))
+                    for name, value in reader.values.items()
+                    if name in reader.deterministic
+                }
+            )
+        self.nested = reader.nested
+        observed = {
+            name: reader.values[name][: batch.size] for name in reader.values if name not in reader.deterministic
+        }
+        return {group: found.result() for group, found in collected.items()}, observed
 
 
-class _ObservedSites(Messenger):
-    """Keeps the value of every observed site in the data plate, in observation layout."""
+class _SiteReader(Messenger):
+    """Reads the value of every observed and every deterministic site in the data plate, in observation layout."""
 
-    def __init__(self, plate: str) -> None:
+    def __init__(self, plate: str, rows: int) -> None:
         super().__init__()
         self.plate = plate
+        self.rows = rows
         self.values: dict[str, Tensor] = {}
+        self.deterministic: set[str] = set()
+        self.nested: dict[str, list[str]] = {}
 
     def _pyro_post_sample(self, msg: Any) -> None:
-        inside = any(frame.name == self.plate for frame in msg["cond_indep_stack"])
-        if msg["is_observed"] and inside and not is_subsample(msg) and msg["value"].numel():
-            if not msg["infer"].get("_deterministic"):
-                self.values[msg["name"]] = observation_rows(msg, self.plate)
+        value = observation_rows(msg, self.plate, self.rows)
+        if value is None:
+            return
+        if not layout_is_unknown(msg):
+            self.nested[msg["name"]] = [plate.name for plate in PlateLayout.of_site(msg, self.plate).nested]
+        if is_deterministic(msg):
+            self.deterministic.add(msg["name"])
+        if msg["is_observed"]:
+            self.values[msg["name"]] = value
 
 
-def _observed(model: GenerativeModel, prototype: Prototype, batch: Batch) -> dict[str, Tensor]:
-    handler = _ObservedSites(prototype.plate)
-    run_model(model, batch, handler)
-    return handler.values
+def _named_arguments(model: GenerativeModel, batch: Batch) -> Iterator[tuple[str, Tensor]]:
+    """Every argument of the model by its name in the model's signature."""
+    called = model.model.forward if isinstance(model.model, nn.Module) else model.model
+    try:
+        bound = inspect.signature(called).bind(*batch.args, **batch.kwargs)
+    except (TypeError, ValueError):  # a callable that does not say what it takes
+        yield from ((f"argument_{i}", value) for i, value in enumerate(batch.args))
+        yield from batch.kwargs.items()
+        return
+    for name, value in bound.arguments.items():
+        if isinstance(value, Tensor):
+            yield name, value
+        elif isinstance(value, tuple):
+            yield from ((f"{name}_{i}", part) for i, part in enumerate(value))
+        else:
+            yield from value.items()
 
 
-def _assemble(groups: Groups, prototype: Prototype, index: Any | None, attrs: dict[str, str]) -> Any:
+def _without_observed_arguments(groups: Groups) -> Groups:
+    """Leave an argument that is an observed site itself out of the constant data."""
+    observed = list(groups.get("observed_data", {}).values())
+    constant = {
+        name: value
+        for name, value in groups["constant_data"].items()
+        if not any(value.shape == site.shape and bool((value == site).all()) for site in observed)
+    }
+    others = {group: values for group, values in groups.items() if group != "constant_data"}
+    return {**others, "constant_data": constant} if constant else others
+
+
+def _assemble(
+    groups: Groups, plate: str, nested: Mapping[str, list[str]], index: Any | None, attrs: Mapping[str, str]
+) -> Any:
     import arviz  # imported where it is used: it takes longer than everything else that amortvi imports
     import xarray
 
-    nested = {
-        site.name: [plate.name for plate in site.layout.nested]
-        for site in prototype.latents.sites
-        if site.layout.nested
-    }
-    taken = {name for values in groups.values() for name in values}
-    plate = prototype.plate if prototype.plate not in taken else f"{prototype.plate}_dim"
-    datasets = {}
-    for group, values in groups.items():
-        variables = {}
-        for name, parts in values.items():
-            array = torch.cat(parts, dim=0 if group == _WITHOUT_DRAWS else 1).numpy()
-            lead = [plate] if group == _WITHOUT_DRAWS else ["chain", "draw", plate]
-            full = array if group == _WITHOUT_DRAWS else array[np.newaxis]
-            inner = list(_inner_dims(name, full.ndim - len(lead), nested.get(name, []), taken))
-            variables[name] = (lead + inner, full)
-        datasets[group] = _dataset(xarray, variables, plate, index, attrs)
-    if hasattr(arviz, "InferenceData"):
-        return arviz.InferenceData(attrs=attrs, **datasets)
+    names = _Names(plate, nested, groups)
+    datasets = {group: _dataset(xarray, names, group, values, index, attrs) for group, values in groups.items()}
+    if int(arviz.__version__.partition(".")[0]) < 1:
+        return arviz.InferenceData(attrs=dict(attrs), **datasets)
     tree = xarray.DataTree.from_dict(datasets)
     tree.attrs.update(attrs)
     return tree
 
 
-def _inner_dims(name: str, count: int, nested: list[str], taken: Iterable[str]) -> Iterable[str]:
-    """Name the dimensions behind the observations: nested plates, then ``<site>_dim_0`` and so on."""
-    yield from (plate if plate not in taken else f"{plate}_dim" for plate in nested)
-    yield from (f"{name}_dim_{i}" for i in range(count - len(nested)))
+class _Names:
+    """Names of variables and dimensions, such that no variable is taken for the coordinate of a dimension.
+
+    Args:
+        plate: the data plate.
+        nested: for each site the plates inside the data plate that it stands in.
+        groups: the variables by group.
+    """
+
+    def __init__(self, plate: str, nested: Mapping[str, list[str]], groups: Groups) -> None:
+        self.plate = plate
+        self.nested = nested
+        sites = {name for group, values in groups.items() if group != "constant_data" for name in values}
+        self._taken = {"chain", "draw", *sites}
+        self._dimensions = {
+            self.dimension(name) for name in (plate, *(name for found in nested.values() for name in found))
+        }
+
+    def dimension(self, plate: str) -> str:
+        """The dimension of a plate: its name, unless a site has that."""
+        return _plain(f"{plate}_dim" if plate in self._taken else plate)
+
+    def variable(self, name: str) -> str:
+        """The name of a variable; an argument of the model may be called like the plate."""
+        return _plain(f"{name}_argument" if name in self._dimensions else name)
+
+    def dimensions(self, group: str, name: str, count: int) -> list[str]:
+        """The names of the ``count`` dimensions of a variable."""
+        data = self.dimension(self.plate)
+        lead = [data] if group in _DATA else ["chain", "draw", data]
+        # A log-probability is summed over the nested plates, an argument may be called like a site.
+        summed = group in ("sample_stats", "log_likelihood", "constant_data")
+        inner = [] if summed else [self.dimension(plate) for plate in self.nested.get(name, [])]
+        rest = count - len(lead) - len(inner)
+        return [*lead, *inner, *(f"{self.variable(name)}_dim_{i}" for i in range(rest))]
+
+
+def _plain(name: str) -> str:
+    """A name without the slash, which Pyro's scopes put into names and NetCDF into paths."""
+    return name.replace("/", ".")
 
 
 def _dataset(
-    xarray: Any,
-    variables: dict[str, tuple[list[str], np.ndarray]],
-    plate: str,
-    index: Any | None,
-    attrs: dict[str, str],
+    xarray: Any, names: _Names, group: str, values: Mapping[str, Tensor], index: Any | None, attrs: Mapping[str, str]
 ) -> Any:
-    sizes = {dim: size for dims, array in variables.values() for dim, size in zip(dims, array.shape, strict=True)}
-    coords = {dim: np.arange(size) for dim, size in sizes.items()}
+    variables: dict[str, tuple[list[str], np.ndarray[Any, Any]]] = {}
+    coords: dict[str, np.ndarray[Any, Any]] = {}
+    for name, value in values.items():
+        array = value.numpy() if group in _DATA else value.numpy()[np.newaxis]
+        dims = names.dimensions(group, name, array.ndim)
+        variables[names.variable(name)] = (dims, array)
+        coords |= {dim: np.arange(size) for dim, size in zip(dims, array.shape, strict=True)}
     if index is not None:
-        coords[plate] = np.asarray(index)
-    return xarray.Dataset(variables, coords=coords, attrs=attrs)
+        coords[names.dimension(names.plate)] = _labels(index)
+    return xarray.Dataset(variables, coords=coords, attrs=dict(attrs))
+
+
+def _labels(index: Any) -> np.ndarray[Any, Any]:
+    """A data frame's index as a coordinate that NetCDF can hold: numbers, times or text."""
+    labels = np.asarray(index)
+    if labels.dtype.kind in "biufM":
+        return labels
+    # Several levels, time zones, categories and whatever else has no type of its own there.
+    return np.asarray([", ".join(map(str, label)) if isinstance(label, tuple) else str(label) for label in index])

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import itertools
 from collections.abc import Callable, Iterator
 from types import MethodType
 from typing import Any
 
 import pyro
+import torch
 from torch import Tensor, nn
 
 from amortvi.errors import ModelError
@@ -60,12 +62,17 @@ class GenerativeModel(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the model inside its own parameter scope."""
         device = next((value.device for value in (*args, *kwargs.values()) if isinstance(value, Tensor)), None)
-        # A model that writes torch.zeros(8) means "on the device of the data".
+        # A model that writes torch.zeros(8) means "on the device of the data, of the type of the parameters".
         placement = contextlib.nullcontext() if device is None or device.type == "cpu" else device
-        with self.own_parameters(), placement:
+        with self.own_parameters(), placement, _default_dtype(self._floating_type((*args, *kwargs.values()))):
             result = self.model(*args, **kwargs)
             self._adopt()
         return result
+
+    def _floating_type(self, arguments: tuple[Any, ...]) -> torch.dtype:
+        """The type of the parameters; without any, that of the data."""
+        tensors = itertools.chain(self.parameters(), (value for value in arguments if isinstance(value, Tensor)))
+        return next((value.dtype for value in tensors if value.is_floating_point()), torch.get_default_dtype())
 
     @contextlib.contextmanager
     def own_parameters(self) -> Iterator[None]:
@@ -127,3 +134,17 @@ class GenerativeModel(nn.Module):
                 "once and compare families with freeze_model=True."
             )
         return copy.deepcopy(self, memo)
+
+
+@contextlib.contextmanager
+def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """Let new tensors be of ``dtype`` inside; the caller's default comes back."""
+    default = torch.get_default_dtype()
+    if dtype == default:
+        yield
+        return
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(default)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pyro
@@ -82,11 +82,16 @@ class AmortizedGuide(PyroModule):
     ) -> None:
         super().__init__()
         if not isinstance(encoder, nn.Module):
-            raise EncoderError(f"encoder must be an nn.Module; got {type(encoder).__name__}.")
+            got = f"the class {encoder.__name__}" if isinstance(encoder, type) else type(encoder).__name__
+            raise EncoderError(
+                f"encoder must be an nn.Module, such as encoders.MLP or a module of your own whose forward takes the model's "
+                f"arguments; got {got}."
+            )
         resolve_family(family)
         # The model is only looked at: registered as a submodule its parameters would count as the guide's.
         self.__dict__["model"] = model
         self.encoder = encoder
+        self._encoder_is_pyro = any(isinstance(part, PyroModule) for part in encoder.modules())
         self.family_choice = family
         self.plate = plate
         self._prototype: Prototype | None = None
@@ -148,7 +153,10 @@ class AmortizedGuide(PyroModule):
             prototype = read_model(model, example, context.shape[0], self.plate)
         family = make_family(self.family_choice, prototype.latents.dim, context.shape[1])
         if family.dim != prototype.latents.dim:
-            raise FamilyError(f"the family has {family.dim} dimensions, the latents {prototype.latents.dim}.")
+            raise FamilyError(
+                f"family={self.family_choice!r} must be made for the dimension that it is called with: the latents have "
+                f"{prototype.latents.dim} dimensions, the family has {family.dim}."
+            )
         self.add_module("family_module", family.to(context))
         self._prototype = prototype
         return self
@@ -161,24 +169,31 @@ class AmortizedGuide(PyroModule):
         """
         encoder = self._modules["encoder"]
         assert encoder is not None
+        # The parameters of a PyroModule in it are the guide's already: they are not to be statements of a trace.
+        with _own_pyro_scope() if self._encoder_is_pyro else contextlib.nullcontext():
+            return self._checked_context(encoder, args, kwargs)
+
+    def _checked_context(self, encoder: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
         try:
             context = encoder(*args, **kwargs)
         except AmortviError:
             raise
         except Exception as error:
             # Whatever the user's network raises, the user wants to know what it was called with.
+            batch = Batch(args, kwargs)
             raise EncoderError(
-                f"the encoder {type(encoder).__name__} failed on {Batch(args, kwargs).describe()}: "
-                f"{type(error).__name__}: {error}"
+                f"the encoder {type(encoder).__name__} failed on {batch.describe()}: {type(error).__name__}: {error}"
+                f"{batch.hint()}"
             ) from error
         rows = next((value.shape[0] for value in (*args, *kwargs.values()) if isinstance(value, Tensor)), None)
         if not isinstance(context, Tensor) or context.dim() != 2 or not context.is_floating_point():
-            got = (
-                f"{tuple(context.shape)} of {context.dtype}" if isinstance(context, Tensor) else type(context).__name__
-            )
+            got = f"{tuple(context.shape)} of {context.dtype}" if isinstance(context, Tensor) else type(context).__name__
             raise EncoderError(
-                f"the encoder must return a floating context of shape (observations, features); got {got}."
+                f"the encoder must return a floating context of shape (observations, features); got {got}. End it with "
+                f"nn.Flatten() where it has more dimensions, and return one tensor."
             )
+        if context.shape[1] == 0:
+            raise EncoderError(f"the encoder must return at least one feature; got shape {tuple(context.shape)}.")
         if context.shape[0] != rows:
             raise EncoderError(
                 f"the encoder must return one row an observation: it got {rows} observations and returned a context of "
@@ -252,6 +267,13 @@ class AmortizedGuide(PyroModule):
         """Return posterior quantiles of each site, ``(len(quantiles), B, *nested, *event)``."""
         with torch.no_grad():
             return site_quantiles(self.latents, self.family, self.get_posterior(*args, **kwargs), quantiles)
+
+
+@contextlib.contextmanager
+def _own_pyro_scope() -> Iterator[None]:
+    """Keep Pyro statements from the global param store and from the handlers around."""
+    with pyro.get_param_store().scope(), poutine.block():
+        yield
 
 
 def as_pyro(distribution: torch.distributions.Distribution) -> TorchDistribution:

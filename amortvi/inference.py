@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from amortvi import checkpoint, evaluation, export
 from amortvi._checks import positive_int
 from amortvi._modes import derived_seed, random_state
 from amortvi._version import __version__
-from amortvi.errors import NotFittedError, OptionError
+from amortvi.errors import NonFiniteError, NotFittedError, OptionError
 from amortvi.families import FamilyChoice, family_label
 from amortvi.generative import GenerativeModel
 from amortvi.guide import AmortizedGuide
@@ -169,22 +170,43 @@ class AmortizedVI:
             NonFiniteError: the loss is not finite; the parameters are then those of the last good epoch.
         """
         options = FitOptions(epochs, batch_size, lr, optimizer, lr_schedule, gradient_clip, patience, seed, progress)
+        if options.patience is not None and validation_data is None:
+            raise OptionError("patience needs validation_data: early stopping watches the validation ELBO.")
         bound = make_objective(objective)
-        working = dtype or self.dtype
+        working = self.dtype if dtype is None else _floating(dtype)
         train = as_observations(x, working, "x")
+        train.steps(options.batch_size)  # a DataLoader, which has a batch size of its own, refuses another
         validation = None if validation_data is None else as_observations(validation_data, working, "validation_data")
-        example = train.first(batch_size or _DEFAULT_BATCH)
+        example = train.first(options.batch_size or _DEFAULT_BATCH)
         self._check_alike(example, "x")
         if validation is not None:
             example.check_alike(validation.first(1), "validation_data", "x")
-        self.to(device=device, dtype=dtype)
-        with random_state(derived_seed(seed, _SETUP), self.device), self._generative.own_parameters():
-            on_device = example.to(self.device)
-            self._guide.setup(*on_device.args, **on_device.kwargs)
-        self._example = example.take(slice(0, _EXAMPLE_ROWS))
-        self._objective_name = repr(bound)
-        self._trainer.run(bound, train, validation, options, self.device)
+        with self._unchanged_by_bad_input():
+            self.to(device=device, dtype=dtype)
+            with random_state(derived_seed(options.seed, _SETUP), self.device), self._generative.own_parameters():
+                on_device = example.to(self.device)
+                self._guide.setup(*on_device.args, **on_device.kwargs)
+            self._example = example.take(slice(0, _EXAMPLE_ROWS))
+            self._objective_name = repr(bound)
+            self._trainer.run(bound, train, validation, options, self.device)
         return self
+
+    @contextlib.contextmanager
+    def _unchanged_by_bad_input(self) -> Iterator[None]:
+        """Undo what a fit changed beside the parameters, if it fails for another reason than its loss."""
+        before = self._example, self._objective_name
+        placed = self.device, self.dtype
+        records = len(self._trainer.records)
+        try:
+            yield
+        except NonFiniteError:
+            raise  # the fit is over, and what was learned before stays
+        except Exception:
+            if len(self._trainer.records) == records:
+                self._example, self._objective_name = before
+                if placed != (self.device, self.dtype):
+                    self.to(*placed)
+            raise
 
     @property
     def history(self) -> pd.DataFrame:
@@ -204,18 +226,21 @@ class AmortizedVI:
         Raises:
             OptionError: the device is not there, or ``dtype`` is no floating type.
         """
-        if dtype is not None and not dtype.is_floating_point:
-            raise OptionError(f"dtype must be a floating type such as torch.float64; got {dtype}.")
+        if dtype is not None:
+            _floating(dtype)
         if device is not None:
             try:
-                torch.empty(0, device=device)
-            except (RuntimeError, AssertionError) as error:
+                if torch.empty(0, device=device).is_meta:
+                    raise RuntimeError("it holds shapes, not numbers")
+            except (RuntimeError, AssertionError, TypeError) as error:
                 reason = str(error).splitlines()[0]
                 raise OptionError(f"device={str(device)!r} cannot be used on this machine: {reason}") from error
         if device is not None or dtype is not None:
             self._generative.to(device=device, dtype=dtype)
             self._guide.to(device=device, dtype=dtype)
             self._trainer.move_optimizer()
+            if self._example is not None and dtype is not None:
+                self._example = self._example.map(lambda value: value.to(dtype) if value.is_floating_point() else value)
         return self
 
     def posterior(self, x: Any) -> Posterior:
@@ -366,8 +391,9 @@ class AmortizedVI:
         """
         if self._example is None:
             raise NotFittedError("there is nothing to save yet: call fit first.")
+        dtype = str(self.dtype).removeprefix("torch.")
         content = checkpoint.Checkpoint(
-            self._generative, self._guide, self._trainer, self._example, self._objective_name
+            self._generative, self._guide, self._trainer, self._example, self._objective_name, dtype
         )
         checkpoint.save(content, Path(path), family_label(self.family))
 
@@ -398,6 +424,7 @@ class AmortizedVI:
         """
         saved = checkpoint.read(Path(path))
         vi = cls(model, encoder, saved.family(family), plate=plate, freeze_model=saved.freeze_model)
+        vi.to(dtype=saved.dtype)
         vi._example = saved.restore(vi._generative, vi._guide, vi._trainer)
         vi._objective_name = saved.objective
         return vi
@@ -407,9 +434,16 @@ class AmortizedVI:
         if self._example is None:
             raise NotFittedError("this AmortizedVI has not seen data yet: call fit first.")
         observations = as_observations(x, self.dtype, "x")
+        observations.check_ordered()
         self._check_alike(observations.first(1), "x")
         return observations
 
     def _check_alike(self, batch: Batch, name: str) -> None:
         if self._example is not None:
             self._example.check_alike(batch, name, "the training data")
+
+
+def _floating(dtype: Any) -> torch.dtype:
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise OptionError(f"dtype must be a floating type of torch, such as torch.float64; got {dtype!r}.")
+    return dtype

@@ -158,15 +158,18 @@ class LatentVector:
             DataError: a site is missing, unknown, of a wrong shape or outside its support.
         """
         names = [site.name for site in self.sites]
-        if set(values) != set(names):
-            raise DataError(f"values must hold the latent sites {names}; got {sorted(values)}.")
+        if not isinstance(values, Mapping) or set(values) != set(names):
+            got = sorted(values) if isinstance(values, Mapping) else type(values).__name__
+            raise DataError(f"values must be a dict with the latent sites {names}; got {got}.")
         parts, total = [], None
         for site in self.sites:
             value = values[site.name]
             dims = len(site.shape)
+            if not isinstance(value, Tensor):
+                raise DataError(f"values[{site.name!r}] must be a tensor; got {type(value).__name__}.")
             if value.dim() <= dims or value.shape[value.dim() - dims :] != site.shape:
                 raise DataError(
-                    f"values[{site.name!r}] must have shape (..., observations, *{tuple(site.shape)}); "
+                    f"values[{site.name!r}] must have shape (..., {', '.join(['observations', *map(str, site.shape)])}); "
                     f"got {tuple(value.shape)}."
                 )
             if not bool(site.support.check(value).all()):
@@ -180,6 +183,14 @@ class LatentVector:
                 total = summed if total is None else total + summed
         vector = torch.cat(parts, dim=-1)
         return vector, vector.new_zeros(vector.shape[:-1]) if total is None else total
+
+
+def has_bijection(support: constraints.Constraint) -> bool:
+    """Whether unconstrained numbers map to ``support`` one to one."""
+    try:
+        return bool(biject_to(support).bijective)
+    except NotImplementedError:
+        return False
 
 
 _BOUNDS = ("lower_bound", "upper_bound")
@@ -202,6 +213,11 @@ def fixed_support(name: str, support: constraints.Constraint, layout: PlateLayou
     arguments = []
     for attribute in (attribute for attribute in _BOUNDS if hasattr(support, attribute)):
         bound = getattr(support, attribute)
+        if attribute in bounds and bound.requires_grad:
+            raise ModelError(
+                f"the support of latent site {name!r} has a bound that is learned ({attribute}), so that the posterior would "
+                f"leave it as it moves: sample a site with a fixed support, and shift and scale it in the model."
+            )
         if attribute in bounds and bound.dim() > 0:
             rows = layout.to_observations(bound.detach())
             if not torch.equal(rows, rows[:1].expand_as(rows)):

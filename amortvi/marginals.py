@@ -8,6 +8,7 @@ Gaussian. What is left (a simplex; a family without closed forms) is estimated f
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -18,12 +19,35 @@ from amortvi.errors import OptionError
 from amortvi.families import Family
 from amortvi.latents import LatentSite, LatentVector
 
-__all__ = ["DRAWS", "site_moments", "site_quantiles"]
+__all__ = ["DRAWS", "Workload", "checked_quantiles", "site_moments", "site_quantiles", "site_summary"]
 
 DRAWS = 1000
 """How many draws an estimate takes where there is no closed form."""
 
 QUADRATURE_NODES = 64
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What moments and quantiles cost, and whether they are estimates.
+
+    Args:
+        moment_numbers: how many numbers the moments of one observation take on the way.
+        quantile_numbers: how many one quantile takes, or all of them where they are estimated.
+        is_estimate: whether some site needs draws.
+    """
+
+    moment_numbers: int
+    quantile_numbers: int
+    is_estimate: bool
+
+    @classmethod
+    def of(cls, latents: LatentVector, family: Family) -> Workload:
+        """Return that of the sites of one model under one family."""
+        marginal = family.has_gaussian_marginals and all(site.is_elementwise for site in latents.sites)
+        closed = family.has_closed_form_moments and all(site.is_unconstrained for site in latents.sites)
+        nodes = 1 if closed else QUADRATURE_NODES if marginal else DRAWS
+        return cls(latents.dim * nodes, latents.dim * (1 if marginal else DRAWS), not marginal)
 
 
 def site_quantiles(
@@ -43,8 +67,7 @@ def site_quantiles(
     Raises:
         OptionError: a probability is not strictly between 0 and 1.
     """
-    if not all(0 < probability < 1 for probability in quantiles):
-        raise OptionError(f"quantiles must lie strictly between 0 and 1; got {list(quantiles)}.")
+    quantiles = checked_quantiles(quantiles)
     draws = _Draws(latents, posterior)
     result = {}
     for site in latents.sites:
@@ -54,6 +77,21 @@ def site_quantiles(
             sample = draws.of(site)
             result[site.name] = torch.quantile(sample, sample.new_tensor(list(quantiles)), dim=0)
     return result
+
+
+def checked_quantiles(quantiles: Sequence[float]) -> list[float]:
+    """Return probabilities as plain numbers.
+
+    Raises:
+        OptionError: they are no sequence of numbers strictly between 0 and 1.
+    """
+    try:
+        found = [float(probability) for probability in quantiles]
+    except (TypeError, ValueError) as error:
+        raise OptionError(f"quantiles must be a list of probabilities, such as [0.05, 0.95]; got {quantiles!r}.") from error
+    if not all(0 < probability < 1 for probability in found):
+        raise OptionError(f"quantiles must lie strictly between 0 and 1; got {found}.")
+    return found
 
 
 def _transformed_quantiles(
@@ -90,6 +128,17 @@ def site_moments(latents: LatentVector, family: Family, posterior: Distribution)
             sample = draws.of(site)
             result[site.name] = sample.mean(0), sample.std(0)
     return result
+
+
+def site_summary(latents: LatentVector, family: Family, posterior: Distribution, quantiles: Sequence[float]) -> Tensor:
+    """Return mean, standard deviation and quantiles of each number of each site, ``(B, numbers, 2 + len(quantiles))``.
+
+    The numbers are those of the sites in their own support, one site after the other.
+    """
+    moments = site_moments(latents, family, posterior)
+    levels = site_quantiles(latents, family, posterior, quantiles)
+    columns = [torch.stack([*moments[site.name], *levels[site.name]], dim=-1) for site in latents.sites]
+    return torch.cat([part.reshape(part.shape[0], -1, part.shape[-1]) for part in columns], dim=1)
 
 
 def _quadrature_moments(latents: LatentVector, site: LatentSite, posterior: Distribution) -> tuple[Tensor, Tensor]:

@@ -2,33 +2,43 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
 from amortvi._checks import positive_int
-from amortvi._chunks import rows_at_once
+from amortvi._chunks import Gathered, rows_at_once
 from amortvi._modes import random_state
 from amortvi.errors import DataError, FamilyError
 from amortvi.guide import AmortizedGuide
 from amortvi.latents import LatentVector
-from amortvi.marginals import DRAWS, QUADRATURE_NODES, site_moments, site_quantiles
+from amortvi.marginals import checked_quantiles, Workload, site_moments, site_quantiles, site_summary
 from amortvi.observations import Batch, Observations
+from amortvi.observations.pieces import numbers_per_row, pieces
+from amortvi.observations.selection import Rows, positions, selected
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["Posterior"]
+
+_ESTIMATES = 0
+"""The seed of the draws behind a moment or quantile that has no closed form: asked for again, it is the same."""
 
 
 class Posterior:
     """``q(z | x)`` for each of some observations.
 
     It holds the observations and a copy of the guide as it was, so later training does not change it. Nothing is
-    computed before it is asked for, and then a chunk of observations at a time: beyond the answer itself, memory does not
-    grow with their number. Values of a latent site come with the observations first: ``N`` observations, then the sizes
-    of nested plates, then the shape of one value, all in the site's own support. They are on the CPU.
+    computed before it is asked for, and then a chunk of observations at a time: beyond the answer itself, memory does
+    not grow with their number. Values of a latent site come with the observations first: ``N`` observations, then the
+    sizes of nested plates, then the shape of one value, all in the site's own support. They are on the CPU.
 
     Args:
         guide: a guide that is set up; it is copied.
@@ -41,14 +51,19 @@ class Posterior:
         >>> x = model.simulate(20, seed=0)
         >>> vi = avi.AmortizedVI(model, avi.encoders.MLP(2, []), "full").fit(x, epochs=1, progress=False, seed=0)
         >>> posterior = vi.posterior(x)
+        >>> posterior
+        Posterior(FullCovariance, 20 observations, z: (2,))
         >>> posterior.mean["z"].shape, posterior.sample(7, seed=1)["z"].shape
         (torch.Size([20, 2]), torch.Size([7, 20, 2]))
+        >>> posterior.select([3, 5]).covariance.shape
+        torch.Size([2, 2, 2])
     """
 
     def __init__(self, guide: AmortizedGuide, observations: Observations, device: torch.device) -> None:
         self._guide = copy_of(guide)
         self._observations = observations
         self._device = device
+        self._width: int | None = None
 
     @property
     def latents(self) -> LatentVector:
@@ -60,30 +75,56 @@ class Posterior:
         """The user's labels of the observations, where there are any."""
         return self._observations.index
 
+    @property
+    def size(self) -> int | None:
+        """The number of observations, or ``None`` where only reading all of them would tell."""
+        return self._observations.size
+
     def __len__(self) -> int:
-        size = self._observations.size
-        return sum(batch.size for batch in self._observations.batches()) if size is None else size
+        return sum(batch.size for batch in self._observations.batches()) if self.size is None else self.size
 
     def __repr__(self) -> str:
         sites = ", ".join(f"{site.name}: {tuple(site.shape)}" for site in self.latents.sites)
-        return f"Posterior({type(self._guide.family).__name__}, observations={self._observations.size}, {sites})"
+        number = "observations" if self.size is None else f"{self.size} observation{'s' * (self.size != 1)}"
+        return f"Posterior({type(self._guide.family).__name__}, {number}, {sites})"
+
+    def select(self, rows: Rows) -> Posterior:
+        """Return the posterior of some of the observations.
+
+        Args:
+            rows: their positions as integers (negative ones count from the end; a single integer selects one), a slice,
+                or a boolean mask with an entry for each observation.
+
+        Raises:
+            DataError: nothing is selected, a position is out of range, or a mask has not the number of observations.
+        """
+        chosen = copy.copy(self)
+        chosen._observations = selected(self._observations, positions(rows, len(self)))
+        return chosen
+
+    def first(self) -> Batch:
+        """Return one observation, on the device of the guide, to try something on."""
+        return self._observations.first(1).take(slice(0, 1)).to(self._device)
+
+    def of(self, batch: Batch) -> Distribution:
+        """Return the posteriors of a batch that is on the device: batch shape ``(B,)``, event shape ``(D,)``."""
+        return self._guide.get_posterior(*batch.args, **batch.kwargs)
 
     def chunks(self, numbers_per_observation: int = 1) -> Iterator[tuple[Batch, Distribution]]:
         """Go through the observations.
 
         Args:
-            numbers_per_observation: how many numbers the caller makes of each, beside the parameters.
+            numbers_per_observation: how many numbers the caller makes of each, beside what the encoder does.
 
         Returns:
             Batches, on the device of the guide, with their posteriors: batch shape ``(B,)``, event shape ``(D,)``.
         """
-        heaviest = max(numbers_per_observation, self._guide.family.num_parameters, self._guide.family.context_features)
-        limit = rows_at_once(heaviest)
         with torch.no_grad():
-            for batch in self._observations.batches(self._observations.batch_size_up_to(limit)):
-                for start in range(0, batch.size, limit):
-                    part = batch.take(slice(start, start + limit)).to(self._device)
-                    yield part, self._guide.get_posterior(*part.args, **part.kwargs)
+            if self._width is None:
+                self._width = numbers_per_row(self.of, self.first())
+            limit = rows_at_once(max(numbers_per_observation, self._width))
+            for batch in pieces(self._observations, limit, self._device):
+                yield batch, self.of(batch)
 
     def _gather(
         self,
@@ -92,32 +133,35 @@ class Posterior:
         observation_dim: int = 0,
     ) -> dict[str, Tensor]:
         """Collect what ``compute`` makes of each chunk; ``observation_dim`` is where its results have them."""
-        parts: dict[str, list[Tensor]] = {}
+        gathered = Gathered(self.size, observation_dim)
         for _, posterior in self.chunks(numbers_per_observation):
-            for name, value in compute(posterior).items():
-                parts.setdefault(name, []).append(value.cpu())
-        return {name: torch.cat(values, dim=observation_dim) for name, values in parts.items()}
+            gathered.add(compute(posterior))
+        return gathered.result()
 
     @property
     def mean(self) -> dict[str, Tensor]:
         """The mean of each site, ``(N, *nested, *event)``."""
-        return self._gather(self._moment_size(), lambda q: {k: v[0] for k, v in self._moments(q).items()})
+        return self._moments(0)
 
     @property
     def std(self) -> dict[str, Tensor]:
         """The standard deviation of each site, ``(N, *nested, *event)``."""
-        return self._gather(self._moment_size(), lambda q: {k: v[1] for k, v in self._moments(q).items()})
+        return self._moments(1)
 
-    def _moments(self, posterior: Distribution) -> dict[str, tuple[Tensor, Tensor]]:
-        return site_moments(self.latents, self._guide.family, posterior)
+    def _moments(self, which: int) -> dict[str, Tensor]:
+        def compute(posterior: Distribution) -> dict[str, Tensor]:
+            moments = site_moments(self.latents, self._guide.family, posterior)
+            return {name: both[which] for name, both in moments.items()}
 
-    def _moment_size(self) -> int:
-        """How many numbers the moments of one observation take on the way."""
-        family, sites = self._guide.family, self.latents.sites
-        if family.has_closed_form_moments and all(site.is_unconstrained for site in sites):
-            return self.latents.dim
-        exact = family.has_gaussian_marginals and all(site.is_elementwise for site in sites)
-        return self.latents.dim * (QUADRATURE_NODES if exact else DRAWS)
+        with self._estimates() as work:
+            return self._gather(work.moment_numbers, compute)
+
+    @contextlib.contextmanager
+    def _estimates(self) -> Iterator[Workload]:
+        """What moments and quantiles are computed in: where they need draws, these are their own."""
+        work = Workload.of(self.latents, self._guide.family)
+        with random_state(_ESTIMATES if work.is_estimate else None, self._device):
+            yield work
 
     @property
     def median(self) -> dict[str, Tensor]:
@@ -136,12 +180,13 @@ class Posterior:
         Raises:
             OptionError: a probability is not strictly between 0 and 1.
         """
-        exact = self._guide.family.has_gaussian_marginals and all(s.is_elementwise for s in self.latents.sites)
-        return self._gather(
-            self.latents.dim * (len(quantiles) if exact else DRAWS),
-            lambda q: site_quantiles(self.latents, self._guide.family, q, quantiles),
-            observation_dim=1,
-        )
+        quantiles = checked_quantiles(quantiles)
+        with self._estimates() as work:
+            return self._gather(
+                work.quantile_numbers * len(quantiles),
+                lambda q: site_quantiles(self.latents, self._guide.family, q, quantiles),
+                observation_dim=1,
+            )
 
     @property
     def covariance(self) -> Tensor:
@@ -150,12 +195,7 @@ class Posterior:
         Raises:
             FamilyError: the family has no covariance in closed form; take the covariance of draws.
         """
-        if not self._guide.family.has_closed_form_moments:
-            raise FamilyError(
-                f"{type(self._guide.family).__name__} has no covariance in closed form: estimate it from sample(1000)."
-            )
-        size = self.latents.dim**2
-        return self._gather(size, lambda q: {"covariance": q.covariance_matrix})["covariance"]  # type: ignore[attr-defined]
+        return self._of_covariance(lambda covariance: covariance)
 
     @property
     def correlation(self) -> Tensor:
@@ -164,12 +204,23 @@ class Posterior:
         Raises:
             FamilyError: the family has no covariance in closed form.
         """
-        covariance = self.covariance
-        std = covariance.diagonal(dim1=-2, dim2=-1).sqrt()
-        return covariance / std.unsqueeze(-1) / std.unsqueeze(-2)
+
+        def scaled(covariance: Tensor) -> Tensor:
+            std = covariance.diagonal(dim1=-2, dim2=-1).sqrt()
+            return covariance / std.unsqueeze(-1) / std.unsqueeze(-2)
+
+        return self._of_covariance(scaled)
+
+    def _of_covariance(self, change: Callable[[Tensor], Tensor]) -> Tensor:
+        if not self._guide.family.has_closed_form_moments:
+            raise FamilyError(
+                f"{type(self._guide.family).__name__} has no covariance in closed form: estimate it from sample(1000)."
+            )
+        size = self.latents.dim**2
+        return self._gather(size, lambda q: {"": change(q.covariance_matrix)})[""]  # type: ignore[attr-defined]
 
     def sample(self, draws: int, *, seed: int | None = None) -> dict[str, Tensor]:
-        """Draw from the posterior of every observation.
+        """Draw from the posterior of each observation.
 
         Args:
             draws: how many draws of each.
@@ -201,16 +252,65 @@ class Posterior:
         Raises:
             DataError: a site is missing or unknown, its shape does not fit, or a value is outside its support.
         """
-        vector, log_det = self.latents.unconstrain(values)
-        if vector.shape[-2] != len(self):
-            raise DataError(f"values are of {vector.shape[-2]} observations; the posterior is of {len(self)}.")
-        parts, start = [], 0
-        draws = vector.shape[:-2].numel()
-        for batch, posterior in self.chunks(draws * self.latents.dim):
-            part = vector[..., start : start + batch.size, :].to(self._device)
-            parts.append(posterior.log_prob(part).cpu())
+        shape = self._leading_shape(values)
+        gathered, start = Gathered(self.size, len(shape) - 1), 0
+        for batch, posterior in self.chunks(shape[:-1].numel() * self.latents.dim):
+            part = {name: value.narrow(len(shape) - 1, start, batch.size) for name, value in values.items()}
+            vector, log_det = self.latents.unconstrain(part)
+            gathered.add({"": posterior.log_prob(vector.to(self._device)).cpu() - log_det.cpu()})
             start += batch.size
-        return torch.cat(parts, dim=-1) - log_det
+        return gathered.result()[""]
+
+    def _leading_shape(self, values: Mapping[str, Tensor]) -> torch.Size:
+        """Return the ``(*S, N)`` that given values of the latents begin with."""
+        sites = self.latents.sites
+        fitting = isinstance(values, Mapping) and set(values) == {site.name for site in sites}
+        fitting = fitting and all(isinstance(value, Tensor) for value in values.values())
+        if not fitting or any(values[site.name].dim() <= len(site.shape) for site in sites):
+            self.latents.unconstrain(values)  # whose error says what does not fit
+        shapes = {site.name: values[site.name].shape[: values[site.name].dim() - len(site.shape)] for site in sites}
+        first = next(iter(shapes.values()))
+        if any(shape != first for shape in shapes.values()):
+            listed = ", ".join(f"{name!r} has {tuple(shape)}" for name, shape in shapes.items())
+            raise DataError(f"values must have the same draws and observations for each site; {listed}.")
+        if first[-1] != len(self):
+            raise DataError(f"values are of {first[-1]} observations; the posterior is of {len(self)}.")
+        return first
+
+    def to_frame(self, quantiles: Sequence[float] = (0.05, 0.5, 0.95)) -> pd.DataFrame:
+        """Return a summary: a row for each observation and each number of its latents.
+
+        Args:
+            quantiles: probabilities strictly between 0 and 1.
+
+        Returns:
+            Columns ``mean``, ``std`` and one for each quantile, such as ``5%``; the index has the observation, by the
+            user's label where there is one, and the number, such as ``z[0]``.
+
+        Raises:
+            OptionError: a probability is not strictly between 0 and 1.
+        """
+        import pandas as pd  # imported where it is used: it would double the time that importing amortvi takes
+
+        quantiles = checked_quantiles(quantiles)
+        with self._estimates() as work:
+            table = self._gather(
+                work.moment_numbers + work.quantile_numbers * len(quantiles),
+                lambda q: {"": site_summary(self.latents, self._guide.family, q, quantiles)},
+            )[""]
+        labels = [label for site in self.latents.sites for label in labels_of(site.name, site.shape)]
+        index = range(table.shape[0]) if self.index is None else self.index
+        name = getattr(index, "name", None) or self._guide.prototype.plate
+        return pd.DataFrame(
+            table.flatten(0, 1).numpy(),
+            index=pd.MultiIndex.from_product([index, labels], names=[name, "latent"]),
+            columns=["mean", "std", *(f"{100 * level:g}%" for level in quantiles)],
+        )
+
+
+def labels_of(name: str, shape: torch.Size) -> list[str]:
+    """Return a label of each number of a site: its name, with the position where there is more than one dimension."""
+    return [f"{name}[{', '.join(map(str, position))}]" if shape else name for position in np.ndindex(*shape)]
 
 
 def copy_of(guide: AmortizedGuide) -> AmortizedGuide:

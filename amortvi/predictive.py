@@ -9,21 +9,70 @@ import torch
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
-from amortvi._chunks import NUMBERS_AT_ONCE, spans
+from amortvi._chunks import Gathered, Tile, rows_at_once, spans
 from amortvi._modes import evaluation_mode
 from amortvi.generative import GenerativeModel
-from amortvi.objectives.weights import run_model, site_values
-from amortvi.observations import Batch
+from amortvi.guide import AmortizedGuide
+from amortvi.objectives.weights import check_plate_size, run_model, site_values
+from amortvi.observations import Batch, Observations
+from amortvi.observations.pieces import numbers_per_row, pieces
 from amortvi.plates import PlateLayout
-from amortvi.prototype import Prototype, is_subsample
+from amortvi.prototype import Prototype
+from amortvi.sites import is_deterministic, is_subsample
 
-__all__ = ["draws_at_once", "simulate"]
+__all__ = ["predict", "sample_prior", "simulate"]
 
 
-def draws_at_once(batch: Batch) -> int:
-    """How many draws for each observation of ``batch`` the model may be run on at once."""
-    numbers = sum(value.numel() for value in batch.tensors())
-    return max(1, NUMBERS_AT_ONCE // numbers)
+def predict(
+    model: GenerativeModel, guide: AmortizedGuide, observations: Observations, draws: int, device: torch.device
+) -> dict[str, Tensor]:
+    """Draw new data for each observation from the posterior predictive.
+
+    Args:
+        model: the generative model.
+        guide: a guide that is set up.
+        observations: the observations.
+        draws: how many draws for each.
+        device: where to compute.
+
+    Returns:
+        For each observed (and deterministic) site in the data plate ``(draws, N, *nested, *event)``, on the CPU.
+    """
+
+    def draw(batch: Batch, count: int, at_once: int) -> dict[str, Tensor]:
+        posterior = guide.get_posterior(*batch.args, **batch.kwargs)
+        values, _ = guide.latents.constrain(posterior.sample(torch.Size([count])))
+        return simulate(model, guide.prototype, batch, values, count, at_once=at_once)
+
+    gathered = Gathered(observations.size, dim=1)
+    with torch.no_grad(), evaluation_mode(model, guide), model.own_parameters():
+        example = observations.first(1).to(device)
+        tile = Tile.of(draws, numbers_per_row(lambda batch: draw(batch, 1, 1), example))
+        for batch in pieces(observations, tile.observations, device):
+            gathered.add(draw(batch, draws, tile.draws))
+    return gathered.result()
+
+
+def sample_prior(model: GenerativeModel, prototype: Prototype, source: Batch, draws: int) -> dict[str, Tensor]:
+    """Draw latents and data from the model alone.
+
+    Args:
+        model: the generative model.
+        prototype: its structure.
+        source: observations whose sizes and covariates the draws are for, taken in turn.
+        draws: how many.
+
+    Returns:
+        For each site in the data plate ``(draws, *nested, *event)``, on the CPU.
+    """
+    gathered = Gathered(draws)
+    with torch.no_grad(), evaluation_mode(model), model.own_parameters():
+        width = numbers_per_row(lambda batch: simulate(model, prototype, batch, None, 1), source)
+        for rows in spans(draws, rows_at_once(width)):
+            batch = source.take(torch.arange(rows.start, rows.stop) % source.size)
+            drawn = simulate(model, prototype, batch, None, 1)
+            gathered.add({name: value[0] for name, value in drawn.items()})
+    return gathered.result()
 
 
 def simulate(
@@ -32,6 +81,8 @@ def simulate(
     batch: Batch,
     values: Mapping[str, Tensor] | None,
     draws: int,
+    *,
+    at_once: int | None = None,
 ) -> dict[str, Tensor]:
     """Draw what the model observes, with its ``obs=`` taken away.
 
@@ -41,21 +92,21 @@ def simulate(
         batch: ``B`` observations, for the sizes and the covariates.
         values: the latents in observation layout, ``(draws, B, *shape)``; ``None`` draws them from the prior.
         draws: ``K``, how many draws for each observation.
+        at_once: on how many of these the model is run at once; by default on all.
 
     Returns:
-        For each site in the data plate ``(draws, B, *nested, *event)``: the observed ones, deterministic ones and, where
-        they were drawn, the latents. They are on the CPU.
+        For each site in the data plate ``(draws, B, *nested, *event)``: the observed ones, deterministic ones and,
+        where they were drawn, the latents. They are on the CPU.
     """
-    parts: dict[str, list[Tensor]] = {}
+    gathered = Gathered(draws)
     with torch.no_grad(), evaluation_mode(model):
-        for span in spans(draws, draws_at_once(batch)):
+        for span in spans(draws, at_once or draws):
             fixed = {} if values is None else {name: value[span.start : span.stop] for name, value in values.items()}
             placed = site_values(prototype.latents, fixed) if fixed else {}
             sampler = SiteSampler(prototype.plate, placed, len(span) * batch.size)
             run_model(model, batch.repeat(len(span)), sampler)
-            for name, value in sampler.drawn.items():
-                parts.setdefault(name, []).append(value.unflatten(0, (len(span), batch.size)).cpu())
-    return {name: torch.cat(pieces) for name, pieces in parts.items()}
+            gathered.add({name: value.unflatten(0, (len(span), batch.size)) for name, value in sampler.drawn.items()})
+    return gathered.result()
 
 
 class SiteSampler(Messenger):
@@ -71,24 +122,36 @@ class SiteSampler(Messenger):
     def _pyro_sample(self, msg: Any) -> None:
         if is_subsample(msg):
             return
+        check_plate_size(msg, self.plate, self.rows)
         if msg["name"] in self.values:
             msg["value"], msg["done"] = self.values[msg["name"]], True
-        elif msg["is_observed"] and not msg["infer"].get("_deterministic"):
+        elif msg["is_observed"] and not is_deterministic(msg):
             msg["value"], msg["is_observed"], msg["done"] = None, False, False
 
     def _pyro_post_sample(self, msg: Any) -> None:
-        inside = any(frame.name == self.plate for frame in msg["cond_indep_stack"])
-        if is_subsample(msg) or msg["name"] in self.values or not inside or msg["value"].numel() == 0:
+        if msg["name"] in self.values:
             return
-        value = observation_rows(msg, self.plate)
-        if value.shape[0] in (1, self.rows):
-            self.drawn[msg["name"]] = value.expand(self.rows, *value.shape[1:]).detach()
+        value = observation_rows(msg, self.plate, self.rows)
+        if value is not None:
+            self.drawn[msg["name"]] = value.detach()
 
 
-def observation_rows(site: Any, plate: str) -> Tensor:
-    """Return a site's value in observation layout, ``(rows, *nested, *event)``."""
+def observation_rows(site: Any, plate: str, rows: int) -> Tensor | None:
+    """Return a site's value in observation layout, ``(rows, *nested, *event)``; ``None`` where it has no such value."""
     value: Tensor = site["value"]
-    if site["infer"].get("_deterministic") and site["fn"].event_dim >= value.dim():
-        # pyro.deterministic without event_dim says nothing of the plates; rows come first wherever they can be told.
-        return value if value.dim() else value.unsqueeze(0)
-    return PlateLayout.of_site(site, plate).to_observations(value)
+    inside = any(frame.name == plate for frame in site["cond_indep_stack"])
+    if not inside or is_subsample(site) or value.numel() == 0:  # a pyro.factor has an empty value
+        return None
+    if layout_is_unknown(site):
+        # Rows come first wherever they can be told.
+        first = value if value.dim() else value.unsqueeze(0)
+        return first.expand(rows, *first.shape[1:]) if first.shape[0] in (1, rows) else None
+    layout = PlateLayout.of_site(site, plate)
+    laid_out = layout.to_observations(value)
+    # What Pyro only broadcasts over a plate, such as obs= without its dimension, is written out.
+    return laid_out.expand(rows, *layout.nested_shape, *laid_out.shape[1 + len(layout.nested) :])
+
+
+def layout_is_unknown(site: Any) -> bool:
+    """Whether the value cannot be told apart into plates and event: a ``pyro.deterministic`` without ``event_dim``."""
+    return is_deterministic(site) and site["fn"].event_dim >= site["value"].dim()

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeAlias
 
-from amortvi.errors import FamilyError
+from amortvi.errors import AmortviError, FamilyError
 from amortvi.families.base import Family, GaussianFamily
 from amortvi.families.diagonal import Diagonal
 from amortvi.families.full_covariance import FullCovariance
@@ -57,7 +57,13 @@ def resolve(choice: FamilyChoice) -> FamilyFactory:
         if choice not in NAMED:
             raise FamilyError(f"family must be one of {sorted(NAMED)} or a callable; got {choice!r}.")
         return NAMED[choice]
-    if isinstance(choice, Family) or not callable(choice):
+    if isinstance(choice, Family):
+        raise FamilyError(
+            f"family must be a name or a callable, since the number of latents is only known from the model; got a "
+            f"{type(choice).__name__} that is made already: give the class, or lambda dim, context_features: "
+            f"{type(choice).__name__}(dim, context_features, ...)."
+        )
+    if not callable(choice):
         raise FamilyError(
             f"family must be one of {sorted(NAMED)} or a callable (dim, context_features) -> Family, such as "
             f"families.FullCovariance or families.LowRank(5); got {choice!r}."
@@ -83,7 +89,16 @@ def make_family(choice: FamilyChoice, dim: int, context_features: int) -> Family
         >>> make_family("full", dim=3, context_features=8).num_parameters
         9
     """
-    family = resolve(choice)(dim, context_features)
+    try:
+        family = resolve(choice)(dim, context_features)
+    except AmortviError:
+        raise
+    except Exception as error:
+        # Whatever a user's callable raises, the user wants to know what it was called with.
+        raise FamilyError(
+            f"family={choice!r} failed when it was called as family(dim={dim}, context_features={context_features}), with "
+            f"two positional arguments: {type(error).__name__}: {error}"
+        ) from error
     if not isinstance(family, Family):
         raise FamilyError(f"family={choice!r} must return a families.Family; it returned {type(family).__name__}.")
     return family

@@ -16,6 +16,27 @@ from amortvi.families.gaussian import Gaussian, ScaleOperator
 __all__ = ["Family", "GaussianFamily"]
 
 
+class Head(nn.Linear):
+    """A linear map whose outputs learn at rates of their own: ``rates * (weight context + bias)``.
+
+    Optimizers such as Adam move every parameter by about the learning rate, so an output moves as fast as its rate says.
+
+    Args:
+        context_features: ``C``.
+        num_parameters: ``P``.
+    """
+
+    rates: Tensor
+
+    def __init__(self, context_features: int, num_parameters: int) -> None:
+        super().__init__(context_features, num_parameters)
+        self.register_buffer("rates", torch.ones(num_parameters), persistent=False)
+
+    def forward(self, context: Tensor) -> Tensor:
+        """Map ``(*B, C)`` to ``(*B, P)``."""
+        return self.rates * super().forward(context)
+
+
 class Family(nn.Module, ABC):
     """Maps the context of an observation to its posterior ``q(z | x)`` over ``R^dim``.
 
@@ -48,7 +69,7 @@ class Family(nn.Module, ABC):
         self.num_parameters = num_parameters
         self.head: nn.Module
         if head:
-            self.head = nn.Linear(context_features, num_parameters)
+            self.head = Head(context_features, num_parameters)
         elif context_features == num_parameters:
             self.head = nn.Identity()
         else:
@@ -66,40 +87,66 @@ class Family(nn.Module, ABC):
         """Return the posteriors with the given ``parameters`` of shape ``(*B, P)``."""
 
 
+INITIAL_LOG_SCALE = -1.5
+"""Where log scales start. A decoder that first meets latents as noisy as the prior learns to ignore some of them for good;
+from a scale of about 0.2 it learns to use them, and the scale then grows where nothing is gained by its being small."""
+
+SCALE_GAIN = 0.3
+"""How fast the numbers that make ``A`` move, relative to the locations. A posterior that widens faster than the decoder
+learns has the same effect as one that starts wide (measured; see "Initialisation" in the design notes)."""
+
+
 class GaussianFamily(Family):
     """A family of Gaussians ``z = loc + A eps``; a leaf says how ``A`` is built from raw numbers.
 
-    The parameter vector is ``(loc, raw)``: ``D`` locations, then the ``scale_parameters`` numbers that `scale` reads.
-    The head starts with random weights for ``loc`` and constant ``raw`` (`initial_raw`), so every Gaussian family of one
-    seed starts at the same locations, and a richer one starts as the diagonal one.
+    The parameter vector is ``(loc, log_scale, mixing)``: ``D`` locations, ``D`` log scales, and what else `scale` needs
+    to mix the coordinates. The head starts with random weights for ``loc`` and constant scales, so every Gaussian family
+    of one seed starts at the same locations, and a richer one starts as the diagonal one.
+
+    Args:
+        dim: ``D``.
+        context_features: ``C``.
+        mixing: how many numbers a leaf takes beside the log scales.
+        head: whether there is a head.
     """
 
     has_closed_form_kl = True
     has_closed_form_moments = True
     has_gaussian_marginals = True
 
-    def __init__(self, dim: int, context_features: int, *, scale_parameters: int, head: bool = True) -> None:
-        super().__init__(dim, context_features, num_parameters=dim + scale_parameters, head=head)
-        if isinstance(self.head, nn.Linear):
-            self._start_with_constant_scale(self.head)
+    def __init__(self, dim: int, context_features: int, *, mixing: int = 0, head: bool = True) -> None:
+        # Drawn before the head, whose size is the family's, so that one seed gives one start to all.
+        loc = nn.Linear(context_features, dim) if head else None
+        super().__init__(dim, context_features, num_parameters=2 * dim + mixing, head=head)
+        if loc is not None:
+            # Up to D mixing numbers act on one coordinate: together they are to move it no faster than its scale does.
+            rates = [1.0] * dim + [SCALE_GAIN] * dim + [SCALE_GAIN / dim] * mixing
+            self.head = _start(self.head, loc, torch.tensor(rates), self.initial_scale())
 
-    def _start_with_constant_scale(self, head: nn.Linear) -> None:
-        loc = nn.Linear(self.context_features, self.dim)
-        with torch.no_grad():
-            head.weight.zero_()
-            head.weight[: self.dim] = loc.weight
-            head.bias[: self.dim] = loc.bias
-            head.bias[self.dim :] = self.initial_raw()
-
-    def initial_raw(self) -> Tensor:
-        """Return the raw scale parameters that the head starts from; zeros mean ``A = I``."""
-        return torch.zeros(self.num_parameters - self.dim)
+    def initial_scale(self) -> Tensor:
+        """Return the ``(log_scale, mixing)`` that the head starts from."""
+        raw = torch.zeros(self.num_parameters - self.dim)
+        raw[: self.dim] = INITIAL_LOG_SCALE
+        return raw
 
     def distribution(self, parameters: Tensor) -> Gaussian:
         """Return the Gaussians with the given ``parameters`` of shape ``(*B, P)``."""
-        loc, raw = parameters.split([self.dim, self.num_parameters - self.dim], dim=-1)
-        return Gaussian(loc, self.scale(raw))
+        loc, log_scale, mixing = parameters.split([self.dim, self.dim, self.num_parameters - 2 * self.dim], dim=-1)
+        return Gaussian(loc, self.scale(log_scale, mixing))
 
     @abstractmethod
-    def scale(self, raw: Tensor) -> ScaleOperator:
-        """Return ``A`` built from ``raw`` of shape ``(*B, scale_parameters)``; any real numbers must do."""
+    def scale(self, log_scale: Tensor, mixing: Tensor) -> ScaleOperator:
+        """Return ``A`` built from ``log_scale`` ``(*B, D)`` and ``mixing`` ``(*B, M)``; any real numbers must do."""
+
+
+def _start(head: nn.Module, loc: nn.Linear, rates: Tensor, scale: Tensor) -> Head:
+    """Return a head that starts at the locations of ``loc`` and at constant scales."""
+    assert isinstance(head, Head)
+    dim = loc.out_features
+    with torch.no_grad():
+        head.rates.copy_(rates)
+        head.weight.zero_()
+        head.weight[:dim] = loc.weight
+        head.bias[:dim] = loc.bias
+        head.bias[dim:] = scale / rates[dim:]
+    return head

@@ -33,7 +33,7 @@ class DiagonalScale(ScaleOperator):
         return torch.diag_embed(self.variance())
 
     def expand(self, batch_shape: torch.Size) -> DiagonalScale:
-        return DiagonalScale(self.log_scale.expand(batch_shape + self.log_scale.shape[-1:]))
+        return type(self)(self.log_scale.expand(batch_shape + self.log_scale.shape[-1:]))
 
 
 class Diagonal(GaussianFamily):
@@ -55,8 +55,8 @@ class Diagonal(GaussianFamily):
     """
 
     def __init__(self, dim: int, context_features: int, *, head: bool = True) -> None:
-        super().__init__(dim, context_features, scale_parameters=dim, head=head)
+        super().__init__(dim, context_features, head=head)
 
-    def scale(self, raw: Tensor) -> DiagonalScale:
-        """Read ``raw`` of shape ``(*B, D)`` as log scales."""
-        return DiagonalScale(raw)
+    def scale(self, log_scale: Tensor, mixing: Tensor) -> DiagonalScale:
+        """Return ``diag(exp(log_scale))``; there is nothing to mix."""
+        return DiagonalScale(log_scale)

@@ -54,7 +54,7 @@ class TriangularScale(ScaleOperator):
         return self.log_scale.exp().unsqueeze(-1) * (identity + self.lower)
 
     def expand(self, batch_shape: torch.Size) -> TriangularScale:
-        return TriangularScale(
+        return type(self)(
             self.log_scale.expand(batch_shape + self.log_scale.shape[-1:]),
             self.lower.expand(batch_shape + self.lower.shape[-2:]),
         )
@@ -82,16 +82,15 @@ class FullCovariance(GaussianFamily):
 
     def __init__(self, dim: int, context_features: int, *, head: bool = True) -> None:
         below = dim * (dim - 1) // 2
-        super().__init__(dim, context_features, scale_parameters=dim + below, head=head)
-        # Entry (i, j) of N is raw number index[i, j]; entries on and above the diagonal read a zero appended at the end.
+        super().__init__(dim, context_features, mixing=below, head=head)
+        # Entry (i, j) of N is mixing number index[i, j]; entries on and above the diagonal read a zero appended at the end.
         index = torch.full((dim, dim), below)
         rows, columns = torch.tril_indices(dim, dim, offset=-1)
         index[rows, columns] = torch.arange(below)
         self.register_buffer("index", index.reshape(-1), persistent=False)
 
-    def scale(self, raw: Tensor) -> TriangularScale:
-        """Read ``raw`` of shape ``(*B, D + D (D - 1) / 2)`` as log scales, then ``N`` row by row."""
-        log_scale, below = raw.split([self.dim, raw.shape[-1] - self.dim], dim=-1)
-        padded = torch.nn.functional.pad(below, (0, 1))
+    def scale(self, log_scale: Tensor, mixing: Tensor) -> TriangularScale:
+        """Read ``mixing`` of shape ``(*B, D (D - 1) / 2)`` as the rows of ``N``."""
+        padded = torch.nn.functional.pad(mixing, (0, 1))
         lower = padded.index_select(-1, self.index).unflatten(-1, (self.dim, self.dim))
         return TriangularScale(log_scale, lower)

@@ -11,6 +11,9 @@ which reaches every "diagonal plus rank r" covariance: the singular values :math
 :math:`v` of :math:`V` correspond by :math:`1 + s^2 = (1 + v^2)^2`. The usual form :math:`\sigma\epsilon + F\eta` needs
 :math:`D + r` noises and a solve to score its own sample; this one needs :math:`D` and none. Only the
 :math:`r \times r` matrix :math:`I + V^\top V`, whose eigenvalues are at least one, is ever factorised.
+
+As ``A`` is quadratic in ``V``, a head that gave ``V`` itself would let it explode far from the data's centre. The head
+gives :math:`F`, and :math:`V = F\,(1 + \lVert F \rVert^2)^{-1/4}` reaches the same matrices, but grows like a square root.
 """
 
 from __future__ import annotations
@@ -77,7 +80,7 @@ class LowRankScale(ScaleOperator):
         return scale.unsqueeze(-1) * correlated * scale.unsqueeze(-2)
 
     def expand(self, batch_shape: torch.Size) -> LowRankScale:
-        return LowRankScale(
+        return type(self)(
             self.log_scale.expand(batch_shape + self.log_scale.shape[-1:]),
             self.factor.expand(batch_shape + self.factor.shape[-2:]),
         )
@@ -90,10 +93,11 @@ class LowRankFamily(GaussianFamily):
         dim: ``D``, the number of latent dimensions.
         context_features: ``C``, the size of the encoder's output.
         rank: ``r``, from 1 to ``D``.
-        head: ``False`` takes the context as the parameters ``(loc, log scale, V row by row)`` directly.
+        head: ``False`` takes the context as the parameters ``(loc, log scale, F row by row)`` directly.
 
     Raises:
-        FamilyError: ``rank`` is out of range, or ``head=False`` and ``context_features`` does not fit.
+        OptionError: ``rank`` is not a positive integer.
+        FamilyError: ``rank`` is above ``dim``, or ``head=False`` and ``context_features`` does not fit.
 
     Example:
         >>> import torch
@@ -103,23 +107,25 @@ class LowRankFamily(GaussianFamily):
     """
 
     def __init__(self, dim: int, context_features: int, *, rank: int, head: bool = True) -> None:
-        if rank > dim:
+        if positive_int("rank", rank) > dim:
             raise FamilyError(
                 f"rank must be at most the number of latent dimensions, {dim}; got rank={rank}. "
                 f"A rank that high is what the family 'full' is for."
             )
         self.rank = rank
-        super().__init__(dim, context_features, scale_parameters=dim + dim * rank, head=head)
+        super().__init__(dim, context_features, mixing=dim * rank, head=head)
 
-    def initial_raw(self) -> Tensor:
-        """Zeros for the log scales; small random ``V``, since the gradient for ``V`` vanishes at ``V = 0``."""
-        factor = 0.1 * torch.randn(self.dim * self.rank) / self.dim**0.5
-        return torch.cat([torch.zeros(self.dim), factor])
+    def initial_scale(self) -> Tensor:
+        """Return the usual log scales, and a small random ``F``, since the gradient for ``F`` vanishes at ``F = 0``."""
+        raw = super().initial_scale()
+        raw[self.dim :] = 0.1 * torch.randn(self.dim * self.rank) / self.dim**0.5
+        return raw
 
-    def scale(self, raw: Tensor) -> LowRankScale:
-        """Read ``raw`` of shape ``(*B, D + D r)`` as log scales, then ``V`` row by row."""
-        log_scale, factor = raw.split([self.dim, self.dim * self.rank], dim=-1)
-        return LowRankScale(log_scale, factor.unflatten(-1, (self.dim, self.rank)))
+    def scale(self, log_scale: Tensor, mixing: Tensor) -> LowRankScale:
+        """Read ``mixing`` of shape ``(*B, D r)`` as the rows of ``F``, and draw ``V`` in from it."""
+        factor = mixing.unflatten(-1, (self.dim, self.rank))
+        size = factor.square().sum((-1, -2), keepdim=True)
+        return LowRankScale(log_scale, factor * (1 + size).pow(-0.25))
 
 
 class LowRank:

@@ -34,6 +34,6 @@ def make_objective(choice: ObjectiveChoice) -> Objective:
     """
     if isinstance(choice, Objective):
         return choice
-    if choice not in NAMED:
+    if not isinstance(choice, str) or choice not in NAMED:
         raise OptionError(f"objective must be one of {sorted(NAMED)} or an objectives.Objective; got {choice!r}.")
     return NAMED[choice]()

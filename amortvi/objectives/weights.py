@@ -27,7 +27,8 @@ from amortvi.generative import GenerativeModel
 from amortvi.guide import AmortizedGuide
 from amortvi.latents import LatentVector
 from amortvi.observations import Batch
-from amortvi.prototype import Prototype, is_subsample, own_scale
+from amortvi.prototype import Prototype
+from amortvi.sites import is_subsample, own_scale
 
 __all__ = ["LogWeights", "log_weights"]
 
@@ -174,9 +175,10 @@ def score(
     missing = {site.name for site in prototype.latents.sites} - scorer.met
     if missing:
         raise ModelError(
-            f"the model did not reach its latent sites {sorted(missing)} this time: the sites of a model must not depend "
-            f"on the data."
+            f"the model did not reach its latent sites {sorted(missing)} this time: {_FIXED_SITES}"
         )
+    if len(scorer.local) == (0 if skip_priors else len(scorer.met)):
+        raise ModelError(f"the model observed nothing in plate {prototype.plate!r} this time: {_FIXED_SITES}")
     return Scores(scorer.local, scorer.global_log_prob)
 
 
@@ -193,7 +195,15 @@ def run_model(model: GenerativeModel, batch: Batch, handler: Messenger) -> None:
     except AmortviError:
         raise
     except Exception as error:
-        raise ModelError(f"the model failed on {batch.describe()}: {type(error).__name__}: {error}") from error
+        raise ModelError(
+            f"the model failed on {batch.describe()}: {type(error).__name__}: {error}{batch.hint()}"
+        ) from error
+
+
+_FIXED_SITES = (
+    "whether a site is there must not depend on the data; give it always, and leave out what does not count with "
+    "pyro.poutine.mask around the observed site."
+)
 
 
 class SiteScorer(Messenger):
@@ -218,6 +228,8 @@ class SiteScorer(Messenger):
         self.global_log_prob = torch.zeros(())
 
     def _pyro_sample(self, msg: Any) -> None:
+        # Before anything is computed, since a plate of another size shows as one of many errors, or not at all.
+        check_plate_size(msg, self.prototype.plate, self.draws * self.observations)
         value = self.values.get(msg["name"])
         if value is not None:
             msg["value"], msg["done"] = value, True
@@ -229,7 +241,7 @@ class SiteScorer(Messenger):
         if latent:
             self.met.add(msg["name"])
         elif not msg["is_observed"]:
-            raise ModelError(f"latent site {msg['name']!r} was not in the model when the guide was made.")
+            raise ModelError(f"latent site {msg['name']!r} was not in the model when the guide was made: {_FIXED_SITES}")
         if latent and self.skip_priors:
             return
         log_prob = msg["fn"].log_prob(msg["value"], *msg["args"], **msg["kwargs"])
@@ -239,13 +251,18 @@ class SiteScorer(Messenger):
             self.global_log_prob = self.global_log_prob + scaled.sum()
             return
         rows = self.draws * self.observations
-        if frame.size != rows:
-            raise ModelError(
-                f"plate {frame.name!r} has size {frame.size}, but the model was given {rows} observations "
-                f"({self.draws} draws of {self.observations}): write pyro.plate({frame.name!r}, x.shape[0]) or "
-                f"pyro.plate({frame.name!r}, N, subsample=x)."
-            )
         self.local[msg["name"]] = per_row(scaled, frame.dim, rows).reshape(self.draws, self.observations)
+
+
+def check_plate_size(msg: Any, plate: str, rows: int) -> None:
+    """Raise `ModelError` if a site stands in the data plate and that has not the size of what the model was given."""
+    frame = next((f for f in msg["cond_indep_stack"] if f.name == plate), None)
+    if frame is not None and frame.size != rows:
+        raise ModelError(
+            f"plate {plate!r} has size {frame.size}, but the model must take batches of any size, such as "
+            f"{rows} observations here: write pyro.plate({plate!r}, x.shape[0]) or "
+            f"pyro.plate({plate!r}, N, subsample=x)."
+        )
 
 
 def per_row(log_prob: Tensor, dim: int, rows: int) -> Tensor:

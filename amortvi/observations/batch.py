@@ -71,6 +71,15 @@ class Batch:
             f"{label} of shape {tuple(value.shape)} and {value.dtype}" for label, value in self.named(name)
         )
 
+    def hint(self, name: str = "x") -> str:
+        """Say what to do where a call with these arguments failed, if anything can be said."""
+        if len(self.args) < 2:
+            return ""
+        return (
+            f" (It was called with {len(self.args)} arguments, since {name} holds {len(self.args)}; leave out what it does "
+            f"not take, such as labels.)"
+        )
+
     def check_alike(self, other: Batch, name: str, expected: str) -> None:
         """Raise `DataError` unless ``other`` has the same arguments, apart from the number of observations.
 
@@ -92,4 +101,9 @@ class Batch:
                 raise DataError(
                     f"{other_label} must have observations of shape {tuple(value.shape[1:])}, as {label} has; "
                     f"got {tuple(other_value.shape[1:])}."
+                )
+            if value.is_floating_point() != other_value.is_floating_point():
+                raise DataError(
+                    f"{other_label} must hold {value.dtype}, as {label} does; got {other_value.dtype}: convert it with "
+                    f"{other_label}.to({value.dtype})."
                 )

@@ -10,9 +10,20 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, TensorDataset
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    DistributedSampler,
+    IterableDataset,
+    RandomSampler,
+    SubsetRandomSampler,
+    TensorDataset,
+    WeightedRandomSampler,
+)
 
 from amortvi._checks import positive_int
+from amortvi._modes import random_state
 from amortvi.errors import DataError, OptionError
 from amortvi.observations.batch import Batch
 from amortvi.observations.convert import check_finite, to_tensor
@@ -42,9 +53,16 @@ class Observations(ABC):
         """The batch size to ask for where ``limit`` observations at once are too many to exceed."""
         return limit
 
+    def check_ordered(self) -> None:
+        """Raise `DataError` if the observations come in another order at each pass, whatever is asked for."""
+
     @abstractmethod
     def batches(self, batch_size: int | None = None) -> Iterator[Batch]:
         """One pass in the order of the observations."""
+
+    def in_any_order(self, batch_size: int | None = None) -> Iterator[Batch]:
+        """One pass where the order does not matter."""
+        return self.batches(batch_size)
 
     @abstractmethod
     def shuffled(self, batch_size: int | None, generator: torch.Generator) -> Iterator[Batch]:
@@ -65,10 +83,7 @@ class TensorObservations(Observations):
     """
 
     def __init__(self, batch: Batch, name: str, index: Any | None = None) -> None:
-        lengths = {label: value.shape[0] for label, value in batch.named(name)}
-        if len(set(lengths.values())) > 1:
-            listed = ", ".join(f"{label} has {length}" for label, length in lengths.items())
-            raise DataError(f"the arguments in {name} must have one row for each observation; {listed}.")
+        _check_lengths(batch, name)
         for label, value in batch.named(name):
             check_finite(label, value)
         self.batch = batch
@@ -113,9 +128,16 @@ class LoaderObservations(Observations):
 
     @property
     def size(self) -> int | None:
-        dataset = self.source.dataset if isinstance(self.source, DataLoader) else self.source
         try:
-            return len(dataset)  # type: ignore[arg-type]  # a Dataset need not have a length; that is the question here
+            if not isinstance(self.source, DataLoader):
+                return len(self.source)  # type: ignore[arg-type]  # a Dataset need not have a length; that is the question
+            if isinstance(self.source.dataset, IterableDataset):
+                return None if self.source.drop_last else len(self.source.dataset)  # type: ignore[arg-type]
+            batches = self.source.batch_sampler
+            if not isinstance(batches, BatchSampler):
+                return None
+            rows = len(batches.sampler)  # type: ignore[arg-type]
+            return rows - rows % batches.batch_size if batches.drop_last else rows
         except TypeError:
             return None
 
@@ -133,18 +155,22 @@ class LoaderObservations(Observations):
             self.source, batch_size=batch_size or DEFAULT_BATCH_SIZE, shuffle=shuffle, generator=generator
         )
 
-    def _read(self, loader: DataLoader[Any]) -> Iterator[Batch]:
+    def _read(self, loader: DataLoader[Any], *, in_order: bool) -> Iterator[Batch]:
         row = 0
         for content in loader:
             # The default collation turns the tuple that an item is into a list.
             arguments = tuple(content) if isinstance(content, list) else content
-            batch = _to_batch(self.name, arguments, self.dtype)
+            batch = _to_batch(self.name, arguments, self.dtype, collated=True)
+            _check_lengths(batch, self.name)
             for label, value in batch.named(self.name):
-                check_finite(label, value, first_row=row)
+                check_finite(label, value, first_row=row if in_order else None)
             row += batch.size
             yield batch
         if row == 0:
-            raise DataError(f"{self.name} has no observations.")
+            raise DataError(
+                f"{self.name} gave no observations in this pass. What can be read only once, such as a generator inside an "
+                f"IterableDataset, must begin anew at each pass."
+            )
 
     def steps(self, batch_size: int | None) -> int | None:
         try:
@@ -152,23 +178,42 @@ class LoaderObservations(Observations):
         except TypeError:
             return None
 
+    def check_ordered(self) -> None:
+        if isinstance(self.source, DataLoader) and _shuffles(self.source):
+            raise DataError(
+                f"{self.name} is a DataLoader that shuffles, so results could not be matched to observations: "
+                f"pass DataLoader(..., shuffle=False), or the data themselves."
+            )
+
     def batches(self, batch_size: int | None = None) -> Iterator[Batch]:
-        if isinstance(self.source, DataLoader):
-            if isinstance(self.source.sampler, RandomSampler):
-                raise DataError(
-                    f"{self.name} is a DataLoader that shuffles, so results could not be matched to observations: "
-                    f"pass DataLoader(..., shuffle=False), or the data themselves."
-                )
-            return self._read(self.source)
-        return self._read(self._loader(batch_size))
+        self.check_ordered()
+        loader = self.source if isinstance(self.source, DataLoader) else self._loader(batch_size)
+        return self._read(loader, in_order=True)
+
+    def in_any_order(self, batch_size: int | None = None) -> Iterator[Batch]:
+        loader = self.source if isinstance(self.source, DataLoader) else self._loader(batch_size)
+        return self._read(loader, in_order=not _shuffles(loader))
 
     def shuffled(self, batch_size: int | None, generator: torch.Generator) -> Iterator[Batch]:
-        return self._read(self._loader(batch_size, generator))
+        loader = self._loader(batch_size, generator)
+        return self._read(loader, in_order=not _shuffles(loader))
 
     def first(self, size: int) -> Batch:
-        # A loader's first batch may be a shuffled one: any observations serve as an example.
+        # A loader's first batch may be a shuffled one: any observations serve as an example. To look at one must not
+        # change the random numbers that come after.
         loader = self._loader(None if isinstance(self.source, DataLoader) else size)
-        return next(self._read(loader)).take(slice(0, size))
+        with random_state(0):
+            return next(self._read(loader, in_order=not _shuffles(loader))).take(slice(0, size))
+
+
+def _shuffles(loader: DataLoader[Any]) -> bool:
+    """Whether a loader gives its observations in another order than the data set has them."""
+    samplers = (loader.sampler, getattr(loader.batch_sampler, "sampler", None))
+    return any(
+        isinstance(sampler, RandomSampler | SubsetRandomSampler | WeightedRandomSampler)
+        or (isinstance(sampler, DistributedSampler) and sampler.shuffle)
+        for sampler in samplers
+    )
 
 
 _Leaf = (Tensor, np.ndarray, list)
@@ -178,16 +223,27 @@ def _is_leaf(value: Any) -> bool:
     return isinstance(value, _Leaf) or hasattr(value, "iloc")
 
 
-def _to_batch(name: str, content: Any, dtype: torch.dtype) -> Batch:
+def _check_lengths(batch: Batch, name: str) -> None:
+    lengths = {label: value.shape[0] for label, value in batch.named(name)}
+    if len(set(lengths.values())) > 1:
+        listed = ", ".join(f"{label} has {length}" for label, length in lengths.items())
+        raise DataError(f"the arguments in {name} must have one row for each observation; {listed}.")
+
+
+def _to_batch(name: str, content: Any, dtype: torch.dtype, *, collated: bool = False) -> Batch:
+    def convert(label: str, value: Any) -> Tensor:
+        return to_tensor(label, value, dtype, collated=collated)
+
     if _is_leaf(content):
-        return Batch((to_tensor(name, content, dtype),))
+        return Batch((convert(name, content),))
     if isinstance(content, tuple) and content:
-        return Batch(tuple(to_tensor(f"{name}[{i}]", value, dtype) for i, value in enumerate(content)))
+        return Batch(tuple(convert(f"{name}[{i}]", value) for i, value in enumerate(content)))
     if isinstance(content, Mapping) and content:
-        return Batch(kwargs={str(k): to_tensor(f"{name}[{k!r}]", v, dtype) for k, v in content.items()})
+        return Batch(kwargs={str(k): convert(f"{name}[{k!r}]", v) for k, v in content.items()})
+    got = f"an empty {type(content).__name__}" if isinstance(content, tuple | Mapping) else type(content).__name__
     raise DataError(
         f"{name} must be a tensor, NumPy array, DataFrame, a non-empty tuple or dict of these, a torch Dataset or a "
-        f"DataLoader; got {type(content).__name__}."
+        f"DataLoader; got {got}."
     )
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from amortvi._checks import positive_int
 from amortvi.errors import DataError, OptionError
 
 __all__ = ["image_stack", "to_array"]
@@ -34,19 +35,25 @@ def image_stack(name: str, images: Any, side: int | None = None) -> npt.NDArray[
         OptionError: flattened images are not squares of this side.
     """
     try:
-        array = to_array(images).astype(np.float64)
-    except (TypeError, ValueError) as error:
-        raise DataError(f"{name} must be an array of numbers; got {type(images).__name__}: {error}.") from error
+        array = to_array(images)
+    except ValueError as error:  # rows of different lengths
+        raise DataError(f"{name} cannot be read as an array: {error}.") from error
+    if array.dtype.kind not in "biuf":
+        raise DataError(f"{name} must be an array of real numbers; got dtype {array.dtype}.")
+    array = array.astype(np.float64)
     if array.ndim not in (2, 3) or array.size == 0:
         raise DataError(f"{name} must have shape (N, side * side) or (N, H, W), N > 0; got {array.shape}.")
     if not np.isfinite(array).all():
         raise DataError(f"{name} has {np.sum(~np.isfinite(array))} values that are not finite.")
+    length = None if side is None else positive_int("side", side)
     if array.ndim == 3:
-        if side is not None and array.shape[1:] != (side, side):
-            raise OptionError(f"side={side} does not fit {name}, whose images are {array.shape[1]} by {array.shape[2]}.")
+        if length is not None and array.shape[1:] != (length, length):
+            raise OptionError(
+                f"side={side} does not fit {name}, whose images are {array.shape[1]} by {array.shape[2]}."
+            )
         return array
     pixels = array.shape[1]
-    length = round(pixels**0.5) if side is None else side
+    length = length or round(pixels**0.5)
     if length * length != pixels:
         raise OptionError(
             f"side must be the square root of the pixels of an image; got {side} for {name} of {pixels} pixels. Give "

@@ -10,13 +10,14 @@ from amortvi.errors import OptionError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.cm import ScalarMappable
 
-__all__ = ["axes_or_new", "matplotlib_module"]
+__all__ = ["axes_or_new", "color_bar", "matplotlib_module"]
 
 
 def matplotlib_module(name: str) -> ModuleType:
-    """Import ``matplotlib.<name>``, or raise `MissingDependencyError` naming the extra that brings it."""
-    return require(f"matplotlib.{name}", extra="plots", purpose="plotting")
+    """Import ``name``, a module of matplotlib, or raise `MissingDependencyError` naming the extra that brings it."""
+    return require(name, extra="plots", purpose="plotting")
 
 
 def axes_or_new(ax: Axes | None, figsize: tuple[float, float] | None = None) -> Axes:
@@ -32,8 +33,14 @@ def axes_or_new(ax: Axes | None, figsize: tuple[float, float] | None = None) -> 
     """
     if ax is None:
         # Constrained layout keeps labels, legends and color bars inside the figure.
-        made: Axes = matplotlib_module("pyplot").subplots(figsize=figsize, layout="constrained")[1]
+        made: Axes = matplotlib_module("matplotlib.pyplot").subplots(figsize=figsize, layout="constrained")[1]
         return made
-    if not isinstance(ax, matplotlib_module("axes").Axes):
+    kind: type[Axes] = matplotlib_module("matplotlib.axes").Axes
+    if not isinstance(ax, kind):
         raise OptionError(f"ax must be one matplotlib Axes; got {type(ax).__name__}.")
     return ax
+
+
+def color_bar(ax: Axes, colors: ScalarMappable, label: str) -> None:
+    """Draw the color bar of ``colors`` beside ``ax``."""
+    ax.figure.colorbar(colors, ax=ax, label=label)

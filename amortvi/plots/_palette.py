@@ -4,18 +4,18 @@ from __future__ import annotations
 
 __all__ = ["PALETTE", "color"]
 
-# Petroff (2021), "Accessible color sequences for data visualization": ten colors optimized for all common deficiencies.
+# The eight of Okabe and Ito (2008), then a purple and a brown far from all of them, also in simulated deficiencies.
 PALETTE = (
-    "#3f90da",
-    "#ffa90e",
-    "#bd1f01",
-    "#94a4a2",
-    "#832db6",
-    "#a96b59",
-    "#e76300",
-    "#b9ac70",
-    "#717581",
-    "#92dadd",
+    "#0072B2",  # blue
+    "#D55E00",  # vermilion
+    "#009E73",  # green
+    "#E69F00",  # orange
+    "#CC79A7",  # pink
+    "#56B4E9",  # sky blue
+    "#000000",  # black
+    "#F0E442",  # yellow
+    "#6A1B9A",  # purple
+    "#8C510A",  # brown
 )
 
 

@@ -60,11 +60,11 @@ def plot_history(fits: AmortizedVI | Mapping[str, AmortizedVI], *, ax: Axes | No
             if column in history:
                 curves.append(history[column].to_numpy(dtype=float))
                 marker = "o" if len(history) == 1 else None
-                ax.plot(history.index, curves[-1], style, color=color(names.index(name)), marker=marker, linewidth=1.5)
+                ax.plot(history.index, curves[-1], style, color=color(names.index(name)), marker=marker, linewidth=1.3)
     ax.set_ylim(*_limits(curves))
     ax.set_xlabel("epoch")
     ax.set_ylabel("ELBO (nats per observation)")
-    ax.xaxis.set_major_locator(matplotlib_module("ticker").MaxNLocator(integer=True))
+    ax.xaxis.set_major_locator(matplotlib_module("matplotlib.ticker").MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
     styles = {column: style for column, style in _STYLES.items() if any(column in history for _, history in histories)}
     _legend(ax, names if several else [], styles if len(styles) > 1 else {})
     return ax
@@ -107,7 +107,7 @@ def _limits(curves: list[npt.NDArray[np.float64]]) -> tuple[float, float]:
 
 def _legend(ax: Axes, names: list[str], styles: dict[str, tuple[str, str]]) -> None:
     """Say what the colors are (one entry a name), then what the line styles are."""
-    line = matplotlib_module("lines").Line2D
+    line = matplotlib_module("matplotlib.lines").Line2D
     handles = [line([], [], color=color(position), label=name) for position, name in enumerate(names)]
     styled = "0.3" if names else color(0)
     handles += [line([], [], color=styled, linestyle=style, label=label) for label, style in styles.values()]

@@ -87,9 +87,20 @@ class Loop:
                 self.early_stopping.restore()
 
     def _epoch(self, number: int) -> EpochRecord:
+        good = Snapshot(*self.modules)
+        try:
+            return self._train_and_validate(number)
+        except Exception:
+            # Whatever went wrong, the fit is as it was before this epoch; a running average of the optimizer may hold the
+            # gradients that led astray, so it begins anew.
+            good.restore()
+            self.optimizer.state.clear()
+            self.optimizer.zero_grad(set_to_none=True)
+            raise
+
+    def _train_and_validate(self, number: int) -> EpochRecord:
         start = time.perf_counter()
         averages = Averages()
-        good = Snapshot(*self.modules)
         for module in self.modules:
             module.train(any(module is trained for trained in self.training_modules))
         with random_state(derived_seed(self.seed, _NOISE, number), self.device):
@@ -97,11 +108,10 @@ class Loop:
                 try:
                     averages.add(self.step(batch.to(self.device)))
                 except NonFiniteError as error:
-                    good.restore()
                     raise NonFiniteError(
-                        f"training stopped at epoch {number}, step {position}: {error}. The parameters are back at the "
-                        f"end of epoch {number - 1}. A smaller lr, gradient_clip=10, or data on a smaller scale helps "
-                        f"most often."
+                        f"training stopped at epoch {number}, step {position}: {error}. The parameters are back where they "
+                        f"were before epoch {number}. A smaller lr, gradient_clip=10, or data on a smaller scale helps most "
+                        f"often."
                     ) from error
                 self.progress.step()
         learning_rate = float(self.optimizer.param_groups[0]["lr"])
@@ -122,7 +132,7 @@ class Loop:
         seed = derived_seed(self.seed or 0, _VALIDATION)
         with torch.no_grad(), evaluation_mode(*self.modules), pyro.validation_enabled(False):
             with random_state(seed, self.device):
-                for batch in self.validation.batches(None):
+                for batch in self.validation.in_any_order():
                     estimate = self.estimate(batch.to(self.device))
                     averages.add(
                         Metrics(

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias, TypedDict
 import torch
 from torch import nn
 
-from amortvi._checks import positive_float, positive_int
+from amortvi._checks import positive_float, positive_int, seed_or_none
 from amortvi.engine import EagerStep
 from amortvi.errors import OptionError
 from amortvi.generative import GenerativeModel
@@ -63,20 +63,23 @@ class FitOptions:
     progress: bool
 
     def __post_init__(self) -> None:
-        positive_int("epochs", self.epochs)
-        check_batch_size(self.batch_size)
-        positive_float("lr", self.lr)
-        if self.gradient_clip is not None:
-            positive_float("gradient_clip", self.gradient_clip)
-        if self.patience is not None:
-            positive_int("patience", self.patience)
-        if self.seed is not None and (isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0):
-            raise OptionError(f"seed must be a non-negative integer or None; got {self.seed!r}.")
+        checked = {
+            "epochs": positive_int("epochs", self.epochs),
+            "batch_size": check_batch_size(self.batch_size),
+            "lr": positive_float("lr", self.lr),
+            "gradient_clip": None if self.gradient_clip is None else positive_float("gradient_clip", self.gradient_clip),
+            "patience": None if self.patience is None else positive_int("patience", self.patience),
+            "seed": seed_or_none(self.seed),
+        }
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)  # numbers of NumPy or of a tensor, as plain ones
         if not callable(self.optimizer):
             raise OptionError(
                 f"optimizer must be a torch.optim class or a callable (parameters, lr=...) -> Optimizer; "
                 f"got {self.optimizer!r}."
             )
+        if self.lr_schedule is not None and not callable(self.lr_schedule):
+            raise OptionError(f"lr_schedule must be a callable (optimizer) -> schedule; got {self.lr_schedule!r}.")
 
 
 @dataclass
@@ -95,6 +98,7 @@ class Trainer:
     records: list[EpochRecord] = field(default_factory=list)
     _optimizer: torch.optim.Optimizer | None = None
     _made_by: OptimizerFactory | None = None
+    _rates: list[float] = field(default_factory=list)
     _saved_state: OptimizerState | None = None
 
     def parameters(self) -> list[nn.Parameter]:
@@ -106,20 +110,14 @@ class Trainer:
     def optimizer_for(self, options: FitOptions) -> torch.optim.Optimizer:
         """Return the optimizer of the earlier fits, or a new one where there is none of this kind."""
         if self._optimizer is None or self._made_by is not options.optimizer:
-            try:
-                self._optimizer = options.optimizer(self.parameters(), lr=options.lr)
-            except (TypeError, ValueError) as error:
-                raise OptionError(
-                    f"optimizer={options.optimizer!r} could not be made as optimizer(parameters, lr={options.lr}): {error}"
-                ) from error
-            if not isinstance(self._optimizer, torch.optim.Optimizer):
-                raise OptionError(f"optimizer must return a torch.optim.Optimizer; got {self._optimizer!r}.")
-            self._made_by = options.optimizer
-            if self._saved_state is not None and self._saved_state["kind"] == type(self._optimizer).__name__:
-                self._optimizer.load_state_dict(self._saved_state["state"])
-            self._saved_state = None
-        for group in self._optimizer.param_groups:
-            group["lr"] = options.lr
+            made = _make_optimizer(options, self.parameters())
+            # Groups of parameters may have rates of their own: they keep their ratio when a further fit has another lr.
+            self._rates = [float(group["lr"]) / options.lr for group in made.param_groups]
+            if self._saved_state is not None and self._saved_state["kind"] == type(made).__name__:
+                made.load_state_dict(self._saved_state["state"])
+            self._optimizer, self._made_by, self._saved_state = made, options.optimizer, None
+        for group, rate in zip(self._optimizer.param_groups, self._rates, strict=True):
+            group["lr"] = options.lr * rate
             group.pop("initial_lr", None)
         return self._optimizer
 
@@ -150,12 +148,11 @@ class Trainer:
         """Train as ``options`` say; records are added as epochs end, also when the fit is cut short.
 
         Raises:
-            OptionError: early stopping without validation data, or an optimizer or schedule that cannot be made.
+            OptionError: an optimizer or schedule cannot be made.
             NonFiniteError: a loss or gradient is not finite.
         """
-        if options.patience is not None and validation is None:
-            raise OptionError("patience needs validation_data: early stopping watches the validation ELBO.")
         optimizer = self.optimizer_for(options)
+        schedule = None if options.lr_schedule is None else _make_schedule(options.lr_schedule, optimizer)
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         both = (self.model, self.guide)
         first = self.records[-1].epoch + 1 if self.records else 1
@@ -175,7 +172,7 @@ class Trainer:
                 modules=both,
                 training_modules=(self.guide,) if self.freeze_model else both,
                 optimizer=optimizer,
-                schedule=None if options.lr_schedule is None else options.lr_schedule(optimizer),
+                schedule=schedule,
                 train=train,
                 validation=validation,
                 batch_size=options.batch_size,
@@ -184,3 +181,28 @@ class Trainer:
                 seed=options.seed,
                 progress=progress,
             ).run(first, first + options.epochs - 1, self.records.append)
+
+
+def _make_optimizer(options: FitOptions, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    try:
+        made = options.optimizer(parameters, lr=options.lr)
+    except (TypeError, ValueError) as error:
+        raise OptionError(
+            f"optimizer={options.optimizer!r} could not be made as optimizer(parameters, lr={options.lr}): {error}"
+        ) from error
+    if not isinstance(made, torch.optim.Optimizer):
+        raise OptionError(f"optimizer must return a torch.optim.Optimizer; got {made!r}.")
+    return made
+
+
+def _make_schedule(factory: ScheduleFactory, optimizer: torch.optim.Optimizer) -> Schedule:
+    try:
+        made = factory(optimizer)
+    except (TypeError, ValueError) as error:
+        raise OptionError(
+            f"lr_schedule={factory!r} could not be made as lr_schedule(optimizer): {error}. What else it needs can be given "
+            f"in a lambda, such as lr_schedule=lambda optimizer: torch.optim.lr_scheduler.StepLR(optimizer, 10)."
+        ) from error
+    if not isinstance(made, Schedule):
+        raise OptionError(f"lr_schedule must return a schedule of torch.optim.lr_scheduler; got {made!r}.")
+    return made

@@ -1,0 +1,85 @@
+"""Some of a set of observations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from amortvi.errors import DataError
+from amortvi.observations.batch import Batch
+from amortvi.observations.observations import Observations, TensorObservations
+
+__all__ = ["Rows", "positions", "selected"]
+
+Rows: TypeAlias = int | slice | Sequence[int] | Sequence[bool] | np.ndarray[Any, Any] | Tensor
+"""Integer positions, a slice, or a boolean mask."""
+
+
+def positions(rows: Rows, count: int) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Return the positions, from zero, that ``rows`` names among ``count`` observations.
+
+    Args:
+        rows: integers (negative ones count from the end), a slice, or a boolean mask with ``count`` entries.
+        count: how many observations there are.
+
+    Raises:
+        DataError: nothing is selected, a position is out of range, or a mask has another length.
+
+    Example:
+        >>> positions([0, -1], 10).tolist(), positions(slice(2, 4), 10).tolist()
+        ([0, 9], [2, 3])
+    """
+    if isinstance(rows, slice):
+        found = np.arange(count)[rows]
+    else:
+        given = np.atleast_1d(rows.cpu().numpy() if isinstance(rows, Tensor) else np.asarray(rows))
+        if given.size and (given.ndim != 1 or given.dtype.kind not in "biu"):
+            raise DataError(
+                f"rows must be integer positions, a slice or a boolean mask; got an array of {given.dtype} of shape "
+                f"{given.shape}."
+            )
+        if given.dtype.kind == "b":
+            if given.size != count:
+                raise DataError(f"rows is a mask of {given.size} entries; there are {count} observations.")
+            given = given.nonzero()[0]
+        found = given.astype(np.int64)
+        outside = found[(found < -count) | (found >= count)]
+        if outside.size:
+            raise DataError(f"rows must be positions from {-count} to {count - 1}; got {int(outside[0])}.")
+        found = np.where(found < 0, found + count, found)
+    if not found.size:
+        raise DataError("rows selects no observation.")
+    return found
+
+
+def selected(observations: Observations, rows: np.ndarray[Any, np.dtype[np.int64]]) -> TensorObservations:
+    """Return the observations at ``rows``, in that order, held in memory.
+
+    Args:
+        observations: all of them, wherever they live.
+        rows: positions from zero.
+    """
+    index = None if observations.index is None else observations.index[rows]
+    if isinstance(observations, TensorObservations):
+        return TensorObservations(observations.batch.take(torch.from_numpy(rows)), observations.name, index)
+    unique, order = np.unique(rows, return_inverse=True)
+    parts, start = [], 0
+    for batch in observations.batches():
+        inside = unique[(unique >= start) & (unique < start + batch.size)] - start
+        if inside.size:
+            parts.append(batch.take(torch.from_numpy(inside)))
+        start += batch.size
+    found = _joined(parts).take(torch.from_numpy(order))
+    return TensorObservations(found, observations.name, index)
+
+
+def _joined(parts: list[Batch]) -> Batch:
+    first = parts[0]
+    return Batch(
+        tuple(torch.cat([part.args[i] for part in parts]) for i in range(len(first.args))),
+        {key: torch.cat([part.kwargs[key] for part in parts]) for key in first.kwargs},
+    )

@@ -1,0 +1,72 @@
+"""Families beside one another."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from amortvi.errors import OptionError
+from amortvi.plots._axes import axes_or_new
+from amortvi.plots._palette import color
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+__all__ = ["plot_comparison"]
+
+_AXIS_LABELS = {
+    "elbo": "ELBO ± 1 SE\n(nats per observation)",
+    "difference": "ELBO difference to the best ± 1 SE\n(nats per observation)",
+}
+_WIDTH = 6.4
+
+
+def plot_comparison(
+    table: pd.DataFrame, *, column: Literal["elbo", "difference"] = "difference", ax: Axes | None = None
+) -> Axes:
+    """Draw a row a family, best on top, with error bars of one standard error.
+
+    Args:
+        table: what `amortvi.compare` returns.
+        column: ``"difference"`` to the best family, whose standard errors are those of paired differences, or
+            ``"elbo"``, whose standard errors hold the spread between observations too, and so say little about
+            differences.
+        ax: where to draw; by default a new figure.
+
+    Returns:
+        The Axes.
+
+    Raises:
+        OptionError: ``column`` is another, or the table is empty or without it and its standard errors.
+        MissingDependencyError: matplotlib is not installed.
+
+    Example:
+        >>> import torch, amortvi as avi
+        >>> from matplotlib.figure import Figure
+        >>> model = avi.models.LinearGaussian(torch.eye(2), scale=1.0)
+        >>> x = model.simulate(20, seed=0)
+        >>> fits = avi.fit_families(
+        ...     model, avi.encoders.MLP(2, []), ["diagonal", "full"], x, epochs=1, progress=False
+        ... )
+        >>> ax = plot_comparison(avi.compare(fits, x), ax=Figure().subplots())
+        >>> len(ax.get_yticklabels())
+        2
+    """
+    if column not in _AXIS_LABELS:
+        raise OptionError(f"column must be one of {list(_AXIS_LABELS)}; got {column!r}.")
+    missing = {column, f"{column}_se"} - set(getattr(table, "columns", ()))
+    if missing or len(table) == 0:
+        lack = f"has no column {sorted(missing)}" if missing else "has no row"
+        raise OptionError(f"table must be what amortvi.compare returns; this {type(table).__name__} {lack}.")
+    ax = axes_or_new(ax, (_WIDTH, 1.4 + 0.4 * len(table)))
+    positions = np.arange(len(table))
+    values, errors = (table[name].to_numpy(dtype=float) for name in (column, f"{column}_se"))
+    if column == "difference":
+        ax.axvline(0, color="0.7", linewidth=1, zorder=0)
+    ax.errorbar(values, positions, xerr=errors, fmt="o", color=color(0), capsize=4)
+    ax.set_yticks(positions, [str(family) for family in table.index])
+    ax.set_ylim(len(table) - 0.5, -0.5)
+    ax.set_xlabel(_AXIS_LABELS[column])
+    return ax

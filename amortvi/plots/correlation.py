@@ -1,0 +1,82 @@
+"""How the latents of one observation hang together."""
+
+from __future__ import annotations
+
+import operator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from amortvi.errors import OptionError
+from amortvi.plots._arrays import to_array
+from amortvi.plots._axes import axes_or_new, color_bar
+from amortvi.plots._posteriors import check_posterior
+from amortvi.posterior import Posterior
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["plot_correlation"]
+
+_LARGEST_WITH_VALUES = 10
+_MOST_TICKS = 25
+_MOST_CHARACTERS = 40  # that fit side by side below the matrix
+
+
+def plot_correlation(posterior: Posterior, observation: int = 0, *, ax: Axes | None = None) -> Axes:
+    """Draw the posterior correlation matrix of one observation's unconstrained latent vector.
+
+    Colors run from -1 to 1 with white at 0, so that two pictures can be compared. Up to ten latents have their values
+    written in.
+
+    Args:
+        posterior: of ``N`` observations.
+        observation: its position; a negative one counts from the end.
+        ax: where to draw; by default a new figure.
+
+    Returns:
+        The Axes.
+
+    Raises:
+        OptionError: there is no such observation.
+        FamilyError: the family has no covariance in closed form.
+        MissingDependencyError: matplotlib is not installed.
+
+    Example:
+        >>> import torch, amortvi as avi
+        >>> from matplotlib.figure import Figure
+        >>> model = avi.models.LinearGaussian(torch.eye(2), scale=1.0)
+        >>> x = model.simulate(20, seed=0)
+        >>> vi = avi.AmortizedVI(model, avi.encoders.MLP(2, []), "full").fit(x, epochs=1, progress=False, seed=0)
+        >>> ax = plot_correlation(vi.posterior(x), ax=Figure().subplots())
+        >>> [label.get_text() for label in ax.get_yticklabels()]
+        ['z[0]', 'z[1]']
+    """
+    check_posterior(posterior)
+    position = _position(observation, len(posterior))
+    correlation = to_array(posterior.select(position).correlation[0].double())
+    ax = axes_or_new(ax)
+    picture = ax.imshow(correlation, cmap="RdBu_r", vmin=-1, vmax=1)
+    color_bar(ax, picture, "correlation")
+    labels = posterior.latents.labels
+    shown = range(0, len(labels), -(-len(labels) // _MOST_TICKS))
+    names = [labels[i] for i in shown]
+    ax.set_xticks(shown, names, rotation=90 if len("".join(names)) > _MOST_CHARACTERS else 0)
+    ax.set_yticks(shown, names)
+    ax.set_title(f"observation {position}")
+    if len(labels) <= _LARGEST_WITH_VALUES:
+        for (row, column), value in np.ndenumerate(correlation):
+            shade = "white" if abs(value) > 0.6 else "black"
+            ax.text(column, row, f"{value:z.2f}", ha="center", va="center", color=shade, fontsize="small")
+    return ax
+
+
+def _position(observation: int, size: int) -> int:
+    """Return the position from 0 of one of ``size`` observations."""
+    try:
+        position = operator.index(observation)
+    except TypeError:
+        position = size
+    if isinstance(observation, bool) or not -size <= position < size:
+        raise OptionError(f"observation must be a position among the {size} observations; got {observation!r}.")
+    return position % size

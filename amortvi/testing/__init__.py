@@ -1,0 +1,6 @@
+"""Conformance suites: what a new family or objective, yours too, must satisfy."""
+
+from amortvi.testing.families import FAMILY_CHECKS
+from amortvi.testing.objectives import OBJECTIVE_CHECKS
+
+__all__ = ["FAMILY_CHECKS", "OBJECTIVE_CHECKS"]

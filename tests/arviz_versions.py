@@ -1,0 +1,64 @@
+"""What ArviZ 0.x and ArviZ 1.x call by different names, so that the tests themselves know of one ArviZ."""
+
+import warnings
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import arviz
+import matplotlib
+import xarray
+
+matplotlib.use("Agg")
+
+IS_OLD = int(arviz.__version__.partition(".")[0]) < 1
+
+
+class Loo(NamedTuple):
+    total: float
+    pointwise: xarray.DataArray
+    pareto_k: xarray.DataArray
+
+
+def groups(data: Any) -> dict[str, xarray.Dataset]:
+    """Every group as a `Dataset`."""
+    names = data.groups() if IS_OLD else list(data.children)
+    return {name: data[name] if IS_OLD else data[name].to_dataset() for name in names}
+
+
+def with_log_likelihood(data: Any, log_likelihood: xarray.Dataset) -> Any:
+    """The same data with another log-likelihood group."""
+    found = {**groups(data), "log_likelihood": log_likelihood}
+    return arviz.InferenceData(**found) if IS_OLD else xarray.DataTree.from_dict(found)
+
+
+def loo(data: Any, **options: Any) -> Loo:
+    """Pointwise `arviz.loo`, without its warning of high k-hats."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Estimated shape parameter of Pareto distribution", UserWarning)
+        found = arviz.loo(data, pointwise=True, **options)
+    return Loo(float(found.elpd_loo), found.loo_i, found.pareto_k) if IS_OLD else Loo(
+        float(found.elpd), found.elpd_i, found.pareto_k
+    )
+
+
+def compare(named: dict[str, Any]) -> Any:
+    """`arviz.compare`, without its warning of high k-hats and ArviZ 0.x's of pandas' future."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Estimated shape parameter of Pareto distribution", UserWarning)
+        warnings.filterwarnings("ignore", "The inplace keyword in DataFrame.sort_values", Warning)
+        return arviz.compare(named)
+
+
+PLOTS: dict[str, Callable[..., Any]] = {
+    "forest": arviz.plot_forest,
+    "pair": arviz.plot_pair,
+    "distribution": arviz.plot_posterior if IS_OLD else arviz.plot_dist,
+    "trace": arviz.plot_trace,
+}
+
+
+def plot_predictive(data: Any, *, prior: bool = False) -> Any:
+    """Draw observed data among predicted ones."""
+    if IS_OLD:
+        return arviz.plot_ppc(data, num_pp_samples=10, group="prior" if prior else "posterior")
+    return arviz.plot_ppc_dist(data, num_samples=10, group="prior_predictive" if prior else "posterior_predictive")
