@@ -10,7 +10,7 @@ import numpy as np
 
 from amortvi.errors import MissingDependencyError, OptionError
 
-__all__ = ["positive_float", "positive_int", "require", "seed_or_none"]
+__all__ = ["natural_int", "positive_float", "positive_int", "require", "seed_or_none"]
 
 
 def positive_int(name: str, value: object) -> int:
@@ -20,6 +20,14 @@ def positive_int(name: str, value: object) -> int:
         raise OptionError(f"{name} must be a positive integer; got {value!r} of type {type(value).__name__}.")
     if number < 1:
         raise OptionError(f"{name} must be a positive integer; got {number}.")
+    return number
+
+
+def natural_int(name: str, value: object) -> int:
+    """Return ``value`` if it is an integer of at least zero, else raise `OptionError` naming ``name``."""
+    number = _as_int(value)
+    if number is None or number < 0:
+        raise OptionError(f"{name} must be a positive integer or 0; got {value!r} of type {type(value).__name__}.")
     return number
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from amortvi._modes import random_state
 from amortvi._version import __version__
 from amortvi.errors import AmortviError, CheckpointError
 from amortvi.families import NAMED, FamilyChoice
@@ -67,10 +68,9 @@ def save(content: Checkpoint, folder: Path, family: str) -> None:
         "freeze_model": content.trainer.freeze_model,
         "history": [asdict(record) for record in content.trainer.records],
     }
-    with _replacing(folder / _TENSORS) as path:
-        torch.save(tensors, path)
-    with _replacing(folder / _DESCRIPTION) as path:
-        path.write_text(json.dumps(description, indent=1))
+    with _replacing(folder / _TENSORS, folder / _DESCRIPTION) as (tensors_path, description_path):
+        torch.save(tensors, tensors_path)
+        description_path.write_text(json.dumps(description, indent=1))
 
 
 def _latents(guide: AmortizedGuide) -> dict[str, list[int]]:
@@ -88,11 +88,16 @@ def _plain(value: Any) -> Any:
 
 
 @contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """Give a path to write to that takes the place of ``path`` when the writing has succeeded."""
-    partial = path.with_name(path.name + ".partial")
-    yield partial
-    partial.replace(path)
+def _replacing(*paths: Path) -> Iterator[list[Path]]:
+    """Give paths to write to that take the place of ``paths`` when all the writing has succeeded."""
+    partial = [path.with_name(path.name + ".partial") for path in paths]
+    try:
+        yield partial
+        for written, path in zip(partial, paths, strict=True):
+            written.replace(path)
+    finally:
+        for written in partial:
+            written.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
@@ -148,13 +153,16 @@ class SavedRun:
             CheckpointError: the run belongs to another model, encoder or family; no parameter was written then.
         """
         example = Batch(tuple(self.tensors["example_args"]), self.tensors["example_kwargs"])
+        device = next((tensor.device for module in (guide, model) for tensor in _tensors(module)), torch.device("cpu"))
+        on_device = example.to(device)
         try:
-            with model.own_parameters():
-                guide.setup(*example.args, **example.kwargs)
+            # What is drawn here is overwritten below: the caller's random state has no part in it.
+            with random_state(0, device), model.own_parameters():
+                guide.setup(*on_device.args, **on_device.kwargs)
         except AmortviError as error:
             raise CheckpointError(
-                f"the run in {self.folder} does not belong to this model, encoder or family, which fail on its data; {_AS_SAVED} "
-                f"{error}"
+                f"the run in {self.folder} does not belong to this model, encoder or family, which fail on its data; "
+                f"{_AS_SAVED} {error}"
             ) from error
         saved = self.description["latents"]
         if saved != _latents(guide):
@@ -172,8 +180,8 @@ class SavedRun:
 
     def _check(self, what: str, module: nn.Module, saved: dict[str, Any]) -> None:
         """Compare before anything is written: a failing ``load_state_dict`` has written half of it."""
-        here = {name: tuple(value.shape) for name, value in module.state_dict().items()}
-        there = {name: tuple(value.shape) for name, value in saved.items()}
+        here = {name: _shape(value) for name, value in module.state_dict().items()}
+        there = {name: _shape(value) for name, value in saved.items()}
         wrong = [f"{name} is missing in it" for name in here.keys() - there.keys()]
         wrong += [f"{name} is only in it" for name in there.keys() - here.keys()]
         wrong += [
@@ -186,8 +194,19 @@ class SavedRun:
             raise CheckpointError(f"the run in {self.folder} does not fit {what}: {shown}; {_AS_SAVED}")
 
 
+def _tensors(module: nn.Module) -> Iterator[Tensor]:
+    yield from module.parameters()
+    yield from module.buffers()
+
+
+def _shape(value: Any) -> tuple[int, ...] | None:
+    """The shape of an entry of a state dict; a module may keep something other than tensors in it."""
+    return tuple(value.shape) if isinstance(value, Tensor) else None
+
+
 _AS_SAVED = "build model, encoder and family as they were when it was saved."
-_DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64)}
+_FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in _FLOATING}
 _DESCRIBED = {"family", "dtype", "latents", "objective", "freeze_model", "history"}
 _STORED = {"model", "guide", "optimizer", "example_args", "example_kwargs"}
 
@@ -202,7 +221,8 @@ def read(folder: Path) -> SavedRun:
         description = json.loads((folder / _DESCRIPTION).read_text())
         # weights_only: a checkpoint is data, and loading it must not run code.
         tensors = torch.load(folder / _TENSORS, map_location="cpu", weights_only=True)
-        if not _DESCRIBED <= set(description) or not _STORED <= set(tensors) or description["dtype"] not in _DTYPES:
+        missing = (_DESCRIBED - set(description)) | (_STORED - set(tensors))
+        if missing or description["dtype"] not in _DTYPES:
             raise ValueError("something that save writes is not there")
         records = [EpochRecord(**record) for record in description["history"]]
     except FileNotFoundError as error:

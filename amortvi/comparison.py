@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
@@ -13,18 +13,25 @@ import numpy as np
 import torch
 from torch import nn
 
+from amortvi._checks import seed_or_none
 from amortvi._modes import derived_seed, random_state
 from amortvi.errors import OptionError
-from amortvi.families import FamilyChoice, family_label
+from amortvi.families import FamilyChoice, family_label, make_family
+from amortvi.families import resolve as resolve_family
 from amortvi.generative import GenerativeModel
 from amortvi.inference import AmortizedVI
 from amortvi.objectives import ObjectiveChoice
+from amortvi.observations import as_observations
 from amortvi.training import OptimizerFactory, ScheduleFactory
 
 if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = ["FamilyFits", "Fit", "FitArguments", "compare", "fit_families"]
+
+# Streams of random numbers apart from those of the fits.
+_RESTART, _REHEARSAL = 4, 5
+_EXAMPLE_ROWS = 16
 
 
 @dataclass(frozen=True)
@@ -109,12 +116,13 @@ def fit_families(
     given; each further seed starts from parameters drawn anew, where the modules can do that (``reset_parameters``).
 
     Args:
-        model: the Pyro model; it is copied, so what is given is not changed.
-        encoder: the encoder; it is copied too.
+        model: the Pyro model; each fit trains a copy, so what is given is not changed.
+        encoder: the encoder; each fit trains a copy.
         families: the families to compare.
         x: observations, as for `AmortizedVI.fit`.
         seeds: a fit of each family for each of them.
-        freeze_model: keep the model as it is, and the same for all, so that only the posteriors differ.
+        freeze_model: keep the model as it is, and let all fits share it, so that only the posteriors differ. A
+            ``device`` or ``dtype`` given for the fits is then the model's own from there on.
         plate: the name of the data plate, where the model has several that could be it.
         **fit: the other arguments of `AmortizedVI.fit`.
 
@@ -122,8 +130,11 @@ def fit_families(
         The fits, by the label of the family.
 
     Raises:
-        OptionError: there is no family, no seed, or two families with one label.
-        ModelError: the model is a function that uses modules from outside it, which cannot be copied.
+        OptionError: there is no family or no seed, one is there twice, or two families have one label.
+        FamilyError: a family is unknown, or cannot be made for this model; no fit has then been done.
+        ModelError: the model is outside what amortized inference can take, or is a function that uses modules from
+            outside it, which cannot be copied.
+        DataError: the observations cannot be used.
 
     Example:
         >>> import torch, amortvi as avi
@@ -135,25 +146,64 @@ def fit_families(
         >>> list(avi.compare(fits, x).index)
         ['full', 'diagonal']
     """
-    labels = [family_label(family) for family in families]
-    if not labels or len(set(labels)) != len(labels):
-        raise OptionError(f"families must be several different ones; got {labels}.")
-    if not seeds:
-        raise OptionError("seeds must hold at least one seed; got none.")
+    choices, seeds = _checked_families(families), _checked_seeds(seeds)
     generative = GenerativeModel(model) if not isinstance(model, GenerativeModel) else model
+    own = (generative, copy.deepcopy(encoder)) if freeze_model else _copies(generative, encoder)
+    _rehearse(own, list(choices.values()), x, plate, seeds[0], fit)
+    if not freeze_model:
+        own[0].independent_copy({})  # having run, it knows whether a copy would train the modules of the original
     done = []
     for position, seed in enumerate(seeds):
         start = _fresh_start(generative, encoder, seed if position else None, freeze_model=freeze_model)
-        for family, label in zip(families, labels, strict=True):
-            own_model, own_encoder = start if not freeze_model else (start[0], copy.deepcopy(start[1]))
-            if not freeze_model:
-                own_model, own_encoder = _copies(*start)
-            vi = AmortizedVI(own_model, own_encoder, family, plate=plate, freeze_model=freeze_model)
+        for label, family in choices.items():
+            own = (start[0], copy.deepcopy(start[1])) if freeze_model else _copies(*start)
+            vi = AmortizedVI(*own, family, plate=plate, freeze_model=freeze_model)
             began = time.perf_counter()
             vi.fit(x, seed=seed, **fit)
             done.append(Fit(label, seed, vi, time.perf_counter() - began))
-    by_family = {label: [f for f in done if f.family == label] for label in labels}
+    by_family = {label: [f for f in done if f.family == label] for label in choices}
     return FamilyFits(list(itertools.chain.from_iterable(by_family.values())))
+
+
+def _checked_families(families: Sequence[FamilyChoice]) -> dict[str, FamilyChoice]:
+    """Return the families by their labels."""
+    if isinstance(families, str) or not isinstance(families, Iterable):
+        raise OptionError(f"families must be a list of families, such as ['diagonal', 'full']; got {families!r}.")
+    given = list(families)
+    for family in given:
+        resolve_family(family)
+    labels = [family_label(family) for family in given]
+    if not labels or len(set(labels)) != len(labels):
+        raise OptionError(f"families must be one or several with different labels; got {labels}.")
+    return dict(zip(labels, given, strict=True))
+
+
+def _checked_seeds(seeds: Sequence[int]) -> list[int]:
+    if not isinstance(seeds, Iterable):
+        raise OptionError(f"seeds must be a list of integers, such as [0, 1]; got {seeds!r}.")
+    given = list(seeds)
+    checked = [seed for seed in map(seed_or_none, given) if seed is not None]
+    if not checked or len(set(checked)) != len(given):
+        raise OptionError(f"seeds must be at least one integer, each of them once; got {given}.")
+    return checked
+
+
+def _rehearse(
+    own: tuple[GenerativeModel, nn.Module],
+    families: Sequence[FamilyChoice],
+    x: Any,
+    plate: str | None,
+    seed: int,
+    fit: FitArguments,
+) -> None:
+    """Make each family once for this model and encoder, so that a wrong one is found before the first fit."""
+    vi = AmortizedVI(*own, families[0], plate=plate)
+    vi.to(device=fit.get("device"), dtype=fit.get("dtype"))
+    example = as_observations(x, vi.dtype, "x").first(_EXAMPLE_ROWS).to(vi.device)
+    with random_state(derived_seed(seed, _REHEARSAL), vi.device):
+        vi.guide.setup(*example.args, **example.kwargs)
+        for family in families:
+            make_family(family, vi.guide.latents.dim, vi.guide.family.context_features)
 
 
 def _copies(model: GenerativeModel, encoder: nn.Module) -> tuple[GenerativeModel, nn.Module]:
@@ -172,12 +222,19 @@ def _fresh_start(
         model_copy, encoder_copy = model, copy.deepcopy(encoder)
     else:
         model_copy, encoder_copy = _copies(model, encoder)
-    with random_state(derived_seed(seed, 4)):
+    with random_state(derived_seed(seed, _RESTART)):
         for module in (encoder_copy,) if freeze_model else (encoder_copy, model_copy):
             for part in module.modules():
-                if hasattr(part, "reset_parameters"):
-                    part.reset_parameters()
+                _draw_anew(part)
     return model_copy, encoder_copy
+
+
+def _draw_anew(part: nn.Module) -> None:
+    """Draw the parameters of one module anew, unless they are not to be trained, such as pretrained ones."""
+    own = list(part.parameters(recurse=False))
+    reset = getattr(part, "reset_parameters", None)
+    if callable(reset) and all(parameter.requires_grad for parameter in own):
+        reset()
 
 
 def compare(
@@ -186,8 +243,8 @@ def compare(
     """Compare fitted families on held-out observations.
 
     Families are ranked by their mean ELBO. A difference is taken observation by observation, since all families see the
-    same ones: its standard error is then that of the mean of paired differences, and much smaller than that of the ELBOs.
-    With several seeds an observation's ELBO is its mean over the seeds.
+    same ones: its standard error is then that of the mean of paired differences, and much smaller than that of the
+    ELBOs. With several seeds an observation's ELBO is its mean over the seeds.
 
     Args:
         fits: from `fit_families`, or fitted estimators by name.
@@ -196,10 +253,10 @@ def compare(
         seed: of the draws.
 
     Returns:
-        A row a family, best first, means an observation in nats: ``elbo``, ``elbo_se``, ``difference`` to the best and
-        ``difference_se``, ``iwae``, ``reconstruction``, ``kl``; then ``parameters`` (trained ones of encoder and
-        family), ``seconds`` a fit, ``seeds``, and ``seed_sd``, the standard deviation of the mean ELBO between seeds (NaN
-        for one).
+        A row a family, best first. Means an observation in nats are ``elbo``, ``elbo_se``, ``difference`` to the best and
+        ``difference_se``, ``iwae``, ``reconstruction``, ``kl``; then come ``parameters`` (trained ones of encoder and
+        family), ``seconds`` a fit, ``seeds``, and ``seed_sd``, the standard deviation of the mean ELBO between seeds
+        (NaN for one).
 
     Raises:
         OptionError: there is nothing to compare.
@@ -216,7 +273,8 @@ def compare(
         for family in families
     }
     elbos = {family: np.mean([table["elbo"] for table in found], axis=0) for family, found in tables.items()}
-    best = max(families, key=lambda family: float(elbos[family].mean()))
+    # A bound that is not a number is the worst of all: no comparison with it would hold.
+    best = max(families, key=lambda family: float(np.nan_to_num(elbos[family].mean(), nan=-np.inf)))
     rows = []
     for family in families:
         own = [run for run in runs if run.family == family]

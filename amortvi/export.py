@@ -215,7 +215,7 @@ def _assemble(
     import arviz  # imported where it is used: it takes longer than everything else that amortvi imports
     import xarray
 
-    names = _Names(plate, nested, groups)
+    names = _Names(plate, nested)
     datasets = {group: _dataset(xarray, names, group, values, index, attrs) for group, values in groups.items()}
     if int(arviz.__version__.partition(".")[0]) < 1:
         return arviz.InferenceData(attrs=dict(attrs), **datasets)
@@ -225,26 +225,23 @@ def _assemble(
 
 
 class _Names:
-    """Names of variables and dimensions, such that no variable is taken for the coordinate of a dimension.
+    """Names of variables and dimensions; a variable called like a dimension would be taken for its coordinate.
 
     Args:
         plate: the data plate.
         nested: for each site the plates inside the data plate that it stands in.
-        groups: the variables by group.
     """
 
-    def __init__(self, plate: str, nested: Mapping[str, list[str]], groups: Groups) -> None:
+    def __init__(self, plate: str, nested: Mapping[str, list[str]]) -> None:
         self.plate = plate
         self.nested = nested
-        sites = {name for group, values in groups.items() if group != "constant_data" for name in values}
-        self._taken = {"chain", "draw", *sites}
         self._dimensions = {
             self.dimension(name) for name in (plate, *(name for found in nested.values() for name in found))
         }
 
     def dimension(self, plate: str) -> str:
-        """The dimension of a plate: its name, unless a site has that."""
-        return _plain(f"{plate}_dim" if plate in self._taken else plate)
+        """The dimension of a plate: its name, unless ArviZ has that for another."""
+        return _plain(f"{plate}_dim" if plate in ("chain", "draw") else plate)
 
     def variable(self, name: str) -> str:
         """The name of a variable; an argument of the model may be called like the plate."""

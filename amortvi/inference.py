@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from amortvi import checkpoint, evaluation, export
-from amortvi._checks import positive_int
+from amortvi._checks import natural_int, positive_int
 from amortvi._modes import derived_seed, random_state
 from amortvi._version import __version__
 from amortvi.errors import NonFiniteError, NotFittedError, OptionError
@@ -363,7 +363,7 @@ class AmortizedVI:
             OptionError: a number of draws is out of range.
         """
         count = positive_int("draws", draws)
-        prior = positive_int("prior_draws", prior_draws) if prior_draws != 0 else 0
+        prior = natural_int("prior_draws", prior_draws)
         attrs = {
             "inference_library": "amortvi",
             "inference_library_version": __version__,

@@ -88,7 +88,9 @@ def checked_quantiles(quantiles: Sequence[float]) -> list[float]:
     try:
         found = [float(probability) for probability in quantiles]
     except (TypeError, ValueError) as error:
-        raise OptionError(f"quantiles must be a list of probabilities, such as [0.05, 0.95]; got {quantiles!r}.") from error
+        raise OptionError(
+            f"quantiles must be a list of probabilities, such as [0.05, 0.95]; got {quantiles!r}."
+        ) from error
     if not all(0 < probability < 1 for probability in found):
         raise OptionError(f"quantiles must lie strictly between 0 and 1; got {found}.")
     return found

@@ -18,7 +18,7 @@ from amortvi._modes import random_state
 from amortvi.errors import DataError, FamilyError
 from amortvi.guide import AmortizedGuide
 from amortvi.latents import LatentVector
-from amortvi.marginals import checked_quantiles, Workload, site_moments, site_quantiles, site_summary
+from amortvi.marginals import Workload, checked_quantiles, site_moments, site_quantiles, site_summary
 from amortvi.observations import Batch, Observations
 from amortvi.observations.pieces import numbers_per_row, pieces
 from amortvi.observations.selection import Rows, positions, selected
@@ -117,7 +117,7 @@ class Posterior:
             numbers_per_observation: how many numbers the caller makes of each, beside what the encoder does.
 
         Returns:
-            Batches, on the device of the guide, with their posteriors: batch shape ``(B,)``, event shape ``(D,)``.
+            Batches, on the device of the guide, with their posteriors of batch shape ``(B,)`` and event shape ``(D,)``.
         """
         with torch.no_grad():
             if self._width is None:

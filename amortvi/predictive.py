@@ -98,14 +98,20 @@ def simulate(
         For each site in the data plate ``(draws, B, *nested, *event)``: the observed ones, deterministic ones and,
         where they were drawn, the latents. They are on the CPU.
     """
-    gathered = Gathered(draws)
+
+    def run(span: range) -> dict[str, Tensor]:
+        fixed = {} if values is None else {name: value[span.start : span.stop] for name, value in values.items()}
+        placed = site_values(prototype.latents, fixed) if fixed else {}
+        sampler = SiteSampler(prototype.plate, placed, len(span) * batch.size)
+        run_model(model, batch.repeat(len(span)), sampler)
+        return {name: value.unflatten(0, (len(span), batch.size)).cpu() for name, value in sampler.drawn.items()}
+
     with torch.no_grad(), evaluation_mode(model):
-        for span in spans(draws, at_once or draws):
-            fixed = {} if values is None else {name: value[span.start : span.stop] for name, value in values.items()}
-            placed = site_values(prototype.latents, fixed) if fixed else {}
-            sampler = SiteSampler(prototype.plate, placed, len(span) * batch.size)
-            run_model(model, batch.repeat(len(span)), sampler)
-            gathered.add({name: value.unflatten(0, (len(span), batch.size)) for name, value in sampler.drawn.items()})
+        if at_once is None or at_once >= draws:
+            return run(range(draws))
+        gathered = Gathered(draws)
+        for span in spans(draws, at_once):
+            gathered.add(run(span))
     return gathered.result()
 
 

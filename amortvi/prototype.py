@@ -102,17 +102,25 @@ def _trace(model: Callable[..., Any], example: Batch, observations: int) -> tupl
     except AmortviError:
         raise
     except Exception as error:
-        found = plates(_sample_sites(tracer.trace))
-        # A plate of another size shows as one of many errors, wherever the sizes first meet: say what is behind it.
-        sized = [frame for frame in found.values() if frame.vectorized]
-        if sized and not any(frame.size == observations for frame in sized):
-            raise wrong_size(found, example, observations) from error
+        _check_sizes(tracer.trace, subsampled.names, example, observations, error)
         # Whatever a user's program raises on its example is the user's to see, with what it was called with.
-        hint = f" Perhaps because {own_subsample(subsampled.names[0])}" if subsampled.names else example.hint()
         raise ModelError(
-            f"the model failed on {example.describe('x')}: {type(error).__name__}: {error}{hint}"
+            f"the model failed on {example.describe('x')}: {type(error).__name__}: {error}{example.hint()}"
         ) from error
+    _check_sizes(tracer.trace, subsampled.names, example, observations, None)
     return sites, subsampled.names
+
+
+def _check_sizes(
+    trace: Any, subsampled: list[str], example: Batch, observations: int, error: Exception | None
+) -> None:
+    """Raise `ModelError` if no plate has the size of the batch, which shows as one of many errors in the model."""
+    found = plates(_sample_sites(trace))
+    sized = [frame for frame in found.values() if frame.vectorized]
+    if subsampled and not any(frame.size == observations for frame in sized):
+        raise ModelError(own_subsample(subsampled[0])) from error
+    if sized and not any(frame.size == observations for frame in sized):
+        raise wrong_size(found, example, observations) from error
 
 
 class _SubsampledPlates(Messenger):

@@ -25,19 +25,15 @@ def groups(data: Any) -> dict[str, xarray.Dataset]:
     return {name: data[name] if IS_OLD else data[name].to_dataset() for name in names}
 
 
-def with_log_likelihood(data: Any, log_likelihood: xarray.Dataset) -> Any:
-    """The same data with another log-likelihood group."""
-    found = {**groups(data), "log_likelihood": log_likelihood}
-    return arviz.InferenceData(**found) if IS_OLD else xarray.DataTree.from_dict(found)
-
-
 def loo(data: Any, **options: Any) -> Loo:
     """Pointwise `arviz.loo`, without its warning of high k-hats."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Estimated shape parameter of Pareto distribution", UserWarning)
         found = arviz.loo(data, pointwise=True, **options)
-    return Loo(float(found.elpd_loo), found.loo_i, found.pareto_k) if IS_OLD else Loo(
-        float(found.elpd), found.elpd_i, found.pareto_k
+    return (
+        Loo(float(found.elpd_loo), found.loo_i, found.pareto_k)
+        if IS_OLD
+        else Loo(float(found.elpd), found.elpd_i, found.pareto_k)
     )
 
 

@@ -17,37 +17,50 @@ def linear_gaussian(latents: int = 3, features: int = 5, *, dtype: torch.dtype =
     return LinearGaussian(W, scale=0.8, bias=bias)
 
 
-def solved(model: LinearGaussian, family: str = "full", *, widen: float = 1.0) -> avi.AmortizedVI:
+def solved(
+    model: LinearGaussian,
+    family: type[avi.families.GaussianFamily] = avi.families.FullCovariance,
+    *,
+    widen: float = 1.0,
+) -> avi.AmortizedVI:
     """The estimator with the family's best posterior, its covariance multiplied by ``widen ** 2``."""
     features, latents = model.W.shape
-    vi = avi.AmortizedVI(model, avi.encoders.MLP(features, []), family, freeze_model=True)
-    vi.fit(model.simulate(4, seed=0), epochs=1, progress=False, seed=0)
+    best = closest(family(latents, family(latents, 1).num_parameters, head=False), model.precision() / widen**2)
     gain = torch.linalg.solve(model.precision(), model.W.mT / model.scale.square())
-    head = vi.guide.family.head
+    encoder = nn.Linear(features, best.numel(), dtype=model.W.dtype)
     with torch.no_grad():
-        head.weight.zero_()
-        head.weight[:latents] = gain
-        head.bias[:latents] = -gain @ model.bias
-        head.bias[latents:] = best_raw(vi.guide.family, model.precision() / widen**2)
-    return vi
+        encoder.weight.zero_()
+        encoder.weight[:latents] = gain
+        encoder.bias.copy_(best)
+        encoder.bias[:latents] = -gain @ model.bias
+    return held(model, encoder, family, model.simulate(4, seed=0))
 
 
-def best_raw(family: avi.families.GaussianFamily, precision: Tensor) -> Tensor:
-    """The scale parameters whose Gaussian is closest, in KL(q || p), to the one with this precision."""
-    raw = family.initial_raw().to(precision).requires_grad_()
+def held(model, encoder: nn.Module, family: type[avi.families.GaussianFamily], x) -> avi.AmortizedVI:
+    """The estimator whose encoder gives the family's parameters, left as they are."""
+    vi = avi.AmortizedVI(model, encoder, lambda dim, context: family(dim, context, head=False), freeze_model=True)
+    return vi.fit(x, epochs=1, lr=1e-30, progress=False, seed=0)
+
+
+@torch.enable_grad()
+def closest(family: avi.families.GaussianFamily, precision: Tensor) -> Tensor:
+    """The parameters of the family's Gaussian that is closest, in KL(q || p), to N(0, inverse of ``precision``)."""
+    parameters = torch.zeros(family.num_parameters, dtype=precision.dtype)
+    parameters = parameters.normal_(0, 0.01, generator=torch.Generator().manual_seed(0)).requires_grad_()
     optimizer = torch.optim.LBFGS(
-        [raw], max_iter=500, tolerance_grad=1e-13, tolerance_change=1e-16, line_search_fn="strong_wolfe"
+        [parameters], max_iter=500, tolerance_grad=1e-13, tolerance_change=1e-16, line_search_fn="strong_wolfe"
     )
 
     def kl() -> Tensor:
         optimizer.zero_grad()
-        scale = family.scale(raw)
-        value = 0.5 * (precision * scale.covariance()).sum() - scale.log_abs_det()
+        q = family.distribution(parameters)
+        second_moment = q.covariance_matrix + q.mean.unsqueeze(-1) * q.mean.unsqueeze(-2)
+        value = 0.5 * (precision * second_moment).sum() - q.entropy()
         value.backward()
         return value
 
     optimizer.step(kl)
-    return raw.detach()
+    return parameters.detach()
 
 
 class Fixed(nn.Module):
@@ -63,9 +76,7 @@ class Fixed(nn.Module):
 
 def with_parameters(model, parameters: Tensor, x, family=avi.families.FullCovariance) -> avi.AmortizedVI:
     """The estimator whose posterior has these family parameters for each observation, for a model of any latents."""
-    vi = avi.AmortizedVI(model, Fixed(parameters), lambda dim, context: family(dim, context, head=False))
-    vi.fit(x, epochs=1, lr=1e-30, progress=False, seed=0)
-    return vi
+    return held(model, Fixed(parameters), family, x)
 
 
 def one_latent(prior: dist.Distribution):

@@ -40,7 +40,7 @@ def test_an_exact_posterior_reaches_the_evidence_with_every_draw(exact):
 
 
 def test_the_best_diagonal_posterior_loses_the_known_gap():
-    table = solved(MODEL, "diagonal").evaluate(X, particles=400, seed=0)
+    table = solved(MODEL, avi.families.Diagonal).evaluate(X, particles=400, seed=0)
     error = table["elbo"].mean() - (EVIDENCE.mean() - MODEL.diagonal_gap())
     assert abs(error) < 4 * np.sqrt((table["elbo_se"] ** 2).sum()) / len(X)
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from pyro import distributions as dist
 from pyro.distributions import constraints
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 import amortvi as avi
 from amortvi import _chunks
@@ -303,6 +303,33 @@ def test_observations_that_a_loader_reads(source):
     torch.testing.assert_close(posterior.mean["z"], EXACT.mean)
     torch.testing.assert_close(posterior.log_prob({"z": EXACT.mean}), EXACT.log_prob(EXACT.mean))
     torch.testing.assert_close(posterior.select([40, 3, 3]).mean["z"], EXACT.mean[[40, 3, 3]])
+
+
+class Stream(IterableDataset):
+    """Observations whose number only reading them tells."""
+
+    def __iter__(self):
+        return iter(X)
+
+
+def test_observations_whose_number_is_not_known():
+    posterior = solved(MODEL).posterior(DataLoader(Stream(), batch_size=7))
+    assert repr(posterior) == "Posterior(FullCovariance, observations, z: (3,))"
+    assert len(posterior) == 50
+    torch.testing.assert_close(posterior.mean["z"], EXACT.mean)
+    draws = posterior.sample(3, seed=0)
+    assert draws["z"].shape == (3, 50, 3)
+    torch.testing.assert_close(posterior.log_prob(draws), EXACT.log_prob(draws["z"]))
+    torch.testing.assert_close(posterior.select([-1, 0]).mean["z"], EXACT.mean[[49, 0]])
+
+
+def test_an_encoder_that_is_compiled():
+    vi = avi.AmortizedVI(MODEL, torch.nn.Linear(5, 6).double(), "diagonal").fit(X, epochs=1, progress=False, seed=0)
+    expected = vi.posterior(X).mean["z"]
+    compiled = torch.compile(vi.encoder, backend="eager")
+    again = avi.AmortizedVI(MODEL, compiled, "diagonal").fit(X, epochs=1, lr=1e-30, progress=False, seed=0)
+    again.guide.family.load_state_dict(vi.guide.family.state_dict())
+    torch.testing.assert_close(again.posterior(X).mean["z"], expected)
 
 
 def test_a_loader_that_drops_its_last_batch():

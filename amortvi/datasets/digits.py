@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from amortvi._checks import require
+from amortvi._checks import require, seed_or_none
 from amortvi.datasets.splits import ImageSplits
 
 __all__ = ["digits"]
@@ -20,14 +20,16 @@ def digits(*, seed: int = 0) -> ImageSplits:
 
     Raises:
         MissingDependencyError: scikit-learn is not installed.
+        OptionError: the seed is not an integer in range.
 
     Example:
         >>> digits().x_train.shape
         torch.Size([1437, 64])
     """
+    generator = torch.Generator().manual_seed(seed_or_none(seed) or 0)
     loader = require("sklearn.datasets", extra="examples", purpose="the digits data")
     bunch = loader.load_digits()
-    order = torch.randperm(len(bunch.target), generator=torch.Generator().manual_seed(seed))
+    order = torch.randperm(len(bunch.target), generator=generator)
     x = torch.tensor(bunch.data, dtype=torch.float32)[order] / 16
     labels = torch.tensor(bunch.target)[order]
     return ImageSplits(x[_TEST:], x[:_TEST], labels[_TEST:], labels[:_TEST], side=8, name="digits")

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from amortvi._checks import positive_int
+from amortvi.encoders._widths import checked_widths
 from amortvi.errors import OptionError
 
 __all__ = ["Conv"]
@@ -20,13 +21,13 @@ class Conv(nn.Module):
         size: the side of the image in pixels, such as 28 or 8.
         out_features: ``C``. The last layer is linear, so with ``2 * latents`` and a family made with ``head=False`` it
             gives mean and log scale itself.
-        in_channels: channels of the image; images come as ``(B, size * size)``, ``(B, size, size)`` or
-            ``(B, in_channels, size, size)``.
+        in_channels: channels of the image; images come as ``(B, in_channels, size, size)`` or flattened, those with one
+            channel as ``(B, size, size)`` too.
         channels: the channels of the strided layers, each halving the side.
         activation: makes one activation module.
 
     Raises:
-        OptionError: an option is not positive, or ``size`` is too small to be halved ``len(channels)`` times.
+        OptionError: an option is not a positive integer, or ``size`` is too small to be halved ``len(channels)`` times.
 
     Example:
         >>> import torch
@@ -47,23 +48,28 @@ class Conv(nn.Module):
         self.size = positive_int("size", size)
         self.in_channels = positive_int("in_channels", in_channels)
         self.out_features = positive_int("out_features", out_features)
-        if size < 2 ** len(channels):
-            raise OptionError(f"size={size} cannot be halved {len(channels)} times; give fewer channels.")
+        widths = checked_widths("channels", channels)
+        if self.size < 2 ** len(widths):
+            raise OptionError(f"size={size} cannot be halved {len(widths)} times; give fewer channels.")
         self.layers = nn.Sequential()
-        previous, side = in_channels, size
-        for width in channels:
+        previous, side = self.in_channels, self.size
+        for width in widths:
             self.layers.append(nn.Conv2d(previous, width, kernel_size=3, stride=2, padding=1))
             self.layers.append(activation())
             previous, side = width, (side + 1) // 2
-        self.layers.append(nn.Conv2d(previous, out_features, kernel_size=side))
+        self.layers.append(nn.Conv2d(previous, self.out_features, kernel_size=side))
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the context ``(B, C)`` of images in any of the accepted layouts."""
-        pixels = self.in_channels * self.size**2
-        if images[0].numel() != pixels:
+        plane = (self.size, self.size)
+        layouts = [(self.in_channels * self.size**2,), (self.in_channels, *plane)]
+        if self.in_channels == 1:
+            layouts.insert(1, plane)
+        # Any other layout, such as one with the channels last, could be reshaped too, to an image that is scrambled.
+        if tuple(images.shape[1:]) not in layouts:
             raise ValueError(
-                f"Conv(size={self.size}, in_channels={self.in_channels}) takes {pixels} numbers an image; "
-                f"got images of shape {tuple(images.shape[1:])}"
+                f"Conv(size={self.size}, in_channels={self.in_channels}) takes images of shape "
+                f"{' or '.join(map(str, layouts))}; got {tuple(images.shape[1:])}"
             )
         dtype = next((p.dtype for p in self.parameters()), torch.get_default_dtype())
         planes = images.reshape(-1, self.in_channels, self.size, self.size).to(dtype)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from amortvi._checks import positive_int
+from amortvi.encoders._widths import checked_widths
+from amortvi.errors import OptionError
 
 __all__ = ["MLP"]
 
@@ -23,7 +26,7 @@ class MLP(nn.Module):
         dropout: the dropout probability after each activation.
 
     Raises:
-        OptionError: a width is not a positive integer.
+        OptionError: a width is not a positive integer, or ``dropout`` is not in [0, 1).
 
     Example:
         >>> import torch
@@ -40,12 +43,11 @@ class MLP(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        widths = [
-            positive_int("in_features", in_features),
-            *(positive_int("hidden", width) for width in hidden),
-        ]
+        widths = [positive_int("in_features", in_features), *checked_widths("hidden", hidden)]
+        if not 0 <= dropout < 1:
+            raise OptionError(f"dropout must be a probability below 1; got {dropout}.")
         self.layers = nn.Sequential()
-        for width_in, width_out in zip(widths[:-1], widths[1:], strict=True):
+        for width_in, width_out in itertools.pairwise(widths):
             self.layers.append(nn.Linear(width_in, width_out))
             self.layers.append(activation())
             if dropout:

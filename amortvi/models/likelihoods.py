@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from pyro import distributions as dist
 from torch import Tensor, nn
+from torch.distributions import constraints
 
+from amortvi._checks import positive_float
 from amortvi.errors import OptionError
 
 __all__ = ["Bernoulli", "Categorical", "Likelihood", "Normal", "Poisson", "make_likelihood"]
@@ -19,7 +21,23 @@ class Likelihood(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, decoded: Tensor) -> Any:
-        """Return the distribution of each entry, its batch shape being the shape of ``x``."""
+        """Return the distribution of each entry, its batch shape being the shape of ``x``.
+
+        Args:
+            decoded: the decoder's output, laid out as ``x`` is, ``(B, *event)``; where the decoder gives ``K`` numbers
+                for each entry, ``(B, *event, K)``.
+        """
+
+    def mean(self, decoded: Tensor) -> Tensor:
+        """Return what is expected of each entry, the shape of ``x``; probabilities where entries are classes."""
+        mean: Tensor = self(decoded).mean
+        return mean
+
+
+class Intensity(dist.Bernoulli):  # type: ignore[misc]  # Pyro's distributions are untyped
+    """A Bernoulli distribution that scores grey values too; beyond [0, 1] its formula has no bound."""
+
+    support = constraints.unit_interval
 
 
 class Bernoulli(Likelihood):
@@ -27,8 +45,7 @@ class Bernoulli(Likelihood):
 
     def forward(self, decoded: Tensor) -> Any:
         """Return ``Bernoulli(logits=decoded)``; intensities between 0 and 1 score as their expected log-likelihood."""
-        # The usual reading of grey values as probabilities: the density formula is defined for them, the check is not.
-        return dist.Bernoulli(logits=decoded, validate_args=False)
+        return Intensity(logits=decoded)
 
 
 class Normal(Likelihood):
@@ -36,14 +53,15 @@ class Normal(Likelihood):
 
     Args:
         scale: where the learned scale starts, or stays with ``learned=False``.
-        learned: whether the scale is a parameter.
+        learned: whether the scale is trained.
+
+    Raises:
+        OptionError: the scale is not above zero.
     """
 
     def __init__(self, scale: float = 1.0, *, learned: bool = True) -> None:
         super().__init__()
-        if not scale > 0:
-            raise OptionError(f"scale must be above zero; got {scale}.")
-        self.log_scale = nn.Parameter(torch.tensor(scale).log(), requires_grad=learned)
+        self.log_scale = nn.Parameter(torch.tensor(positive_float("scale", scale)).log(), requires_grad=learned)
 
     def forward(self, decoded: Tensor) -> Any:
         """Return ``Normal(decoded, scale)``."""
@@ -56,6 +74,10 @@ class Categorical(Likelihood):
     def forward(self, decoded: Tensor) -> Any:
         """Return ``Categorical(logits=decoded)``."""
         return dist.Categorical(logits=decoded)
+
+    def mean(self, decoded: Tensor) -> Tensor:
+        """Return the probability of each class, ``(*x, K)``."""
+        return decoded.softmax(-1)
 
 
 class Poisson(Likelihood):
@@ -83,6 +105,6 @@ def make_likelihood(choice: str | Likelihood) -> Likelihood:
     """
     if isinstance(choice, Likelihood):
         return choice
-    if choice not in NAMED:
+    if not isinstance(choice, str) or choice not in NAMED:
         raise OptionError(f"likelihood must be one of {sorted(NAMED)} or a models.Likelihood; got {choice!r}.")
     return NAMED[choice]()

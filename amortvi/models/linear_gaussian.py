@@ -19,6 +19,7 @@ from pyro import distributions as dist
 from pyro.nn import PyroModule
 from torch import Tensor
 
+from amortvi._checks import positive_float, positive_int
 from amortvi._modes import random_state
 from amortvi.errors import OptionError
 
@@ -34,7 +35,8 @@ class LinearGaussian(PyroModule):
         bias: the mean of ``x``, ``(features,)``; zero by default.
 
     Raises:
-        OptionError: ``W`` is not a matrix, the bias does not fit, or the scale is not above zero.
+        OptionError: ``W`` is not a matrix of finite floating numbers, the bias does not fit, or the scale is not above
+            zero.
 
     Example:
         >>> import torch
@@ -49,15 +51,16 @@ class LinearGaussian(PyroModule):
 
     def __init__(self, W: Tensor, scale: float, bias: Tensor | None = None) -> None:
         super().__init__()
-        if W.dim() != 2:
+        _check_floating("W", W)
+        if W.dim() != 2 or W.numel() == 0:
             raise OptionError(f"W must be a matrix (features, latents); got shape {tuple(W.shape)}.")
-        if bias is not None and bias.shape != W.shape[:1]:
+        bias = W.new_zeros(W.shape[0]) if bias is None else bias
+        _check_floating("bias", bias)
+        if bias.shape != W.shape[:1]:
             raise OptionError(f"bias must have shape ({W.shape[0]},); got {tuple(bias.shape)}.")
-        if not scale > 0:
-            raise OptionError(f"scale must be above zero; got {scale}.")
         self.register_buffer("W", W.detach().clone())
-        self.register_buffer("bias", W.new_zeros(W.shape[0]) if bias is None else bias.detach().clone())
-        self.register_buffer("scale", W.new_tensor(scale))
+        self.register_buffer("bias", bias.detach().clone().to(W))
+        self.register_buffer("scale", W.new_tensor(positive_float("scale", scale)))
 
     @property
     def latent_dim(self) -> int:
@@ -78,10 +81,14 @@ class LinearGaussian(PyroModule):
         Args:
             observations: how many.
             seed: reproduces them and leaves the caller's random state as it was.
+
+        Raises:
+            OptionError: ``observations`` is not a positive integer, or the seed is out of range.
         """
+        count = positive_int("observations", observations)
         with random_state(seed):
-            z = torch.randn(observations, self.latent_dim, dtype=self.W.dtype)
-            noise = torch.randn(observations, self.W.shape[0], dtype=self.W.dtype)
+            z = torch.randn(count, self.latent_dim, dtype=self.W.dtype)
+            noise = torch.randn(count, self.W.shape[0], dtype=self.W.dtype)
         return z.to(self.W) @ self.W.mT + self.bias + self.scale * noise.to(self.W)
 
     def precision(self) -> Tensor:
@@ -105,3 +112,12 @@ class LinearGaussian(PyroModule):
         """Return the nats that the best diagonal posterior loses, the same for each ``x``."""
         precision = self.precision()
         return float(0.5 * (precision.diagonal().log().sum() - torch.logdet(precision)))
+
+
+def _check_floating(name: str, value: Tensor) -> None:
+    if not isinstance(value, Tensor) or not value.is_floating_point():
+        got = value.dtype if isinstance(value, Tensor) else type(value).__name__
+        raise OptionError(f"{name} must be a tensor of floating numbers; got {got}.")
+    bad = int((~torch.isfinite(value)).sum())
+    if bad:
+        raise OptionError(f"{name} must be finite; {bad} of its entries are NaN or infinite.")

@@ -156,8 +156,11 @@ class LoaderObservations(Observations):
         )
 
     def _read(self, loader: DataLoader[Any], *, in_order: bool) -> Iterator[Batch]:
+        # A loader begins each pass with a draw, for the seeds of its workers: where nothing is random, that is no one's.
+        with random_state(0 if in_order else None):
+            contents = iter(loader)
         row = 0
-        for content in loader:
+        for content in contents:
             # The default collation turns the tuple that an item is into a list.
             arguments = tuple(content) if isinstance(content, list) else content
             batch = _to_batch(self.name, arguments, self.dtype, collated=True)

@@ -53,7 +53,7 @@ def plot_latent_map(
         ax: where to draw; by default a new figure.
 
     Returns:
-        The Axes: means are its first collection, ellipses its patches.
+        The Axes; means are its first collection, ellipses its patches.
 
     Raises:
         OptionError: ``site`` is unknown; ``dims``, ``ellipses`` or ``level`` is out of range; or ellipses are asked for
