@@ -38,7 +38,7 @@ class GenerativeModel(nn.Module):
         >>> def model(x):
         ...     return pyro.param("scale", torch.tensor(2.0), constraint=pyro.distributions.constraints.positive) * x
         >>> wrapped = GenerativeModel(model)
-        >>> float(wrapped(torch.tensor(3.0)))
+        >>> float(wrapped(torch.tensor(3.0)).detach())
         6.0
         >>> len(list(wrapped.parameters())), "scale" in pyro.get_param_store()
         (1, False)

@@ -34,11 +34,13 @@ class PointMass(Delta):
     """A transformed latent as `pyro.sample` emits it: a point whose density is that of the change of variables."""
 
 
-@register_kl(PointMass, Distribution)
 def _kl_point_mass(q: PointMass, p: Distribution) -> Tensor:
     # The rule that Pyro has for Delta forgets the density, and with it the Jacobian, in TraceMeanField_ELBO.
     log_density: Tensor = q.log_density
     return log_density - p.log_prob(q.v)
+
+
+register_kl(PointMass, Distribution)(_kl_point_mass)
 
 
 class AmortizedGuide(PyroModule):
@@ -187,7 +189,9 @@ class AmortizedGuide(PyroModule):
             ) from error
         rows = next((value.shape[0] for value in (*args, *kwargs.values()) if isinstance(value, Tensor)), None)
         if not isinstance(context, Tensor) or context.dim() != 2 or not context.is_floating_point():
-            got = f"{tuple(context.shape)} of {context.dtype}" if isinstance(context, Tensor) else type(context).__name__
+            got = (
+                f"{tuple(context.shape)} of {context.dtype}" if isinstance(context, Tensor) else type(context).__name__
+            )
             raise EncoderError(
                 f"the encoder must return a floating context of shape (observations, features); got {got}. End it with "
                 f"nn.Flatten() where it has more dimensions, and return one tensor."
@@ -248,7 +252,10 @@ class AmortizedGuide(PyroModule):
             with contextlib.ExitStack() as plates:
                 for nested in site.layout.nested:
                     plates.enter_context(IndepMessenger(nested.name, nested.size, dim=nested.dim))
-                point = PointMass(value, log_density=density, event_dim=site.layout.event_dim)
+                # Pyro's Delta has no annotations.
+                point = PointMass(  # type: ignore[no-untyped-call]
+                    value, log_density=density, event_dim=site.layout.event_dim
+                )
                 emitted[site.name] = pyro.sample(site.name, point)
         return emitted
 

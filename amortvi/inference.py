@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from amortvi import checkpoint, evaluation, export
+from amortvi import checkpoint, evaluation, export, predictive
 from amortvi._checks import natural_int, positive_int
 from amortvi._modes import derived_seed, random_state
 from amortvi._version import __version__
@@ -21,7 +21,6 @@ from amortvi.guide import AmortizedGuide
 from amortvi.objectives import ObjectiveChoice, make_objective
 from amortvi.observations import Batch, Observations, as_observations
 from amortvi.posterior import Posterior
-from amortvi.predictive import simulate
 from amortvi.training import FitOptions, OptimizerFactory, ScheduleFactory, Trainer, history_frame
 
 if TYPE_CHECKING:
@@ -264,7 +263,8 @@ class AmortizedVI:
             seed: reproduces the draws and leaves the caller's random state as it was.
 
         Returns:
-            Columns ``elbo``, ``elbo_se`` (Monte Carlo standard error), ``reconstruction``, ``kl``, and ``iwae``, the
+            Columns ``elbo`` (the mean log weight; a term outside the data plate is not counted), ``elbo_se`` (its Monte
+            Carlo standard error), ``reconstruction``, ``kl`` (exact where it is known), and ``iwae``, the
             importance-weighted bound with ``particles`` draws.
 
         Raises:
@@ -294,17 +294,9 @@ class AmortizedVI:
             OptionError: ``draws`` is not a positive integer.
         """
         count = positive_int("draws", draws)
-        posterior = self.posterior(x)
-        prototype = self._guide.prototype
-        assert self._example is not None
-        numbers = sum(value[0].numel() for value in self._example.tensors())
-        parts: dict[str, list[Tensor]] = {}
-        with random_state(seed, self.device), self._generative.own_parameters():
-            for batch, q in posterior.chunks(count * max(numbers, prototype.latents.dim)):
-                values, _ = prototype.latents.constrain(q.sample(torch.Size([count])))
-                for name, drawn in simulate(self._generative, prototype, batch, values, count).items():
-                    parts.setdefault(name, []).append(drawn)
-        return {name: torch.cat(pieces, dim=1) for name, pieces in parts.items()}
+        observations = self._observations(x)
+        with random_state(seed, self.device):
+            return predictive.predict(self._generative, self._guide, observations, count, self.device)
 
     def sample_prior(self, n: int, x: Any = None, *, seed: int | None = None) -> dict[str, Tensor]:
         """Draw latents and data from the model alone.
@@ -326,10 +318,8 @@ class AmortizedVI:
         if self._example is None:
             raise NotFittedError("sample_prior needs to know what an observation looks like: call fit first.")
         source = self._example if x is None else self._observations(x).first(count)
-        batch = source.take(torch.arange(count) % source.size).to(self.device)
-        with random_state(seed, self.device), self._generative.own_parameters():
-            drawn = simulate(self._generative, self._guide.prototype, batch, None, 1)
-        return {name: value[0] for name, value in drawn.items()}
+        with random_state(seed, self.device):
+            return predictive.sample_prior(self._generative, self._guide.prototype, source.to(self.device), count)
 
     def to_arviz(
         self,
@@ -342,10 +332,15 @@ class AmortizedVI:
     ) -> Any:
         """Return draws and log-probabilities for ArviZ.
 
-        Groups: ``posterior``, ``sample_stats`` (``log_q``, ``log_joint`` and ``log_weight`` of each observation),
-        ``log_likelihood`` (of each observation), ``observed_data``, ``posterior_predictive``, ``prior`` and
-        ``prior_predictive``. Dimensions: ``chain`` (one), ``draw``, the name of the data plate, nested plates, and
-        ``<site>_dim_<i>``; a DataFrame's index labels the observations.
+        Groups: ``posterior`` (with deterministic sites), ``sample_stats`` (``log_q``, ``log_joint`` and ``log_weight`` of
+        each observation), ``log_likelihood`` (of each observation), ``observed_data``, ``constant_data`` (the model's other
+        arguments), ``posterior_predictive``, ``prior`` and ``prior_predictive``. Dimensions: ``chain`` (one), ``draw``,
+        the name of the data plate, nested plates, and ``<site>_dim_<i>``; a DataFrame's index labels the observations.
+
+        The draws are independent and come from ``q``, not from the exact posterior; ``log_weight`` is what corrects that.
+        They make one chain, so r-hat says nothing: ``az.summary(data, kind="stats")``. Where the only latents are those of
+        each observation, leaving one out leaves the prior: its elpd is ``log p(x)``, which the log of the mean weight
+        estimates directly, while ``az.loo`` goes by the likelihood alone and rightly warns of a high k-hat.
 
         Args:
             x: observations, as for `fit`.

@@ -177,7 +177,7 @@ class LatentVector:
             batch = value.shape[: value.dim() - dims]
             unconstrained = site.transform.inv(value)
             _, log_det = site.constrain(unconstrained, len(batch) - 1)
-            parts.append(unconstrained.reshape(batch + (site.size,)))
+            parts.append(unconstrained.reshape((*batch, site.size)))
             if log_det is not None:
                 summed = sum_from(log_det, len(batch))
                 total = summed if total is None else total + summed

@@ -13,7 +13,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 __all__ = ["NestedPlate", "PlateLayout"]
@@ -69,7 +68,7 @@ class PlateLayout:
         """The sizes of the nested plates, outermost first."""
         return tuple(plate.size for plate in self.nested)
 
-    def to_model(self, value: Tensor, sample_shape: torch.Size = torch.Size()) -> Tensor:
+    def to_model(self, value: Tensor, sample_shape: tuple[int, ...] = ()) -> Tensor:
         """Bring a value in observation layout to model layout.
 
         Args:

@@ -111,9 +111,7 @@ def _trace(model: Callable[..., Any], example: Batch, observations: int) -> tupl
     return sites, subsampled.names
 
 
-def _check_sizes(
-    trace: Any, subsampled: list[str], example: Batch, observations: int, error: Exception | None
-) -> None:
+def _check_sizes(trace: Any, subsampled: list[str], example: Batch, observations: int, error: Exception | None) -> None:
     """Raise `ModelError` if no plate has the size of the batch, which shows as one of many errors in the model."""
     found = plates(_sample_sites(trace))
     sized = [frame for frame in found.values() if frame.vectorized]

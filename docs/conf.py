@@ -3,6 +3,9 @@
 import os
 from importlib.metadata import version as installed_version
 
+from sphinx.ext.napoleon import GoogleDocstring
+from torch import nn
+
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 project = "amortvi"
@@ -48,3 +51,23 @@ nitpick_ignore_regex = [
     (r"py:(class|data|obj|exc)", rf"(?!amortvi\.(({areas})\.)?\w+$).*"),
     (r"py:.*", r"(arviz|matplotlib|numpy|pandas|pyro|sklearn|torch|xarray)\..*"),
 ]
+
+
+def read_properties_as_methods(app, what, name, obj, options, lines):
+    """Let a property's docstring be a sentence, with sections after it.
+
+    Napoleon reads it as that of a variable: what stands before a colon is its type, and sections are left as they are.
+    """
+    if what in ("attribute", "data", "property"):
+        read = GoogleDocstring(lines, app.config, app, "method", name, obj, options).lines()
+        lines[:] = ["..", "", *read]  # an empty comment, in which Napoleon, who comes next, finds no colon
+
+
+def without_inherited_signature(app, what, name, obj, options, signature, annotation):
+    """Leave out the ``*args, **kwargs`` that a module without a constructor of its own seems to take."""
+    return ("()", annotation) if what == "class" and obj.__init__ is nn.Module.__init__ else None
+
+
+def setup(app):
+    app.connect("autodoc-process-docstring", read_properties_as_methods, priority=400)
+    app.connect("autodoc-process-signature", without_inherited_signature)

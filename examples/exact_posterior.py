@@ -87,7 +87,9 @@ def main() -> None:
     print(f"log p(x) is {float(evidence.mean()):.3f} nats an observation; the best diagonal posterior")
     print(f"loses exactly {model.diagonal_gap():.3f} nats of it, full covariance nothing.\n")
     print(table.round(4).to_string())
-    print("\nErrors are relative, in the Frobenius norm. A diagonal posterior is too narrow: its intervals cover too little.")
+    print(
+        "\nErrors are relative, in the Frobenius norm. A diagonal posterior is too narrow: its intervals cover too little."
+    )
 
 
 if __name__ == "__main__":

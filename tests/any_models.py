@@ -151,7 +151,7 @@ def lower_triangle(x: Tensor) -> None:
 def without_event_dim(x: Tensor) -> None:
     with pyro.plate("data", x.shape[0]):
         z = pyro.sample("z", dist.Normal(0.0, 1.0))
-        pyro.sample("x", dist.Normal(z.unsqueeze(-1).expand(z.shape + (FEATURES,)), 0.5).to_event(1), obs=x)
+        pyro.sample("x", dist.Normal(z.unsqueeze(-1).expand((*z.shape, FEATURES)), 0.5).to_event(1), obs=x)
 
 
 def two_event_dims(x: Tensor) -> None:
@@ -164,7 +164,9 @@ def one_on_another(x: Tensor) -> None:
     with pyro.plate("data", x.shape[0]):
         top = pyro.sample("top", dist.Normal(0.0, 1.0))
         scale = pyro.sample("spread", dist.LogNormal(top, 0.3))
-        z = pyro.sample("z", dist.Normal(top.unsqueeze(-1).expand(top.shape + (LATENTS,)), scale.unsqueeze(-1)).to_event(1))
+        z = pyro.sample(
+            "z", dist.Normal(top.unsqueeze(-1).expand((*top.shape, LATENTS)), scale.unsqueeze(-1)).to_event(1)
+        )
         pyro.sample("x", dist.Normal(padded(z), 0.5).to_event(1), obs=x)
 
 
@@ -303,7 +305,7 @@ def mixture(x: Tensor) -> None:
     with pyro.plate("data", x.shape[0]):
         z = pyro.sample("z", standard())
         components = dist.Normal(torch.stack([padded(z), -padded(z)], dim=-2), 0.5).to_event(1)
-        mixing = dist.Categorical(logits=z.new_zeros(z.shape[:-1] + (2,)))
+        mixing = dist.Categorical(logits=z.new_zeros((*z.shape[:-1], 2)))
         pyro.sample("x", dist.MixtureSameFamily(mixing, components), obs=x)
 
 
@@ -431,7 +433,9 @@ CASES: dict[str, Case] = {
     "a network outside": Case(with_outer_network, (real(),)),
     "a module": Case(Module, (real(),)),
     "a PyroModule": Case(WithPyroParam, (real(),)),
-    "the method of a module": Case(lambda: TutorialVAE().model, (real(),), shapes={"latent": (LATENTS,)}, particles=False),
+    "the method of a module": Case(
+        lambda: TutorialVAE().model, (real(),), shapes={"latent": (LATENTS,)}, particles=False
+    ),
     "a prior on a parameter": case(with_a_prior_on_a_parameter),
     "a learned prior": case(with_a_learned_prior),
     "many supports": case(

@@ -72,7 +72,9 @@ def with_holes() -> Tensor:
     return x
 
 
-def estimator(model: Any = good_model, encoder: Any = None, family: Any = "diagonal", **options: Any) -> avi.AmortizedVI:
+def estimator(
+    model: Any = good_model, encoder: Any = None, family: Any = "diagonal", **options: Any
+) -> avi.AmortizedVI:
     return avi.AmortizedVI(model, network() if encoder is None else encoder, family, **options)
 
 
@@ -102,7 +104,7 @@ def global_state() -> dict[str, Any]:
     store = pyro.get_param_store()
     return {
         "torch": torch.get_rng_state().tolist(),
-        "numpy": [np.asarray(part).tolist() for part in np.random.get_state()],
+        "numpy": [np.asarray(part).tolist() for part in np.random.get_state()],  # noqa: NPY002
         "default dtype": torch.get_default_dtype(),
         "validation of arguments": torch.distributions.Distribution._validate_args,
         "validation of pyro": (pyro.infer.util.is_validation_enabled(), pyro.poutine.util.is_validation_enabled()),
@@ -245,8 +247,14 @@ WRONG_DATA: dict[str, tuple[Any, tuple[str, ...]]] = {
     "ragged": ([[1.0, 2.0], [3.0]], ("x cannot be read as one array", "tuple")),
     "too large": (np.full((4, 3), 2**64 - 1, dtype=np.uint64), ("x has integers above", "rescale")),
     "masked": (masked(), ("x is a masked array", "x.filled(0)", "poutine.mask")),
-    "text column": (pd.DataFrame({"a": [1.0, 2.0], "b": ["u", "v"]}), ("x must have numeric columns", "'b'", "get_dummies")),
-    "date column": (pd.DataFrame({"a": pd.date_range("2020", periods=2)}), ("x must have numeric columns", "'a' (datetime64")),
+    "text column": (
+        pd.DataFrame({"a": [1.0, 2.0], "b": ["u", "v"]}),
+        ("x must have numeric columns", "'b'", "get_dummies"),
+    ),
+    "date column": (
+        pd.DataFrame({"a": pd.date_range("2020", periods=2)}),
+        ("x must have numeric columns", "'a' (datetime64"),
+    ),
     "category column": (
         pd.DataFrame({"a": pd.Categorical(["u", "v"])}),
         ("x must have numeric columns", "'a' (category)", "get_dummies"),
@@ -273,6 +281,12 @@ def test_data_that_cannot_be_used(case: str, fitted: avi.AmortizedVI) -> None:
     if x is not None:
         with nothing_changes(fitted), refused(DataError, "validation_data"):
             fit(fitted, data(), validation_data=x)
+
+
+def test_a_failed_fit_in_another_type_leaves_the_type(fitted: avi.AmortizedVI) -> None:
+    loader = DataLoader(TensorDataset(with_holes().double()), batch_size=4)
+    check_refused_by_fit(fitted, loader, DataError, "x has 1 NaN", dtype=torch.float64)
+    assert fitted.dtype == torch.float32
 
 
 def test_first_fit_on_bad_data_is_no_fit() -> None:
@@ -304,7 +318,9 @@ def test_what_can_be_read_only_once(fitted: avi.AmortizedVI) -> None:
         lambda x: {"batch_sampler": BatchSampler(RandomSampler(x), 5, drop_last=False)},
     ],
 )
-def test_loaders_that_shuffle_by_a_sampler(sampler: Callable[[Tensor], dict[str, Any]], fitted: avi.AmortizedVI) -> None:
+def test_loaders_that_shuffle_by_a_sampler(
+    sampler: Callable[[Tensor], dict[str, Any]], fitted: avi.AmortizedVI
+) -> None:
     loader = DataLoader(TensorDataset(data()), **sampler(data()))
     with nothing_changes(fitted), refused(DataError, "x is a DataLoader that shuffles", "shuffle=False"):
         fitted.posterior(loader)
@@ -313,7 +329,10 @@ def test_loaders_that_shuffle_by_a_sampler(sampler: Callable[[Tensor], dict[str,
 
 def test_labels_beside_the_data() -> None:
     labelled = TensorDataset(data(), torch.ones(ROWS, dtype=torch.long))
-    with nothing_changes(), refused(EncoderError, "the encoder MLP failed", "x[1] of shape (40,)", "leave out", "labels"):
+    with (
+        nothing_changes(),
+        refused(EncoderError, "the encoder MLP failed", "x[1] of shape (40,)", "leave out", "labels"),
+    ):
         fit(estimator(), labelled)
 
     class First(nn.Module):
@@ -358,10 +377,17 @@ def test_patience_without_validation_data(fitted: avi.AmortizedVI) -> None:
 NOT_POSITIVE_INTEGERS = [0, -1, True, 2.0, math.nan, "3", np.array([1, 2]), torch.tensor(3.0), np.True_]
 NOT_POSITIVE_NUMBERS = [0, -1.0, True, math.nan, math.inf, "1e-3", np.array([1.0, 2.0]), torch.ones(2), None]
 OPTIONS: list[tuple[str, Any, tuple[str, ...]]] = [
-    *[(name, v, (f"{name} must be a positive integer", "got")) for name in ("epochs", "batch_size") for v in NOT_POSITIVE_INTEGERS],
+    *[
+        (name, v, (f"{name} must be a positive integer", "got"))
+        for name in ("epochs", "batch_size")
+        for v in NOT_POSITIVE_INTEGERS
+    ],
     *[("patience", value, ("patience must be a positive integer", "got")) for value in NOT_POSITIVE_INTEGERS],
     *[("lr", value, ("lr must be a", "number above zero", "got")) for value in NOT_POSITIVE_NUMBERS],
-    *[("gradient_clip", value, ("gradient_clip must be a", "number above zero")) for value in NOT_POSITIVE_NUMBERS[:-1]],
+    *[
+        ("gradient_clip", value, ("gradient_clip must be a", "number above zero"))
+        for value in NOT_POSITIVE_NUMBERS[:-1]
+    ],
     *[("seed", value, ("seed must be an integer from 0", "or None", "got")) for value in (-1, True, 1.5, "a", 2**64)],
     ("epochs", None, ("epochs must be a positive integer", "got None")),
     ("device", "cuda:99", ("device='cuda:99' cannot be used on this machine",)),
@@ -379,11 +405,17 @@ OPTIONS: list[tuple[str, Any, tuple[str, ...]]] = [
     ("optimizer", lambda parameters, lr: 3, ("optimizer must return a torch.optim.Optimizer", "got 3")),
     ("lr_schedule", 3, ("lr_schedule must be a callable (optimizer) -> schedule", "got 3")),
     ("lr_schedule", lambda optimizer: 3, ("lr_schedule must return a schedule", "got 3")),
-    ("lr_schedule", torch.optim.lr_scheduler.StepLR, ("could not be made as lr_schedule(optimizer)", "step_size", "lambda")),
+    (
+        "lr_schedule",
+        torch.optim.lr_scheduler.StepLR,
+        ("could not be made as lr_schedule(optimizer)", "step_size", "lambda"),
+    ),
 ]
 
 
-@pytest.mark.parametrize(("option", "value", "says"), OPTIONS, ids=[f"{name}-{i}" for i, (name, *_) in enumerate(OPTIONS)])
+@pytest.mark.parametrize(
+    ("option", "value", "says"), OPTIONS, ids=[f"{name}-{i}" for i, (name, *_) in enumerate(OPTIONS)]
+)
 def test_options_of_fit(option: str, value: Any, says: tuple[str, ...], fitted: avi.AmortizedVI) -> None:
     validation = {"validation_data": data()} if option == "patience" else {}
     check_refused_by_fit(fitted, data(), OptionError, *says, **{option: value}, **validation)
@@ -482,7 +514,10 @@ class Answers(nn.Module):
 
 ENCODERS: dict[str, tuple[Callable[[Tensor], Any], tuple[str, ...]]] = {
     "flat": (torch.flatten, ("must return a floating context of shape (observations, features)", "got (120,)")),
-    "three dimensions": (lambda x: x[:, None], ("context of shape (observations, features)", "got (40, 1, 3)", "nn.Flatten")),
+    "three dimensions": (
+        lambda x: x[:, None],
+        ("context of shape (observations, features)", "got (40, 1, 3)", "nn.Flatten"),
+    ),
     "integers": (lambda x: x.long(), ("floating context", "torch.int64")),
     "tuple": (lambda x: (x, x), ("floating context", "got tuple", "one tensor")),
     "nothing": (lambda x: None, ("floating context", "got NoneType")),
@@ -881,8 +916,16 @@ def test_a_loss_that_is_not_finite_keeps_the_last_good_epoch() -> None:
     # Ten steps an epoch: the 25th is step 5 of epoch 3.
     vi = estimator(TurnsBad(24))
     reference = estimator(TurnsBad(10**9))
-    with nothing_changes(), refused(
-        NonFiniteError, "epoch 3, step 5", "loss is nan", "observed site 'x' is not finite for 4 of 4", "before epoch 3", "lr"
+    with (
+        nothing_changes(),
+        refused(
+            NonFiniteError,
+            "epoch 3, step 5",
+            "loss is nan",
+            "observed site 'x' is not finite for 4 of 4",
+            "before epoch 3",
+            "lr",
+        ),
     ):
         fit(vi, data(), epochs=5, batch_size=4, lr=0.1)
     fit(reference, data(), epochs=2, batch_size=4, lr=0.1)
@@ -898,11 +941,28 @@ def test_a_loss_that_is_not_finite_keeps_the_last_good_epoch() -> None:
 
 def test_a_learning_rate_that_explodes() -> None:
     vi = fit(estimator(), data())
-    with nothing_changes(vi), refused(NonFiniteError, "training stopped at epoch 2, step", "before epoch 2", "smaller lr"):
+    with (
+        nothing_changes(vi),
+        refused(NonFiniteError, "training stopped at epoch 2, step", "before epoch 2", "smaller lr"),
+    ):
         fit(vi, data(), epochs=20, batch_size=5, lr=1e30)
     # The optimizer has forgotten the huge gradients: with them in its averages it would stand still.
     fit(vi, data(), epochs=30, batch_size=5, lr=0.02)
     assert vi.history["elbo"].iloc[-5:].mean() > vi.history["elbo"].iloc[0] + 1
+
+
+def momentum(parameters: Any, lr: float) -> torch.optim.Optimizer:
+    return torch.optim.SGD(parameters, lr=lr, momentum=0.9)
+
+
+def test_the_optimizer_forgets_what_led_astray() -> None:
+    vi = fit(estimator(), data(), lr=1e-3, optimizer=momentum)
+    with nothing_changes(vi), refused(NonFiniteError, "training stopped at epoch"):
+        fit(vi, data(), epochs=200, batch_size=2, lr=0.5, optimizer=momentum)
+    # With the momentum of the steps that ended far away, the first step would lead there again.
+    before = learned(vi)
+    fit(vi, data(), lr=1e-3, optimizer=momentum)
+    assert all((value - before[name]).abs().max() < 0.5 for name, value in learned(vi).items() if value.is_floating_point())
 
 
 def test_a_first_fit_that_explodes_is_usable() -> None:
@@ -955,7 +1015,11 @@ DAMAGE: dict[str, tuple[str, Callable[[Path], object], tuple[str, ...]]] = {
     "half a description": ("run.json", truncate, ("is damaged", "save it again")),
     "another description": ("run.json", lambda path: path.write_text("[]"), ("is damaged", "save it again")),
     "an empty description": ("run.json", lambda path: path.write_text("{}"), ("is damaged", "save it again")),
-    "a binary description": ("run.json", lambda path: path.write_bytes(b"\xff\xfe\x00"), ("is damaged", "save it again")),
+    "a binary description": (
+        "run.json",
+        lambda path: path.write_bytes(b"\xff\xfe\x00"),
+        ("is damaged", "save it again"),
+    ),
     "no bytes": ("tensors.pt", lambda path: path.write_bytes(b""), ("is damaged", "save it again")),
     "garbage": ("tensors.pt", lambda path: path.write_bytes(b"garbage" * 99), ("is damaged", "save it again")),
     "half of the tensors": ("tensors.pt", truncate, ("is damaged", "save it again")),
@@ -993,7 +1057,10 @@ def larger(x: Tensor) -> None:
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"hidden": 9}, ("does not fit encoder and family", "encoder.layers.0.weight has shape (8, 3) in it, (9, 3) here")),
+        (
+            {"hidden": 9},
+            ("does not fit encoder and family", "encoder.layers.0.weight has shape (8, 3) in it, (9, 3) here"),
+        ),
         ({"model": renamed}, ("latents {'z': [2]}", "{'latent': [2]}", "as they were when it was saved")),
         ({"model": larger}, ("latents {'z': [2]}", "{'z': [3]}")),
         ({"model": TurnsBad(3)}, ("does not fit the model", "shift is missing")),

@@ -21,6 +21,7 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import constraints
+from torch.types import _size
 
 __all__ = ["Gaussian", "ScaleOperator", "from_columns", "to_columns"]
 
@@ -94,11 +95,10 @@ class Gaussian(TorchDistribution):
     def __init__(self, loc: Tensor, scale: ScaleOperator) -> None:
         self.loc = loc
         self.scale = scale
-        self._drawn: Tensor | None = None
-        self._noise: Tensor | None = None
+        self._drawn: tuple[Tensor, Tensor] | None = None
         super().__init__(loc.shape[:-1], loc.shape[-1:], validate_args=False)
 
-    def expand(self, batch_shape: torch.Size, _instance: None = None) -> Gaussian:
+    def expand(self, batch_shape: _size, _instance: None = None) -> Gaussian:
         """Return the same Gaussians with batch shape ``batch_shape``."""
         shape = torch.Size(batch_shape)
         return Gaussian(self.loc.expand(shape + self.event_shape), self.scale.expand(shape))
@@ -118,20 +118,19 @@ class Gaussian(TorchDistribution):
         """The covariance, shape ``(*B, D, D)``."""
         return self.scale.covariance()
 
-    def rsample(self, sample_shape: torch.Size | tuple[int, ...] = ()) -> Tensor:
+    def rsample(self, sample_shape: _size = ()) -> Tensor:
         """Draw ``loc + A eps`` with gradients, shape ``(*sample_shape, *B, D)``."""
         noise = torch.randn(
             self._extended_shape(torch.Size(sample_shape)), dtype=self.loc.dtype, device=self.loc.device
         )
         drawn = self.loc + self.scale.matmul(noise)
-        self._drawn, self._noise = drawn, noise
+        self._drawn = drawn, noise
         return drawn
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Return ``log q(value)``, shape ``value.shape[:-1]``; the last draw itself is scored without a solve."""
-        if value is self._drawn and self._noise is not None:
-            noise = self._noise
-        else:
+        drawn, noise = self._drawn or (None, None)
+        if value is not drawn or noise is None:
             noise = self.scale.solve(value - self.loc)
         constant = 0.5 * self.event_shape[0] * math.log(2 * math.pi)
         return -0.5 * noise.square().sum(-1) - self.scale.log_abs_det() - constant

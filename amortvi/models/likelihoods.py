@@ -59,9 +59,15 @@ class Normal(Likelihood):
         OptionError: the scale is not above zero.
     """
 
+    log_scale: Tensor
+
     def __init__(self, scale: float = 1.0, *, learned: bool = True) -> None:
         super().__init__()
-        self.log_scale = nn.Parameter(torch.tensor(positive_float("scale", scale)).log(), requires_grad=learned)
+        log_scale = torch.tensor(positive_float("scale", scale)).log()
+        if learned:
+            self.log_scale = nn.Parameter(log_scale)
+        else:
+            self.register_buffer("log_scale", log_scale)  # Pyro warns of parameters that are not to be trained
 
     def forward(self, decoded: Tensor) -> Any:
         """Return ``Normal(decoded, scale)``."""

@@ -174,9 +174,7 @@ def score(
     run_model(model, batch.repeat(draws), scorer)
     missing = {site.name for site in prototype.latents.sites} - scorer.met
     if missing:
-        raise ModelError(
-            f"the model did not reach its latent sites {sorted(missing)} this time: {_FIXED_SITES}"
-        )
+        raise ModelError(f"the model did not reach its latent sites {sorted(missing)} this time: {_FIXED_SITES}")
     if len(scorer.local) == (0 if skip_priors else len(scorer.met)):
         raise ModelError(f"the model observed nothing in plate {prototype.plate!r} this time: {_FIXED_SITES}")
     return Scores(scorer.local, scorer.global_log_prob)
@@ -241,7 +239,9 @@ class SiteScorer(Messenger):
         if latent:
             self.met.add(msg["name"])
         elif not msg["is_observed"]:
-            raise ModelError(f"latent site {msg['name']!r} was not in the model when the guide was made: {_FIXED_SITES}")
+            raise ModelError(
+                f"latent site {msg['name']!r} was not in the model when the guide was made: {_FIXED_SITES}"
+            )
         if latent and self.skip_priors:
             return
         log_prob = msg["fn"].log_prob(msg["value"], *msg["args"], **msg["kwargs"])

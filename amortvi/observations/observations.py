@@ -53,7 +53,7 @@ class Observations(ABC):
         """The batch size to ask for where ``limit`` observations at once are too many to exceed."""
         return limit
 
-    def check_ordered(self) -> None:
+    def check_ordered(self) -> None:  # noqa: B027  # most kinds have an order; a loader may not
         """Raise `DataError` if the observations come in another order at each pass, whatever is asked for."""
 
     @abstractmethod

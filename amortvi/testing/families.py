@@ -47,7 +47,9 @@ def _assert_mean(estimates: Tensor, expected: Tensor, what: str) -> None:
     """Compare the mean over dimension 0 of independent ``estimates`` with ``expected``, by its standard error."""
     error = (estimates.mean(0) - expected).abs()
     allowed = _STANDARD_ERRORS * estimates.std(0) / estimates.shape[0] ** 0.5 + 1e-9
-    assert bool((error <= allowed).all()), f"{what}: off by {error.max():.3g}, Monte Carlo error allows {allowed.max():.3g}"
+    assert bool((error <= allowed).all()), (
+        f"{what}: off by {error.max():.3g}, Monte Carlo error allows {allowed.max():.3g}"
+    )
 
 
 def check_shapes(choice: FamilyChoice) -> None:
@@ -203,7 +205,9 @@ def check_start(choice: FamilyChoice) -> None:
     family = make_family(choice, 4, _CONTEXT_FEATURES)
     q = family(torch.randn(200, _CONTEXT_FEATURES))
     spread = q.sample(torch.Size([200])).std(0)
-    assert bool(((spread > 0.01) & (spread < 10)).all()), f"the scale starts at {spread.min():.3g} to {spread.max():.3g}"
+    assert bool(((spread > 0.01) & (spread < 10)).all()), (
+        f"the scale starts at {spread.min():.3g} to {spread.max():.3g}"
+    )
 
 
 def _seeded(check: Callable[[FamilyChoice], None]) -> Callable[[FamilyChoice], None]:

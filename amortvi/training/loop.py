@@ -130,18 +130,22 @@ class Loop:
         assert self.validation is not None
         averages = Averages()
         seed = derived_seed(self.seed or 0, _VALIDATION)
-        with torch.no_grad(), evaluation_mode(*self.modules), pyro.validation_enabled(False):
-            with random_state(seed, self.device):
-                for batch in self.validation.in_any_order():
-                    estimate = self.estimate(batch.to(self.device))
-                    averages.add(
-                        Metrics(
-                            estimate.elbo(self.validation.size),
-                            estimate.weights.reconstruction.mean(),
-                            estimate.weights.kl.mean(),
-                            batch.size,
-                        )
+        with (
+            torch.no_grad(),
+            evaluation_mode(*self.modules),
+            pyro.validation_enabled(False),
+            random_state(seed, self.device),
+        ):
+            for batch in self.validation.in_any_order():
+                estimate = self.estimate(batch.to(self.device))
+                averages.add(
+                    Metrics(
+                        estimate.elbo(self.validation.size),
+                        estimate.weights.reconstruction.mean(),
+                        estimate.weights.kl.mean(),
+                        batch.size,
                     )
+                )
         return averages
 
     def _schedule(self, elbo: float) -> None:

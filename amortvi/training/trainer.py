@@ -67,7 +67,9 @@ class FitOptions:
             "epochs": positive_int("epochs", self.epochs),
             "batch_size": check_batch_size(self.batch_size),
             "lr": positive_float("lr", self.lr),
-            "gradient_clip": None if self.gradient_clip is None else positive_float("gradient_clip", self.gradient_clip),
+            "gradient_clip": None
+            if self.gradient_clip is None
+            else positive_float("gradient_clip", self.gradient_clip),
             "patience": None if self.patience is None else positive_int("patience", self.patience),
             "seed": seed_or_none(self.seed),
         }

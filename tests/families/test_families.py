@@ -127,9 +127,9 @@ def test_choices() -> None:
     assert families.family_label("full") == "full"
     assert families.family_label(families.LowRank(3)) == "LowRank(3)"
     assert families.family_label(families.FullCovariance) == "FullCovariance"
-    with pytest.raises(FamilyError, match="one of .*'diagonal', 'full', 'low_rank'.*got 'banded'"):
+    with pytest.raises(FamilyError, match=r"one of .*'diagonal', 'full', 'low_rank'.*got 'banded'"):
         families.make_family("banded", 3, 3)
-    with pytest.raises(FamilyError, match="must return a families.Family; it returned int"):
+    with pytest.raises(FamilyError, match=r"must return a families\.Family; it returned int"):
         families.make_family(lambda dim, features: 3, 3, 3)  # type: ignore[arg-type, return-value]
     with pytest.raises(FamilyError, match="rank must be at most the number of latent dimensions, 3; got rank=4"):
         families.make_family(families.LowRank(4), 3, 3)

@@ -172,6 +172,6 @@ def test_bad_options() -> None:
         objectives.ELBO(kl="exact")  # type: ignore[arg-type]
     with pytest.raises(OptionError, match="particles must be a positive integer; got 0"):
         objectives.ELBO(0)
-    with pytest.raises(OptionError, match="objective must be one of .*got 'iwae2'"):
+    with pytest.raises(OptionError, match=r"objective must be one of .*got 'iwae2'"):
         objectives.make_objective("iwae2")
     assert repr(objectives.make_objective("elbo")) == "ELBO(particles=1, kl='auto')"

@@ -53,7 +53,9 @@ def assert_same_fit(one: avi.AmortizedVI, other: avi.AmortizedVI) -> None:
 
 
 def frame() -> pd.DataFrame:
-    return pd.DataFrame(data().numpy().astype(np.float64), columns=["a", "b", "c"], index=[f"row {i}" for i in range(ROWS)])
+    return pd.DataFrame(
+        data().numpy().astype(np.float64), columns=["a", "b", "c"], index=[f"row {i}" for i in range(ROWS)]
+    )
 
 
 def fortran() -> np.ndarray:
@@ -240,7 +242,9 @@ def test_data_sets_and_loaders_answer_as_the_tensor_does(form: str) -> None:
     vi = fit(data())
     if form.endswith("dicts"):
         vi = fit({"x": data()})
-    np.testing.assert_allclose(vi.posterior(make()).mean["z"], fit(data()).posterior(data()).mean["z"], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        vi.posterior(make()).mean["z"], fit(data()).posterior(data()).mean["z"], rtol=1e-5, atol=1e-6
+    )
     posterior = vi.posterior(make())
     assert len(posterior) == ROWS
     assert torch.isfinite(posterior.log_prob(posterior.sample(2, seed=0))).all()
