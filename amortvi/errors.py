@@ -14,6 +14,7 @@ __all__ = [
     "NonFiniteError",
     "NotFittedError",
     "OptionError",
+    "quoted",
 ]
 
 
@@ -59,3 +60,15 @@ class MissingDependencyError(AmortviError, ImportError):
 
 class AmortviWarning(UserWarning):
     """Something that deserves a look but does not stop the work."""
+
+
+def quoted(error: BaseException, lines: int = 12) -> str:
+    """Return an error's type and message for another message; a long one, which may print whole tensors, is cut.
+
+    Example:
+        >>> quoted(KeyError("z"))
+        "KeyError: 'z'"
+    """
+    text = str(error).splitlines()
+    left_out = [f"... ({len(text) - lines} lines more)"] if len(text) > lines else []
+    return f"{type(error).__name__}: " + "\n".join([*text[:lines], *left_out])

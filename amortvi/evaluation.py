@@ -11,6 +11,7 @@ from torch import Tensor
 
 from amortvi._chunks import Gathered, Tile, spans
 from amortvi._modes import evaluation_mode
+from amortvi.data_check import check_data
 from amortvi.generative import GenerativeModel
 from amortvi.guide import AmortizedGuide
 from amortvi.objectives import log_weights
@@ -51,6 +52,7 @@ def evaluate(
         example = observations.first(1).to(device)
         tile = Tile.of(particles, numbers_per_row(lambda batch: log_weights(model, guide, batch, 1), example))
         for batch in pieces(observations, tile.observations, device):
+            check_data(model, batch)
             gathered.add(_evaluate_batch(model, guide, batch, particles, tile.draws))
     columns = {name: value.numpy() for name, value in gathered.result().items()}
     return pd.DataFrame(columns, index=observations.index)

@@ -15,6 +15,7 @@ from torch.distributions import Distribution
 
 from amortvi._chunks import Gathered, Tile, spans
 from amortvi._modes import evaluation_mode
+from amortvi.data_check import check_data
 from amortvi.generative import GenerativeModel
 from amortvi.latents import sum_from
 from amortvi.objectives.weights import score, sum_of
@@ -86,6 +87,7 @@ def to_arviz(
         width = numbers_per_row(lambda batch: probe.groups(batch, posterior.of(batch), 1), posterior.first())
         most = max(counts.posterior, counts.prior)
         for batch, q in posterior.chunks(width * most):
+            check_data(model, batch)
             for group, values in exporter.groups(batch, q, Tile.of(most, width).draws).items():
                 if group not in gathered:
                     gathered[group] = Gathered(posterior.size, dim=0 if group in _DATA else 1)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.distributions import register_kl
 
 from amortvi._modes import evaluation_mode
-from amortvi.errors import AmortviError, EncoderError, FamilyError, NotFittedError
+from amortvi.errors import AmortviError, EncoderError, FamilyError, NotFittedError, quoted
 from amortvi.families import Family, FamilyChoice, make_family
 from amortvi.families import resolve as resolve_family
 from amortvi.latents import LatentVector
@@ -184,8 +184,7 @@ class AmortizedGuide(PyroModule):
             # Whatever the user's network raises, the user wants to know what it was called with.
             batch = Batch(args, kwargs)
             raise EncoderError(
-                f"the encoder {type(encoder).__name__} failed on {batch.describe()}: {type(error).__name__}: {error}"
-                f"{batch.hint()}"
+                f"the encoder {type(encoder).__name__} failed on {batch.describe()}: {quoted(error)}{batch.hint()}"
             ) from error
         rows = next((value.shape[0] for value in (*args, *kwargs.values()) if isinstance(value, Tensor)), None)
         if not isinstance(context, Tensor) or context.dim() != 2 or not context.is_floating_point():

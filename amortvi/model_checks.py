@@ -7,12 +7,21 @@ from typing import Any
 
 from pyro.distributions import Delta, MaskedDistribution, VonMises, VonMises3D
 from torch import Tensor
+from torch.distributions import constraints
 
-from amortvi.errors import ModelError
+from amortvi.errors import DataError, ModelError
 from amortvi.observations import Batch
 from amortvi.sites import Site, frames, is_deterministic, layers, plates
 
-__all__ = ["check_latent", "check_local", "check_observed", "find_plate", "own_subsample", "wrong_size"]
+__all__ = [
+    "check_latent",
+    "check_local",
+    "check_observed",
+    "check_support",
+    "find_plate",
+    "own_subsample",
+    "wrong_size",
+]
 
 
 def check_latent(site: Site) -> None:
@@ -81,6 +90,9 @@ def find_plate(sites: list[Site], latent: list[Site], example: Batch, observatio
     if not sized or (plate is not None and plate not in sized):
         raise wrong_size(found, example, observations)
     holders = [name for name in sized if any(name in _names(site) for site in latent)]
+    # A nested plate may be as large as the batch by chance; the data plate has every latent inside.
+    complete = [name for name in holders if all(name in _names(site) for site in latent)]
+    holders = complete if len(complete) == 1 else holders
     if plate is not None:
         return plate
     if not holders:
@@ -132,6 +144,27 @@ def check_observed(sites: list[Site], plate: str, example: Batch, observations: 
             f"nothing is observed inside plate {plate!r}, so the posterior is the prior: give the data to a pyro.sample "
             f"with obs=x there."
         )
+
+
+def check_support(site: Site) -> None:
+    """Raise `DataError` if an observed site is given values outside the support of its distribution.
+
+    Only a support that is the same whatever the latents and parameters are says something of the data.
+    """
+    support = site["fn"].support
+    while isinstance(support, constraints.independent):
+        support = support.base_constraint
+    if any(isinstance(bound, Tensor) for bound in vars(support).values()) or not isinstance(site["value"], Tensor):
+        return
+    within = support.check(site["value"])
+    if bool(within.all()):
+        return
+    outside = site["value"][~within]
+    raise DataError(
+        f"observed site {site['name']!r} ({type(layers(site['fn'])[-1]).__name__}) takes values in the support {support}, and "
+        f"{len(outside)} of the {within.numel()} that a batch gives it are outside, the first of them "
+        f"{outside[0].tolist()}: choose a likelihood that fits the data, or clean them."
+    )
 
 
 def own_subsample(plate: str) -> str:

@@ -14,12 +14,20 @@ from pyro.util import check_site_shape
 from torch import Tensor
 from torch.distributions import Normal
 
-from amortvi.errors import AmortviError, ModelError
+from amortvi.errors import AmortviError, ModelError, quoted
 from amortvi.latents import LatentSite, LatentVector, fixed_support, has_bijection
-from amortvi.model_checks import check_latent, check_local, check_observed, find_plate, own_subsample, wrong_size
+from amortvi.model_checks import (
+    check_latent,
+    check_local,
+    check_observed,
+    check_support,
+    find_plate,
+    own_subsample,
+    wrong_size,
+)
 from amortvi.observations import Batch
 from amortvi.plates import PlateLayout
-from amortvi.sites import Site, frames, is_subsample, is_weighted, layers, plates
+from amortvi.sites import Site, frames, is_data, is_subsample, is_weighted, layers, plates
 
 __all__ = ["Prototype", "read_model"]
 
@@ -94,8 +102,11 @@ def _trace(model: Callable[..., Any], example: Batch, observations: int) -> tupl
         with pyro.validation_enabled(True), torch.enable_grad():
             with subsampled, tracer:
                 model(*example.args, **example.kwargs)
-            tracer.trace.compute_log_prob()
             sites = _sample_sites(tracer.trace)
+            for site in sites:
+                if is_data(site):
+                    check_support(site)
+            tracer.trace.compute_log_prob()
             nesting = max((-frame.dim for site in sites for frame in frames(site)), default=0)
             for site in sites:
                 check_site_shape(site, nesting)
@@ -104,9 +115,7 @@ def _trace(model: Callable[..., Any], example: Batch, observations: int) -> tupl
     except Exception as error:
         _check_sizes(tracer.trace, subsampled.names, example, observations, error)
         # Whatever a user's program raises on its example is the user's to see, with what it was called with.
-        raise ModelError(
-            f"the model failed on {example.describe('x')}: {type(error).__name__}: {error}{example.hint()}"
-        ) from error
+        raise ModelError(f"the model failed on {example.describe('x')}: {quoted(error)}{example.hint()}") from error
     _check_sizes(tracer.trace, subsampled.names, example, observations, None)
     return sites, subsampled.names
 

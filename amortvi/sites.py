@@ -6,13 +6,14 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
-from pyro.distributions import ExpandedDistribution, MaskedDistribution
+from pyro.distributions import ExpandedDistribution, MaskedDistribution, Unit
 from torch import Tensor
 from torch.distributions import Independent
 
 __all__ = [
     "Site",
     "frames",
+    "is_data",
     "is_deterministic",
     "is_subsample",
     "is_weighted",
@@ -33,6 +34,11 @@ def is_subsample(site: Site) -> bool:
 def is_deterministic(site: Site) -> bool:
     """Whether a sample message is a ``pyro.deterministic``."""
     return bool(site["infer"].get("_deterministic"))
+
+
+def is_data(site: Site) -> bool:
+    """Whether the value of a sample message is given by the user: not a latent's, not one that is computed."""
+    return bool(site["is_observed"]) and not is_deterministic(site) and not isinstance(site["fn"], Unit)
 
 
 def frames(site: Site) -> Iterable[Any]:

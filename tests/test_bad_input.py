@@ -348,6 +348,58 @@ def test_unknown_keyword() -> None:
         fit(estimator(), {"y": data()})
 
 
+def poisson(x: Tensor) -> None:
+    with pyro.plate("data", x.shape[0]):
+        z = pyro.sample("z", prior())
+        # Under the caller's own draw of the prior the rate may be anything; it says nothing of the data.
+        pyro.sample("x", dist.Poisson((50 * decoded(z)).exp().clamp(max=1e3)).to_event(1), obs=x)
+
+
+def outside_support(value: float) -> Tensor:
+    x = torch.ones(300, FEATURES)
+    x[250, 1] = value  # beyond the first batch, on which the model is read
+    return x
+
+
+@pytest.mark.parametrize("value", [0.5, -1.0])
+def test_data_outside_the_support_of_their_likelihood(value: float) -> None:
+    says = (
+        "observed site 'x' (Poisson)",
+        "IntegerGreaterThan(lower_bound=0)",
+        "1 of the",
+        str(value),
+        "choose a likelihood",
+    )
+    with nothing_changes(), refused(DataError, *says):
+        fit(estimator(poisson), outside_support(value))
+    with nothing_changes(), refused(DataError, *says):
+        fit(estimator(poisson), outside_support(value)[240:])
+    vi = fit(estimator(poisson), outside_support(1.0), lr=1e-6)
+    for call in (
+        vi.fit,
+        lambda x, **_: vi.fit(outside_support(1.0), validation_data=x, seed=0, epochs=1, progress=False),
+    ):
+        with nothing_changes(vi), refused(DataError, *says):
+            call(outside_support(value), seed=0, epochs=1, progress=False)
+    with nothing_changes(vi), refused(DataError, *says):
+        vi.evaluate(outside_support(value), particles=2, seed=0)
+    with nothing_changes(vi), refused(DataError, *says):
+        vi.to_arviz(outside_support(value), 2, prior_draws=0, seed=0)
+
+
+def test_a_support_that_depends_on_the_latents_says_nothing_of_the_data() -> None:
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", x.shape[0]):
+            width = 8 + 50 * torch.sigmoid(pyro.sample("z", prior()).sum(-1))
+            pyro.sample("x", dist.Uniform(-width, width), obs=x[:, 0])
+
+    x = torch.zeros(300, FEATURES)
+    fit(estimator(model), x)
+    x[250] = 57.5  # possible, for a latent far out: the loss is to blame, not the data
+    with refused(NonFiniteError, "observed site 'x' is not finite for 1 of"):
+        fit(estimator(model), x, epochs=3)
+
+
 # --------------------------------------------------------------------------------------------------- validation data
 
 
@@ -733,6 +785,31 @@ def test_two_candidates_and_the_name_of_one() -> None:
         fit(estimator(two_candidates, plate="rows"), data())
 
 
+def test_a_nested_plate_as_large_as_the_batch() -> None:
+    def model(x: Tensor, *, inner: bool) -> None:
+        with pyro.plate("data", x.shape[0], dim=-2):
+            level = 0.0 if inner else pyro.sample("level", dist.Normal(0.0, 1.0))
+            with pyro.plate("parts", FEATURES, dim=-1):
+                part = pyro.sample("part", dist.Normal(0.0, 1.0))
+                pyro.sample("x", dist.Normal(level + part, 1.0), obs=x)
+
+    # The data plate is the one that has every latent inside.
+    vi = fit(estimator(lambda x: model(x, inner=False)), data(FEATURES))
+    assert vi.guide.prototype.plate == "data"
+    with refused(ModelError, "several plates", "['data', 'parts']", "plate=..."):
+        fit(estimator(lambda x: model(x, inner=True)), data(FEATURES))
+    assert fit(estimator(lambda x: model(x, inner=True), plate="data"), data(FEATURES)).guide.prototype.plate == "data"
+
+
+def test_a_long_error_is_cut() -> None:
+    def model(x: Tensor) -> None:
+        raise ValueError("\n".join(f"line {i}" for i in range(500)))
+
+    with refused(ModelError, "line 0", "line 11", "(488 lines more)") as caught:
+        fit(estimator(model), data())
+    assert "line 12" not in str(caught.value)
+
+
 @pytest.mark.parametrize("model", [None, 3, "model"])
 def test_models_that_are_not_callable(model: Any) -> None:
     with nothing_changes(), refused(ModelError, "model must be a Pyro model, that is, callable", "got"):
@@ -962,7 +1039,9 @@ def test_the_optimizer_forgets_what_led_astray() -> None:
     # With the momentum of the steps that ended far away, the first step would lead there again.
     before = learned(vi)
     fit(vi, data(), lr=1e-3, optimizer=momentum)
-    assert all((value - before[name]).abs().max() < 0.5 for name, value in learned(vi).items() if value.is_floating_point())
+    assert all(
+        (value - before[name]).abs().max() < 0.5 for name, value in learned(vi).items() if value.is_floating_point()
+    )
 
 
 def test_a_first_fit_that_explodes_is_usable() -> None:

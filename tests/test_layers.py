@@ -19,7 +19,7 @@ LAYERS = [
     {"prototype"},
     {"guide"},
     {"objectives"},
-    {"engine", "predictive"},
+    {"data_check", "engine", "predictive"},
     {"training", "posterior", "evaluation"},
     {"export", "checkpoint"},
     {"inference"},

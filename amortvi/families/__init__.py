@@ -6,9 +6,10 @@ To add one: a file here with a `Family`, an import and a row of `NAMED` below, a
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TypeAlias
 
-from amortvi.errors import AmortviError, FamilyError
+from amortvi.errors import AmortviError, FamilyError, quoted
 from amortvi.families.base import Family, GaussianFamily
 from amortvi.families.diagonal import Diagonal
 from amortvi.families.full_covariance import FullCovariance
@@ -97,7 +98,7 @@ def make_family(choice: FamilyChoice, dim: int, context_features: int) -> Family
         # Whatever a user's callable raises, the user wants to know what it was called with.
         raise FamilyError(
             f"family={choice!r} failed when it was called as family(dim={dim}, context_features={context_features}), with "
-            f"two positional arguments: {type(error).__name__}: {error}"
+            f"two positional arguments: {quoted(error)}"
         ) from error
     if not isinstance(family, Family):
         raise FamilyError(f"family={choice!r} must return a families.Family; it returned {type(family).__name__}.")
@@ -108,4 +109,7 @@ def family_label(choice: FamilyChoice) -> str:
     """Return the name under which tables show ``choice``."""
     if isinstance(choice, str):
         return choice
+    if isinstance(choice, partial):
+        options = ", ".join(f"{name}={value!r}" for name, value in choice.keywords.items())
+        return f"{family_label(choice.func)}({options})"
     return getattr(choice, "__name__", None) or repr(choice)

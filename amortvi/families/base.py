@@ -9,7 +9,7 @@ import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
-from amortvi._checks import positive_int
+from amortvi._checks import positive_float, positive_int
 from amortvi.errors import FamilyError
 from amortvi.families.gaussian import Gaussian, ScaleOperator
 
@@ -107,20 +107,33 @@ class GaussianFamily(Family):
         dim: ``D``.
         context_features: ``C``.
         mixing: how many numbers a leaf takes beside the log scales.
+        mixing_rate: how fast those move, relative to the locations; it is divided by ``D``.
         head: whether there is a head.
+
+    Raises:
+        OptionError: ``mixing_rate`` is not above zero.
     """
 
     has_closed_form_kl = True
     has_closed_form_moments = True
     has_gaussian_marginals = True
 
-    def __init__(self, dim: int, context_features: int, *, mixing: int = 0, head: bool = True) -> None:
+    def __init__(
+        self,
+        dim: int,
+        context_features: int,
+        *,
+        mixing: int = 0,
+        mixing_rate: float = SCALE_GAIN,
+        head: bool = True,
+    ) -> None:
+        positive_float("mixing_rate", mixing_rate)
         # Drawn before the head, whose size is the family's, so that one seed gives one start to all.
         loc = nn.Linear(context_features, dim) if head else None
         super().__init__(dim, context_features, num_parameters=2 * dim + mixing, head=head)
         if loc is not None:
             # Up to D mixing numbers act on one coordinate: together they are to move it no faster than its scale does.
-            rates = [1.0] * dim + [SCALE_GAIN] * dim + [SCALE_GAIN / dim] * mixing
+            rates = [1.0] * dim + [SCALE_GAIN] * dim + [mixing_rate / dim] * mixing
             self.head = _start(self.head, loc, torch.tensor(rates), self.initial_scale())
 
     def initial_scale(self) -> Tensor:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from amortvi.families.base import GaussianFamily
+from amortvi.families.base import SCALE_GAIN, GaussianFamily
 from amortvi.families.gaussian import ScaleOperator, from_columns, to_columns
 
 __all__ = ["FullCovariance", "TriangularScale"]
@@ -66,10 +66,15 @@ class FullCovariance(GaussianFamily):
     Args:
         dim: ``D``, the number of latent dimensions.
         context_features: ``C``, the size of the encoder's output.
-        head: ``False`` takes the context as the parameters ``(loc, log scale, strictly lower rows)`` directly.
+        mixing_rate: how fast the head's off-diagonal numbers move, relative to the locations. With ``0.01`` a decoder that
+            is trained at the same time does not lose directions to a posterior that widens before it is used (see
+            "Initialisation" in the design notes); where the model is fixed, that only takes longer.
+        head: ``False`` takes the context as the parameters ``(loc, log scale, strictly lower rows)`` directly; it then
+            starts where the encoder starts, and moves as fast.
 
     Raises:
         FamilyError: ``head=False`` and ``context_features`` is not the number of parameters.
+        OptionError: ``mixing_rate`` is not above zero.
 
     Example:
         >>> import torch
@@ -80,9 +85,9 @@ class FullCovariance(GaussianFamily):
 
     index: Tensor
 
-    def __init__(self, dim: int, context_features: int, *, head: bool = True) -> None:
+    def __init__(self, dim: int, context_features: int, *, mixing_rate: float = SCALE_GAIN, head: bool = True) -> None:
         below = dim * (dim - 1) // 2
-        super().__init__(dim, context_features, mixing=below, head=head)
+        super().__init__(dim, context_features, mixing=below, mixing_rate=mixing_rate, head=head)
         # Entry (i, j) of N is mixing number index[i, j]; entries on and above the diagonal read a zero appended at the end.
         index = torch.full((dim, dim), below)
         rows, columns = torch.tril_indices(dim, dim, offset=-1)

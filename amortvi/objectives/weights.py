@@ -22,7 +22,7 @@ from pyro.distributions.util import scale_and_mask
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
-from amortvi.errors import AmortviError, ModelError
+from amortvi.errors import AmortviError, ModelError, quoted
 from amortvi.generative import GenerativeModel
 from amortvi.guide import AmortizedGuide
 from amortvi.latents import LatentVector
@@ -193,9 +193,7 @@ def run_model(model: GenerativeModel, batch: Batch, handler: Messenger) -> None:
     except AmortviError:
         raise
     except Exception as error:
-        raise ModelError(
-            f"the model failed on {batch.describe()}: {type(error).__name__}: {error}{batch.hint()}"
-        ) from error
+        raise ModelError(f"the model failed on {batch.describe()}: {quoted(error)}{batch.hint()}") from error
 
 
 _FIXED_SITES = (

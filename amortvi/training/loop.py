@@ -36,6 +36,7 @@ class Loop:
     Args:
         step: one update of the parameters.
         estimate: the objective on a batch, without an update, for the validation data.
+        check: raises an error for a batch that the model cannot take; called in the first epoch.
         modules: model and guide, whose parameters are kept to go back to.
         training_modules: those of them that are trained, and so run in training mode; the others run in evaluation mode.
         optimizer: whose learning rate is recorded.
@@ -51,6 +52,7 @@ class Loop:
 
     step: Step
     estimate: Callable[[Batch], Estimate]
+    check: Callable[[Batch], None]
     modules: tuple[nn.Module, ...]
     training_modules: tuple[nn.Module, ...]
     optimizer: torch.optim.Optimizer
@@ -74,7 +76,7 @@ class Loop:
         try:
             with kept_modes(*self.modules):
                 for number in range(first, last + 1):
-                    record = self._epoch(number)
+                    record = self._epoch(number, new_data=number == first)
                     keep(record)
                     self.progress.epoch(number, record.elbo, record.validation_elbo)
                     if self.early_stopping is not None and self.early_stopping.is_done(record.validation_elbo):
@@ -86,10 +88,10 @@ class Loop:
             if self.early_stopping is not None:
                 self.early_stopping.restore()
 
-    def _epoch(self, number: int) -> EpochRecord:
+    def _epoch(self, number: int, *, new_data: bool) -> EpochRecord:
         good = Snapshot(*self.modules)
         try:
-            return self._train_and_validate(number)
+            return self._train_and_validate(number, new_data)
         except Exception:
             # Whatever went wrong, the fit is as it was before this epoch; a running average of the optimizer may hold the
             # gradients that led astray, so it begins anew.
@@ -98,15 +100,18 @@ class Loop:
             self.optimizer.zero_grad(set_to_none=True)
             raise
 
-    def _train_and_validate(self, number: int) -> EpochRecord:
+    def _train_and_validate(self, number: int, new_data: bool) -> EpochRecord:
         start = time.perf_counter()
         averages = Averages()
         for module in self.modules:
             module.train(any(module is trained for trained in self.training_modules))
         with random_state(derived_seed(self.seed, _NOISE, number), self.device):
-            for position, batch in enumerate(self.train.shuffled(self.batch_size, self._shuffler(number)), start=1):
+            for position, rows in enumerate(self.train.shuffled(self.batch_size, self._shuffler(number)), start=1):
+                batch = rows.to(self.device)
+                if new_data:
+                    self.check(batch)
                 try:
-                    averages.add(self.step(batch.to(self.device)))
+                    averages.add(self.step(batch))
                 except NonFiniteError as error:
                     raise NonFiniteError(
                         f"training stopped at epoch {number}, step {position}: {error}. The parameters are back where they "
@@ -116,7 +121,7 @@ class Loop:
                 self.progress.step()
         learning_rate = float(self.optimizer.param_groups[0]["lr"])
         elbo, reconstruction, kl = averages.read()
-        validation = self._validate().read() if self.validation is not None else Averages().read()
+        validation = self._validate(new_data).read() if self.validation is not None else Averages().read()
         self._schedule(validation[0] if self.validation is not None else elbo)
         return EpochRecord(number, elbo, reconstruction, kl, *validation, learning_rate, time.perf_counter() - start)
 
@@ -125,7 +130,7 @@ class Loop:
         seed = derived_seed(self.seed, _SHUFFLE, epoch)
         return generator.manual_seed(int(torch.randint(2**62, ())) if seed is None else seed)
 
-    def _validate(self) -> Averages:
+    def _validate(self, new_data: bool) -> Averages:
         """The objective on the validation data, with the same draws after each epoch, so that epochs compare."""
         assert self.validation is not None
         averages = Averages()
@@ -136,8 +141,11 @@ class Loop:
             pyro.validation_enabled(False),
             random_state(seed, self.device),
         ):
-            for batch in self.validation.in_any_order():
-                estimate = self.estimate(batch.to(self.device))
+            for rows in self.validation.in_any_order():
+                batch = rows.to(self.device)
+                if new_data:
+                    self.check(batch)
+                estimate = self.estimate(batch)
                 averages.add(
                     Metrics(
                         estimate.elbo(self.validation.size),

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from amortvi._checks import positive_float, positive_int, seed_or_none
+from amortvi.data_check import check_data
 from amortvi.engine import EagerStep
 from amortvi.errors import OptionError
 from amortvi.generative import GenerativeModel
@@ -171,6 +172,7 @@ class Trainer:
                     gradient_clip=options.gradient_clip,
                 ),
                 estimate=lambda batch: objective.estimate(self.model, self.guide, batch),
+                check=lambda batch: check_data(self.model, batch),
                 modules=both,
                 training_modules=(self.guide,) if self.freeze_model else both,
                 optimizer=optimizer,

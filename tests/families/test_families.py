@@ -1,5 +1,7 @@
 """What is particular to each family, against torch's own distributions."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch.distributions import MultivariateNormal, kl_divergence
@@ -127,6 +129,10 @@ def test_choices() -> None:
     assert families.family_label("full") == "full"
     assert families.family_label(families.LowRank(3)) == "LowRank(3)"
     assert families.family_label(families.FullCovariance) == "FullCovariance"
+    slow = partial(families.FullCovariance, mixing_rate=0.01)
+    assert families.family_label(slow) == "FullCovariance(mixing_rate=0.01)"
+    with pytest.raises(OptionError, match="mixing_rate must be a finite number above zero; got 0"):
+        families.FullCovariance(3, 3, mixing_rate=0)
     with pytest.raises(FamilyError, match=r"one of .*'diagonal', 'full', 'low_rank'.*got 'banded'"):
         families.make_family("banded", 3, 3)
     with pytest.raises(FamilyError, match=r"must return a families\.Family; it returned int"):

@@ -11,8 +11,8 @@ from pyro import poutine
 from torch import Tensor, nn
 
 import amortvi as avi
-from amortvi.errors import ModelError, OptionError
-from amortvi.models import VAE, Bernoulli, Categorical, Likelihood, Normal, Poisson
+from amortvi.errors import DataError, ModelError, OptionError
+from amortvi.models import VAE, Categorical, Likelihood, Normal, Poisson
 
 LATENTS, FEATURES, CLASSES = 3, 6, 4
 
@@ -82,7 +82,7 @@ def test_intensities_beyond_one_are_refused(factor: float) -> None:
     """Their "density" has no bound: a fit would run off to ever better numbers that mean nothing."""
     vi = avi.AmortizedVI(VAE(nn.Linear(2, FEATURES), 2), avi.encoders.MLP(FEATURES, [4]))
     x = torch.rand(20, FEATURES) * factor
-    with pytest.raises(ModelError, match=r"within the support .*lower_bound=0.0, upper_bound=1.0"):
+    with pytest.raises(DataError, match=r"takes values in the support .*lower_bound=0.0, upper_bound=1.0.*outside"):
         vi.fit(x, epochs=1, progress=False)
 
 
@@ -186,12 +186,6 @@ def test_decode_takes_any_batch_shape(decoder: nn.Module) -> None:
     torch.testing.assert_close(model.decode(z)[1, 3], model.decode(z[1, 3]))
 
 
-def test_decode_of_a_network_that_diverged_is_not_a_number() -> None:
-    linear = nn.Linear(LATENTS, FEATURES)
-    nn.init.constant_(linear.bias, math.nan)
-    assert VAE(linear, LATENTS, "normal").decode(torch.zeros(2, LATENTS)).isnan().all()
-
-
 def test_draws_in_an_outer_plate_of_pyro() -> None:
     """Vectorized particles put a dimension in front of the observations, here as many as there are features."""
     model, draws = VAE(ConvDecoder(), LATENTS, "normal"), 64
@@ -286,8 +280,7 @@ def _fit(x: Tensor, decoder: nn.Module, latents: int, likelihood: str | Likeliho
     )
 
 
-@pytest.mark.parametrize("start", [1.0, 0.1])
-def test_the_learned_scale_is_that_of_the_noise(start: float) -> None:
+def test_the_learned_scale_is_that_of_the_noise() -> None:
     """Its maximum likelihood is known: the mean of the smallest eigenvalues (Tipping and Bishop, 1999)."""
     generator = torch.Generator().manual_seed(0)
     observations, features, latents, scale = 2000, 8, 2, 0.4
@@ -296,8 +289,8 @@ def test_the_learned_scale_is_that_of_the_noise(start: float) -> None:
     x = x + scale * torch.randn(observations, features, generator=generator)
     torch.manual_seed(0)
     decoder = nn.Linear(latents, features)
-    vi = _fit(x, decoder, latents, Normal(start), epochs=40, batch_size=100, lr=0.02)
-    learned = float(vi.model.likelihood.log_scale.exp())
+    vi = _fit(x, decoder, latents, "normal", epochs=40, lr=0.05)
+    learned = float(vi.model.likelihood.log_scale.detach().exp())
     exact = float(torch.linalg.eigvalsh(torch.cov(x.mT, correction=0))[: features - latents].mean().sqrt())
     # The scale's own sampling error, from observations * (features - latents) squares of noise.
     assert abs(exact - scale) < 4 * scale / math.sqrt(2 * observations * (features - latents))
@@ -307,12 +300,13 @@ def test_the_learned_scale_is_that_of_the_noise(start: float) -> None:
 def test_a_scale_that_is_not_learned_stays() -> None:
     vi = _fit(torch.randn(100, 4), nn.Linear(2, 4), 2, Normal(0.7, learned=False), epochs=2, lr=0.1)
     assert float(vi.model.likelihood.log_scale.exp()) == pytest.approx(0.7)
+    assert [name for name, _ in vi.model.named_parameters()] == ["decoder.weight", "decoder.bias"]
 
 
 def test_a_poisson_fit_finds_the_rates() -> None:
     generator = torch.Generator().manual_seed(1)
     z = torch.randn(2000, 1, generator=generator)
-    weight, bias = torch.linspace(-0.8, 0.8, 8), torch.linspace(0.0, 1.5, 8)
+    weight, bias = torch.linspace(-0.8, 0.8, 8), torch.linspace(0.0, 1.0, 8)
     x = torch.poisson((z * weight + bias).exp(), generator=generator)
     torch.manual_seed(0)
     decoder = nn.Linear(1, 8)
@@ -325,7 +319,7 @@ def test_a_poisson_fit_finds_the_rates() -> None:
 def test_a_categorical_fit_finds_the_probabilities() -> None:
     generator = torch.Generator().manual_seed(2)
     entries, classes = 10, 3
-    z = torch.randn(3000, 1, generator=generator)
+    z = torch.randn(4000, 1, generator=generator)
     weight = 1.5 * torch.randn(entries, classes, generator=generator)
     weight = weight - weight.mean(-1, keepdim=True)
     bias = 0.5 * torch.randn(entries, classes, generator=generator)
@@ -339,16 +333,3 @@ def test_a_categorical_fit_finds_the_probabilities() -> None:
     found = decoder.weight.detach().reshape(entries, classes)
     sign = torch.sign((found * weight).sum())  # a latent and its mirror image explain the data alike
     assert (vi.model.decode(sign * line) - expected).abs().max() < 0.06
-
-
-def test_a_bernoulli_fit_finds_the_probabilities() -> None:
-    generator = torch.Generator().manual_seed(3)
-    z = torch.randn(3000, 1, generator=generator)
-    weight, bias = torch.linspace(-2, 2, 12), torch.linspace(1, -1, 12)
-    x = torch.bernoulli((z * weight + bias).sigmoid(), generator=generator)
-    torch.manual_seed(0)
-    decoder = nn.Linear(1, 12)
-    vi = _fit(x, decoder, 1, Bernoulli(), hidden=[32], epochs=40, lr=0.02)
-    line = torch.tensor([[-1.0], [0.0], [1.0]])
-    sign = torch.sign(decoder.weight.detach().squeeze(-1) @ weight)
-    assert (vi.model.decode(sign * line) - (line * weight + bias).sigmoid()).abs().max() < 0.06

@@ -52,6 +52,7 @@ def fits(model: avi.models.LinearGaussian, x: Tensor) -> avi.FamilyFits:
         seeds=[0, 1],
         validation_data=x[40:],
         epochs=15,
+        batch_size=8,
         lr=0.05,
         freeze_model=True,
         progress=False,
