@@ -39,7 +39,7 @@ def fit(model: avi.models.LinearGaussian, x: torch.Tensor, family: avi.families.
         x,
         epochs=400,
         batch_size=250,
-        lr=0.03,
+        lr=0.06,
         objective=avi.objectives.ELBO(particles=5),
         lr_schedule=lambda optimizer: torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 400),
         seed=0,
