@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -70,7 +70,14 @@ def save(content: Checkpoint, folder: Path, family: str) -> None:
     }
     with _replacing(folder / _TENSORS, folder / _DESCRIPTION) as (tensors_path, description_path):
         torch.save(tensors, tensors_path)
+        description["sha256"] = _digest(tensors_path)
         description_path.write_text(json.dumps(description, indent=1))
+
+
+def _digest(path: Path) -> str:
+    """What the description knows its tensors by: those of another save, or damaged ones, would load without a word."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _latents(guide: AmortizedGuide) -> dict[str, list[int]]:
@@ -207,7 +214,7 @@ def _shape(value: Any) -> tuple[int, ...] | None:
 _AS_SAVED = "build model, encoder and family as they were when it was saved."
 _FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in _FLOATING}
-_DESCRIBED = {"family", "dtype", "latents", "objective", "freeze_model", "history"}
+_DESCRIBED = {"family", "dtype", "latents", "objective", "freeze_model", "history", "sha256"}
 _STORED = {"model", "guide", "optimizer", "example_args", "example_kwargs"}
 
 
@@ -222,15 +229,16 @@ def read(folder: Path) -> SavedRun:
         # weights_only: a checkpoint is data, and loading it must not run code.
         tensors = torch.load(folder / _TENSORS, map_location="cpu", weights_only=True)
         missing = (_DESCRIBED - set(description)) | (_STORED - set(tensors))
-        if missing or description["dtype"] not in _DTYPES:
-            raise ValueError("something that save writes is not there")
+        if missing or description["dtype"] not in _DTYPES or description["sha256"] != _digest(folder / _TENSORS):
+            raise ValueError("something is not as save writes it")
         records = [EpochRecord(**record) for record in description["history"]]
     except FileNotFoundError as error:
         raise CheckpointError(f"{folder} holds no saved run: {error.filename} is missing.") from error
     except NotADirectoryError as error:
         raise CheckpointError(f"{folder} is a file; give the folder that save was called with.") from error
-    except (OSError, ValueError, TypeError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        # Its message may be of little help, or name a way to read the file that runs what is in it.
+    except Exception as error:
+        # Damage can make the readers raise anything. What they say is of little help, or names a way to read the file that
+        # runs what is in it.
         raise CheckpointError(
             f"the saved run in {folder} is damaged, or of another version of amortvi than {__version__} "
             f"({type(error).__name__}): save it again."

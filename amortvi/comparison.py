@@ -259,14 +259,12 @@ def compare(
         (NaN for one).
 
     Raises:
-        OptionError: there is nothing to compare.
+        OptionError: ``fits`` is neither from `fit_families` nor a dict of fitted estimators, or is empty.
         DataError: the observations cannot be used.
     """
     import pandas as pd  # imported where it is used: it would double the time that importing amortvi takes
 
-    runs = fits.fits if isinstance(fits, FamilyFits) else [Fit(k, 0, vi, _seconds(vi)) for k, vi in fits.items()]
-    if not runs:
-        raise OptionError("fits holds no fit to compare.")
+    runs = _runs(fits)
     families = list(dict.fromkeys(run.family for run in runs))
     tables = {
         family: [run.vi.evaluate(x, particles=particles, seed=seed) for run in runs if run.family == family]
@@ -299,6 +297,20 @@ def compare(
             }
         )
     return pd.DataFrame(rows).set_index("family").sort_values("elbo", ascending=False)
+
+
+def _runs(fits: FamilyFits | Mapping[str, AmortizedVI]) -> Sequence[Fit]:
+    """Return the single fits."""
+    if isinstance(fits, FamilyFits):
+        return fits.fits
+    if not isinstance(fits, Mapping) or not all(isinstance(vi, AmortizedVI) for vi in fits.values()):
+        raise OptionError(
+            "fits must come from fit_families, or be a dict of fitted estimators such as {'full': vi}; "
+            f"got {type(fits).__name__}."
+        )
+    if not fits:
+        raise OptionError("fits holds no fit to compare.")
+    return [Fit(name, 0, vi, _seconds(vi)) for name, vi in fits.items()]
 
 
 def _standard_error(values: np.ndarray) -> float:

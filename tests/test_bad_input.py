@@ -1250,3 +1250,11 @@ def test_a_loader_leaves_the_random_state() -> None:
         fit(vi, loader, validation_data=loader)
         fit(vi, Rows(data()))
         vi.evaluate(DataLoader(TensorDataset(data()), batch_size=8), particles=2, seed=0)
+
+
+@pytest.mark.parametrize("fits", [[1], {"full": 3}, "full", 7])
+def test_compare_takes_fits_only(fits: object) -> None:
+    with pytest.raises(
+        OptionError, match=r"fits must come from fit_families, or be a dict .* such as \{'full': vi\}; got"
+    ):
+        avi.compare(fits, data())  # type: ignore[arg-type]

@@ -123,6 +123,7 @@ IMAGES, LABELS = _idx(_arrays()[0]), _idx(_arrays()[1])
         (1, IMAGES, r"has 7 images, but labels of \(7, 6, 6\), in its train files"),
         (3, _idx(np.zeros(4, np.uint8)), r"has 3 images, but labels of \(4,\), in its t10k files"),
     ],
+    ids=lambda value: "" if isinstance(value, bytes) else None,
 )
 def test_damaged_files(tmp_path: Path, position: int, content: bytes, message: str) -> None:
     files = [_idx(array) for array in _arrays()]
