@@ -149,7 +149,7 @@ class SavedRun:
             return given
         if saved not in NAMED:
             raise CheckpointError(
-                f"the run in {self.folder} was fitted with family {saved}, a callable: give it again as family=..."
+                f"the run in {self.folder} was fitted with family {saved}: give it again as family=..."
             )
         return str(saved)
 

@@ -14,7 +14,6 @@ __all__ = [
     "NonFiniteError",
     "NotFittedError",
     "OptionError",
-    "quoted",
 ]
 
 

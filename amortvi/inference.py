@@ -390,7 +390,9 @@ class AmortizedVI:
         content = checkpoint.Checkpoint(
             self._generative, self._guide, self._trainer, self._example, self._objective_name, dtype
         )
-        checkpoint.save(content, Path(path), family_label(self.family))
+        # A callable that happens to be called "full" is not the family of that name.
+        label = family_label(self.family)
+        checkpoint.save(content, Path(path), label if isinstance(self.family, str) else f"{label}, a callable")
 
     @classmethod
     def load(

@@ -35,10 +35,11 @@ _ESTIMATES = 0
 class Posterior:
     """``q(z | x)`` for each of some observations.
 
-    It holds the observations and a copy of the guide as it was, so later training does not change it. Nothing is
-    computed before it is asked for, and then a chunk of observations at a time: beyond the answer itself, memory does
-    not grow with their number. Values of a latent site come with the observations first: ``N`` observations, then the
-    sizes of nested plates, then the shape of one value, all in the site's own support. They are on the CPU.
+    It holds the observations (the user's own array where that needs no conversion: do not change it meanwhile) and a copy
+    of the guide as it was, so later training does not change it. Nothing is computed before it is asked for, and then a
+    chunk of observations at a time: beyond the answer itself, memory does not grow with their number. Values of a latent
+    site come with the observations first: ``N`` observations, then the sizes of nested plates, then the shape of one value,
+    all in the site's own support. They are on the CPU.
 
     Args:
         guide: a guide that is set up; it is copied.

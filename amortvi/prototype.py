@@ -114,8 +114,9 @@ def _trace(model: Callable[..., Any], example: Batch, observations: int) -> tupl
         raise
     except Exception as error:
         _check_sizes(tracer.trace, subsampled.names, example, observations, error)
+        hint = example.hint() if isinstance(error, TypeError) else ""
         # Whatever a user's program raises on its example is the user's to see, with what it was called with.
-        raise ModelError(f"the model failed on {example.describe('x')}: {quoted(error)}{example.hint()}") from error
+        raise ModelError(f"the model failed on {example.describe('x')}: {quoted(error)}{hint}") from error
     _check_sizes(tracer.trace, subsampled.names, example, observations, None)
     return sites, subsampled.names
 

@@ -319,3 +319,14 @@ def test_a_model_that_other_estimators_share(tmp_path: Path) -> None:
     for name, vi in fits.items():
         loaded = avi.AmortizedVI.load(tmp_path / name, _model(), _encoder())
         _assert_same(vi, loaded)
+
+
+def test_a_callable_named_like_a_family_is_not_that_family(tmp_path: Path) -> None:
+    def full(dim: int, context_features: int) -> avi.families.Family:
+        return avi.families.FullCovariance(dim, context_features, mixing_rate=0.01)
+
+    vi = avi.AmortizedVI(_model(), _encoder(), full).fit(X, **SHORT)
+    vi.save(tmp_path)
+    with pytest.raises(CheckpointError, match=r"family full, a callable: give it again as family=\.\.\."):
+        avi.AmortizedVI.load(tmp_path, _model(), _encoder())
+    _assert_same(vi, avi.AmortizedVI.load(tmp_path, _model(), _encoder(), full))

@@ -60,7 +60,8 @@ def test_a_million_observations_of_16_latents():
     for family, memory in found.items():
         print(family, memory)
         assert memory["peak"] < 2e9 / 2**20
-        assert memory["peak"] - memory["before"] < memory["result"] + 120
+        # A chunk, and what libraries take at first use; the parameters of all observations would be 580 MiB for "full".
+        assert memory["peak"] - memory["before"] < memory["result"] + 250
 
 
 # 3,000 observations of 50 numbers, decoded by a layer of 1,000: with 50 draws at once that layer takes 570 MiB.
@@ -104,4 +105,5 @@ def test_work_holds_its_result_and_a_piece(wide, work):
     memory = wide[work]
     print(work, memory)
     assert memory["result"] > (0.1 if work == "evaluate" else 25)
-    assert memory["peak"] - memory["before"] < memory["result"] + 120
+    # A chunk, and what libraries take at first use; all draws at once would be 570 MiB.
+    assert memory["peak"] - memory["before"] < memory["result"] + 250

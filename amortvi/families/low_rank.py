@@ -21,9 +21,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from amortvi._checks import positive_int
+from amortvi._checks import positive_float, positive_int
 from amortvi.errors import FamilyError
-from amortvi.families.base import GaussianFamily
+from amortvi.families.base import SCALE_GAIN, GaussianFamily
 from amortvi.families.gaussian import ScaleOperator, from_columns, to_columns
 
 __all__ = ["LowRank", "LowRankFamily", "LowRankScale"]
@@ -93,6 +93,7 @@ class LowRankFamily(GaussianFamily):
         dim: ``D``, the number of latent dimensions.
         context_features: ``C``, the size of the encoder's output.
         rank: ``r``, from 1 to ``D``.
+        mixing_rate: how fast the head's ``F`` moves, relative to the locations, as for `FullCovariance`.
         head: ``False`` takes the context as the parameters ``(loc, log scale, F row by row)`` directly.
 
     Raises:
@@ -106,14 +107,16 @@ class LowRankFamily(GaussianFamily):
         torch.Size([3, 4, 4])
     """
 
-    def __init__(self, dim: int, context_features: int, *, rank: int, head: bool = True) -> None:
+    def __init__(
+        self, dim: int, context_features: int, *, rank: int, mixing_rate: float = SCALE_GAIN, head: bool = True
+    ) -> None:
         if positive_int("rank", rank) > dim:
             raise FamilyError(
                 f"rank must be at most the number of latent dimensions, {dim}; got rank={rank}. "
                 f"A rank that high is what the family 'full' is for."
             )
         self.rank = rank
-        super().__init__(dim, context_features, mixing=dim * rank, head=head)
+        super().__init__(dim, context_features, mixing=dim * rank, mixing_rate=mixing_rate, head=head)
 
     def initial_scale(self) -> Tensor:
         """Return the usual log scales, and a small random ``F``, since the gradient for ``F`` vanishes at ``F = 0``."""
@@ -133,21 +136,24 @@ class LowRank:
 
     Args:
         rank: the rank of the covariance's non-diagonal part, at least 1 and at most the latent dimension.
+        mixing_rate: how fast the non-diagonal part moves, relative to the locations, as for `FullCovariance`.
 
     Raises:
-        OptionError: ``rank`` is not a positive integer.
+        OptionError: ``rank`` is not a positive integer, or ``mixing_rate`` is not above zero.
 
     Example:
         >>> LowRank(2)(4, 5).num_parameters
         16
     """
 
-    def __init__(self, rank: int) -> None:
+    def __init__(self, rank: int, *, mixing_rate: float = SCALE_GAIN) -> None:
         self.rank = positive_int("rank", rank)
+        self.mixing_rate = positive_float("mixing_rate", mixing_rate)
 
     def __call__(self, dim: int, context_features: int) -> LowRankFamily:
         """Return the family for ``dim`` latent dimensions and a context of ``context_features``."""
-        return LowRankFamily(dim, context_features, rank=self.rank)
+        return LowRankFamily(dim, context_features, rank=self.rank, mixing_rate=self.mixing_rate)
 
     def __repr__(self) -> str:
-        return f"LowRank({self.rank})"
+        rate = "" if self.mixing_rate == SCALE_GAIN else f", mixing_rate={self.mixing_rate}"
+        return f"LowRank({self.rank}{rate})"

@@ -193,7 +193,8 @@ def run_model(model: GenerativeModel, batch: Batch, handler: Messenger) -> None:
     except AmortviError:
         raise
     except Exception as error:
-        raise ModelError(f"the model failed on {batch.describe()}: {quoted(error)}{batch.hint()}") from error
+        hint = batch.hint() if isinstance(error, TypeError) else ""
+        raise ModelError(f"the model failed on {batch.describe()}: {quoted(error)}{hint}") from error
 
 
 _FIXED_SITES = (

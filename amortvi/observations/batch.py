@@ -72,7 +72,7 @@ class Batch:
         )
 
     def hint(self, name: str = "x") -> str:
-        """Say what to do where a call with these arguments failed, if anything can be said."""
+        """Say what to do where a call fails because of how many arguments it gets."""
         if len(self.args) < 2:
             return ""
         return (

@@ -67,7 +67,7 @@ def _from_array(name: str, value: Any, dtype: torch.dtype) -> Tensor:
         raise DataError(
             f"{name} is a masked array, whose mask would be lost: pass values and mask as two arguments of the model, "
             f"({name}.filled(0), ~{name}.mask), which leaves the missing ones out with pyro.poutine.mask(mask=mask) around "
-            f"their pyro.sample."
+            f"their pyro.sample, or with dist.Normal(...).mask(mask).to_event(1) where the mask is for each number."
         )
     try:
         array = _from_frame(name, value) if hasattr(value, "iloc") else np.asarray(value)
@@ -141,5 +141,5 @@ def check_finite(name: str, tensor: Tensor, first_row: int | None = 0) -> None:
     raise DataError(
         f"{name} has {nans} NaN and {infinities} infinite values, {where}. Drop those rows; or fill them with a finite "
         f"number and give the model a mask as another argument, to leave them out with pyro.poutine.mask(mask=mask) around "
-        f"their pyro.sample."
+        f"their pyro.sample, or with dist.Normal(...).mask(mask).to_event(1) where the mask is for each number."
     )
