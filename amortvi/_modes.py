@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from enum import IntEnum
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from torch import nn
 
 from amortvi._checks import seed_or_none
 
-__all__ = ["derived_seed", "evaluation_mode", "kept_modes", "random_state"]
+__all__ = ["Stream", "derived_seed", "evaluation_mode", "kept_modes", "random_state"]
 
 
 @contextlib.contextmanager
@@ -60,6 +61,17 @@ def random_state(seed: int | None, device: torch.device | None = None) -> Iterat
             yield
         finally:
             np.random.set_state(numpy_state)  # noqa: NPY002
+
+
+class Stream(IntEnum):
+    """What random numbers are for; streams of different purposes do not depend on one another."""
+
+    SHUFFLE = 0
+    NOISE = 1
+    VALIDATION = 2
+    SETUP = 3
+    RESTART = 4
+    REHEARSAL = 5
 
 
 def derived_seed(seed: int | None, *keys: int) -> int | None:

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from amortvi._checks import seed_or_none
-from amortvi._modes import derived_seed, random_state
+from amortvi._modes import Stream, derived_seed, random_state
 from amortvi.errors import OptionError
 from amortvi.families import FamilyChoice, family_label, make_family
 from amortvi.families import resolve as resolve_family
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
 __all__ = ["FamilyFits", "Fit", "FitArguments", "compare", "fit_families"]
 
-# Streams of random numbers apart from those of the fits.
-_RESTART, _REHEARSAL = 4, 5
 _EXAMPLE_ROWS = 16
 
 
@@ -200,7 +198,7 @@ def _rehearse(
     vi = AmortizedVI(*own, families[0], plate=plate)
     vi.to(device=fit.get("device"), dtype=fit.get("dtype"))
     example = as_observations(x, vi.dtype, "x").first(_EXAMPLE_ROWS).to(vi.device)
-    with random_state(derived_seed(seed, _REHEARSAL), vi.device):
+    with random_state(derived_seed(seed, Stream.REHEARSAL), vi.device):
         vi.guide.setup(*example.args, **example.kwargs)
         for family in families:
             make_family(family, vi.guide.latents.dim, vi.guide.family.context_features)
@@ -222,7 +220,7 @@ def _fresh_start(
         model_copy, encoder_copy = model, copy.deepcopy(encoder)
     else:
         model_copy, encoder_copy = _copies(model, encoder)
-    with random_state(derived_seed(seed, _RESTART)):
+    with random_state(derived_seed(seed, Stream.RESTART)):
         for module in (encoder_copy,) if freeze_model else (encoder_copy, model_copy):
             for part in module.modules():
                 _draw_anew(part)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from amortvi import checkpoint, evaluation, export, predictive
 from amortvi._checks import natural_int, positive_int
-from amortvi._modes import derived_seed, random_state
+from amortvi._modes import Stream, derived_seed, random_state
 from amortvi._version import __version__
 from amortvi.errors import NonFiniteError, NotFittedError, OptionError
 from amortvi.families import FamilyChoice, family_label
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
 __all__ = ["AmortizedVI"]
 
-# Streams of random numbers that must not depend on one another.
-_SETUP = 3
 _EXAMPLE_ROWS = 16
 _DEFAULT_BATCH = 128
 
@@ -182,7 +180,7 @@ class AmortizedVI:
             example.check_alike(validation.first(1), "validation_data", "x")
         with self._unchanged_by_bad_input():
             self.to(device=device, dtype=dtype)
-            with random_state(derived_seed(options.seed, _SETUP), self.device), self._generative.own_parameters():
+            with random_state(derived_seed(options.seed, Stream.SETUP), self.device), self._generative.own_parameters():
                 on_device = example.to(self.device)
                 self._guide.setup(*on_device.args, **on_device.kwargs)
             self._example = example.take(slice(0, _EXAMPLE_ROWS))

@@ -9,6 +9,8 @@ ArviZ. Takes half a minute.
 
 from __future__ import annotations
 
+from functools import partial
+
 import arviz as az
 import pandas as pd
 import pyro
@@ -92,7 +94,7 @@ def gamma_poisson() -> None:
     counts = torch.poisson(truth.unsqueeze(-1).expand(-1, repeats), generator=generator)
     torch.manual_seed(0)
     vi = avi.AmortizedVI(model, avi.encoders.MLP(repeats, [64, 64]), family="diagonal")
-    schedule = lambda optimizer: torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 100)  # noqa: E731
+    schedule = partial(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=100)
     vi.fit(counts, epochs=100, lr=5e-3, lr_schedule=schedule, seed=0, progress=False)
 
     exact = torch.distributions.Gamma(shape + counts.sum(-1), rate + repeats)

@@ -57,27 +57,24 @@ class EagerStep:
         Raises:
             NonFiniteError: the loss or a gradient is not finite; nothing was updated.
         """
-        estimates: list[Estimate] = []
+        first: Metrics | None = None
         # An optimizer with a line search asks for the loss several times, and must be answered with the same draws.
         repeats = isinstance(self.optimizer, torch.optim.LBFGS)
         seed = int(torch.randint(2**31, ())) if repeats else None
 
         def closure() -> float:
+            nonlocal first
             with random_state(seed, self.parameters[0].device):
-                estimates.append(self._differentiate(batch))
-            return float(estimates[-1].loss(self.observations).detach())
+                metrics = self._differentiate(batch)
+            first = first or metrics
+            return -float(metrics.elbo)
 
         self.optimizer.step(closure)
         self.optimizer.zero_grad(set_to_none=True)
-        weights = estimates[0].weights
-        return Metrics(
-            elbo=estimates[0].elbo(self.observations).detach(),
-            reconstruction=weights.reconstruction.detach().mean(),
-            kl=weights.kl.detach().mean(),
-            observations=batch.size,
-        )
+        assert first is not None
+        return first
 
-    def _differentiate(self, batch: Batch) -> Estimate:
+    def _differentiate(self, batch: Batch) -> Metrics:
         """Estimate the objective and leave its gradient on the parameters."""
         # Distributions check their arguments at the price of a third of the step; the example was checked when the guide
         # was set up, and what is not finite is found below.
@@ -87,16 +84,24 @@ class EagerStep:
             if not torch.isfinite(loss):
                 raise NonFiniteError(f"the loss is {loss.item()}: {blame(estimate)}")
             gradients = torch.autograd.grad(loss, self.parameters, allow_unused=True)
-        self._check(gradients)
+        norm = self._checked_norm(gradients)
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
             parameter.grad = gradient
         if self.gradient_clip is not None:
-            nn.utils.clip_grad_norm_(self.parameters, self.gradient_clip)
-        return estimate
+            nn.utils.clip_grads_with_norm_(self.parameters, self.gradient_clip, norm)
+        weights = estimate.weights
+        return Metrics(
+            elbo=-loss.detach(),
+            reconstruction=weights.reconstruction.detach().mean(),
+            kl=weights.kl.detach().mean(),
+            observations=batch.size,
+        )
 
-    def _check(self, gradients: Sequence[Tensor | None]) -> None:
+    def _checked_norm(self, gradients: Sequence[Tensor | None]) -> Tensor:
+        """Return the norm of all gradients together."""
         present = [gradient for gradient in gradients if gradient is not None]
-        if not torch.isfinite(nn.utils.get_total_norm(present)):
+        norm = nn.utils.get_total_norm(present)
+        if not torch.isfinite(norm):
             names = {
                 id(parameter): name
                 for module in (self.model, self.guide)
@@ -108,6 +113,7 @@ class EagerStep:
                 if gradient is not None and not torch.isfinite(gradient).all()
             ]
             raise NonFiniteError(f"the gradient is not finite for {', '.join(bad) or 'the sum of all parameters'}")
+        return norm
 
 
 def blame(estimate: Estimate) -> str:

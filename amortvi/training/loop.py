@@ -11,7 +11,7 @@ import pyro
 import torch
 from torch import nn
 
-from amortvi._modes import derived_seed, evaluation_mode, kept_modes, random_state
+from amortvi._modes import Stream, derived_seed, evaluation_mode, kept_modes, random_state
 from amortvi.engine import Metrics, Step
 from amortvi.errors import NonFiniteError
 from amortvi.objectives import Estimate
@@ -23,8 +23,6 @@ from amortvi.training.snapshot import Snapshot
 
 __all__ = ["Loop", "Schedule"]
 
-# Streams of random numbers that must not depend on one another.
-_SHUFFLE, _NOISE, _VALIDATION = range(3)
 
 Schedule: TypeAlias = torch.optim.lr_scheduler.LRScheduler | torch.optim.lr_scheduler.ReduceLROnPlateau
 
@@ -105,7 +103,7 @@ class Loop:
         averages = Averages()
         for module in self.modules:
             module.train(any(module is trained for trained in self.training_modules))
-        with random_state(derived_seed(self.seed, _NOISE, number), self.device):
+        with random_state(derived_seed(self.seed, Stream.NOISE, number), self.device):
             for position, rows in enumerate(self.train.shuffled(self.batch_size, self._shuffler(number)), start=1):
                 batch = rows.to(self.device)
                 if new_data:
@@ -127,14 +125,14 @@ class Loop:
 
     def _shuffler(self, epoch: int) -> torch.Generator:
         generator = torch.Generator()
-        seed = derived_seed(self.seed, _SHUFFLE, epoch)
+        seed = derived_seed(self.seed, Stream.SHUFFLE, epoch)
         return generator.manual_seed(int(torch.randint(2**62, ())) if seed is None else seed)
 
     def _validate(self, new_data: bool) -> Averages:
         """The objective on the validation data, with the same draws after each epoch, so that epochs compare."""
         assert self.validation is not None
         averages = Averages()
-        seed = derived_seed(self.seed or 0, _VALIDATION)
+        seed = derived_seed(self.seed or 0, Stream.VALIDATION)
         with (
             torch.no_grad(),
             evaluation_mode(*self.modules),
