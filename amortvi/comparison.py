@@ -22,7 +22,7 @@ from amortvi.generative import GenerativeModel
 from amortvi.inference import AmortizedVI
 from amortvi.objectives import ObjectiveChoice
 from amortvi.observations import as_observations
-from amortvi.training import OptimizerFactory, ScheduleFactory
+from amortvi.training import CompileChoice, OptimizerFactory, ScheduleFactory
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -94,6 +94,7 @@ class FitArguments(TypedDict, total=False):
     patience: int | None
     device: str | torch.device | None
     dtype: torch.dtype | None
+    compile: CompileChoice
     progress: bool
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 __all__ = [
     "AmortviError",
     "AmortviWarning",
+    "CaptureError",
     "CheckpointError",
     "DataError",
     "EncoderError",
@@ -47,6 +48,10 @@ class NotFittedError(AmortviError, RuntimeError):
 
 class NonFiniteError(AmortviError, ArithmeticError):
     """Training met a loss that is not finite; the last good parameters were kept."""
+
+
+class CaptureError(AmortviError, RuntimeError):
+    """A training step cannot be recorded or compiled; run it with ``compile=False``."""
 
 
 class CheckpointError(AmortviError, ValueError):

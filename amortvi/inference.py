@@ -21,7 +21,7 @@ from amortvi.guide import AmortizedGuide
 from amortvi.objectives import ObjectiveChoice, make_objective
 from amortvi.observations import Batch, Observations, as_observations
 from amortvi.posterior import Posterior
-from amortvi.training import FitOptions, OptimizerFactory, ScheduleFactory, Trainer, history_frame
+from amortvi.training import CompileChoice, FitOptions, OptimizerFactory, ScheduleFactory, Trainer, history_frame
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -132,6 +132,7 @@ class AmortizedVI:
         patience: int | None = None,
         device: str | torch.device | None = None,
         dtype: torch.dtype | None = None,
+        compile: CompileChoice = "auto",
         seed: int | None = None,
         progress: bool = True,
     ) -> AmortizedVI:
@@ -153,6 +154,10 @@ class AmortizedVI:
             patience: stop after this many epochs without a better validation ELBO, and restore the best parameters.
             device: where to train, such as ``"cuda"`` or ``"mps"``; by default where the encoder is.
             dtype: ``torch.float32`` or ``torch.float64``; by default the encoder's.
+            compile: ``True`` records model, guide, gradient and optimizer as one graph and compiles it, once for each shape of
+                a minibatch, which takes some seconds and then makes a step several times as fast; ``False`` runs plain
+                PyTorch; ``"auto"`` compiles where at least 4,000 steps of a shape are to come, and falls back to plain PyTorch,
+                with one warning, where that cannot be. The results are the same up to rounding.
             seed: reproduces the fit bit for bit on one machine, and leaves the caller's random state as it was.
             progress: show a progress bar with ELBO and time left.
 
@@ -165,8 +170,11 @@ class AmortizedVI:
             EncoderError: the encoder fails on the observations.
             OptionError: an option is out of range.
             NonFiniteError: the loss is not finite; the parameters are then those of the last good epoch.
+            CaptureError: ``compile=True``, and the step cannot be recorded or compiled.
         """
-        options = FitOptions(epochs, batch_size, lr, optimizer, lr_schedule, gradient_clip, patience, seed, progress)
+        options = FitOptions(
+            epochs, batch_size, lr, optimizer, lr_schedule, gradient_clip, patience, compile, seed, progress
+        )
         if options.patience is not None and validation_data is None:
             raise OptionError("patience needs validation_data: early stopping watches the validation ELBO.")
         bound = make_objective(objective)

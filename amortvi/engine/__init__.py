@@ -1,6 +1,24 @@
-"""One training step, behind one contract."""
+"""One training step behind one contract: eager, the reference, or compiled."""
 
-from amortvi.engine.eager import EagerStep
-from amortvi.engine.step import Metrics, Step
+from amortvi.engine.auto import AutoStep, Budget
+from amortvi.engine.compiled import CompiledEstimation, CompiledStep
+from amortvi.engine.eager import EagerEstimation, EagerStep
+from amortvi.engine.optimizers import place_state
+from amortvi.engine.step import Step
+from amortvi.engine.totals import Averages, Totals
+from amortvi.engine.update import Estimation, Update
 
-__all__ = ["EagerStep", "Metrics", "Step"]
+__all__ = [
+    "AutoStep",
+    "Averages",
+    "Budget",
+    "CompiledEstimation",
+    "CompiledStep",
+    "EagerEstimation",
+    "EagerStep",
+    "Estimation",
+    "Step",
+    "Totals",
+    "Update",
+    "place_state",
+]

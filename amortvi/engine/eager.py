@@ -4,116 +4,119 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import pyro
 import torch
 from torch import Tensor, nn
 
 from amortvi._modes import random_state
-from amortvi.engine.step import Metrics
+from amortvi.engine.totals import Totals
+from amortvi.engine.update import Differentiated, Estimation, Update
 from amortvi.errors import NonFiniteError
-from amortvi.generative import GenerativeModel
-from amortvi.guide import AmortizedGuide
-from amortvi.objectives import Estimate, Objective
-from amortvi.observations import Batch
+from amortvi.objectives import Estimate
+from amortvi.observations import Batch, Minibatch
 
-__all__ = ["EagerStep"]
+__all__ = ["EagerEstimation", "EagerStep"]
 
 
 class EagerStep:
-    """One optimizer step on one batch.
+    """One optimizer step on one minibatch; each number that matters is looked at before anything is updated.
 
     Args:
-        model: the generative model.
-        guide: a guide that is set up.
-        objective: the bound to climb.
-        optimizer: over ``parameters``.
-        parameters: what is trained.
-        observations: the size of the data set, or ``None`` if it is unknown.
-        gradient_clip: the largest norm of the gradient, or ``None``.
+        update: what to compute.
     """
 
-    def __init__(
-        self,
-        model: GenerativeModel,
-        guide: AmortizedGuide,
-        objective: Objective,
-        optimizer: torch.optim.Optimizer,
-        parameters: Sequence[nn.Parameter],
-        *,
-        observations: int | None,
-        gradient_clip: float | None,
-    ) -> None:
-        self.model = model
-        self.guide = guide
-        self.objective = objective
-        self.optimizer = optimizer
-        self.parameters = list(parameters)
-        self.observations = observations
-        self.gradient_clip = gradient_clip
+    def __init__(self, update: Update) -> None:
+        self.update = update
 
-    def __call__(self, batch: Batch) -> Metrics:
-        """Update the parameters from ``batch``.
+    @property
+    def totals(self) -> Totals:
+        """What the epoch has summed so far."""
+        return self.update.totals
+
+    def begin(self) -> None:
+        """Nothing to get ready."""
+
+    def end(self) -> None:
+        """Nothing to finish: every step was looked at."""
+
+    def __call__(self, minibatch: Minibatch) -> None:
+        """Update the parameters.
 
         Raises:
-            NonFiniteError: the loss or a gradient is not finite; nothing was updated.
+            NonFiniteError: the loss or a gradient is not finite; the parameters are then as before the call.
         """
-        first: Metrics | None = None
-        # An optimizer with a line search asks for the loss several times, and must be answered with the same draws.
-        repeats = isinstance(self.optimizer, torch.optim.LBFGS)
-        seed = int(torch.randint(2**31, ())) if repeats else None
+        batch = minibatch.gather()
+        if isinstance(self.update.optimizer, torch.optim.LBFGS):
+            self._line_search(batch)
+        else:
+            self.update.apply(self._checked(batch).gradients)
+
+    def _line_search(self, batch: Batch) -> None:
+        """Let the optimizer ask for the loss several times, and answer with the same draws."""
+        seed = int(torch.randint(2**31, ()))
+        sums = None
 
         def closure() -> float:
-            nonlocal first
-            with random_state(seed, self.parameters[0].device):
-                metrics = self._differentiate(batch)
-            first = first or metrics
-            return -float(metrics.elbo)
+            nonlocal sums
+            with random_state(seed, self.totals.sums.device):
+                found = self._checked(batch)
+            self.update.attach(found.gradients)
+            if sums is None:
+                sums = self.totals.sums.clone()
+            return float(found.loss)
 
-        self.optimizer.step(closure)
-        self.optimizer.zero_grad(set_to_none=True)
-        assert first is not None
-        return first
+        self.update.optimizer.step(closure)
+        self.update.optimizer.zero_grad(set_to_none=True)
+        assert sums is not None
+        self.totals.sums.copy_(sums)
 
-    def _differentiate(self, batch: Batch) -> Metrics:
-        """Estimate the objective and leave its gradient on the parameters."""
-        # Distributions check their arguments at the price of a third of the step; the example was checked when the guide
-        # was set up, and what is not finite is found below.
-        with torch.enable_grad(), pyro.validation_enabled(False):
-            estimate = self.objective.estimate(self.model, self.guide, batch)
-            loss = estimate.loss(self.observations)
-            if not torch.isfinite(loss):
-                raise NonFiniteError(f"the loss is {loss.item()}: {blame(estimate)}")
-            gradients = torch.autograd.grad(loss, self.parameters, allow_unused=True)
-        norm = self._checked_norm(gradients)
-        for parameter, gradient in zip(self.parameters, gradients, strict=True):
-            parameter.grad = gradient
-        if self.gradient_clip is not None:
-            nn.utils.clip_grads_with_norm_(self.parameters, self.gradient_clip, norm)
-        weights = estimate.weights
-        return Metrics(
-            elbo=-loss.detach(),
-            reconstruction=weights.reconstruction.detach().mean(),
-            kl=weights.kl.detach().mean(),
-            observations=batch.size,
-        )
+    def _checked(self, batch: Batch) -> Differentiated:
+        found = self.update.differentiate(batch)
+        if not torch.isfinite(found.loss):
+            raise NonFiniteError(f"the loss is {found.loss.item()}: {blame(found.estimate)}")
+        self._check_gradients(found.gradients)
+        return found
 
-    def _checked_norm(self, gradients: Sequence[Tensor | None]) -> Tensor:
-        """Return the norm of all gradients together."""
-        present = [gradient for gradient in gradients if gradient is not None]
-        norm = nn.utils.get_total_norm(present)
-        if not torch.isfinite(norm):
-            names = {
-                id(parameter): name
-                for module in (self.model, self.guide)
-                for name, parameter in module.named_parameters()
-            }
-            bad = [
-                names[id(parameter)]
-                for parameter, gradient in zip(self.parameters, gradients, strict=True)
-                if gradient is not None and not torch.isfinite(gradient).all()
-            ]
-            raise NonFiniteError(f"the gradient is not finite for {', '.join(bad) or 'the sum of all parameters'}")
-        return norm
+    def _check_gradients(self, gradients: Sequence[Tensor | None]) -> None:
+        norm = nn.utils.get_total_norm([gradient for gradient in gradients if gradient is not None])
+        if torch.isfinite(norm):
+            return
+        names = {
+            id(parameter): name
+            for module in (self.update.model, self.update.guide)
+            for name, parameter in module.named_parameters()
+        }
+        bad = [
+            names[id(parameter)]
+            for parameter, gradient in zip(self.update.parameters, gradients, strict=True)
+            if gradient is not None and not torch.isfinite(gradient).all()
+        ]
+        raise NonFiniteError(f"the gradient is not finite for {', '.join(bad) or 'the sum of all parameters'}")
+
+
+class EagerEstimation:
+    """The objective on one minibatch, without an update.
+
+    Args:
+        estimation: what to compute.
+    """
+
+    def __init__(self, estimation: Estimation) -> None:
+        self.estimation = estimation
+
+    @property
+    def totals(self) -> Totals:
+        """What the pass has summed so far."""
+        return self.estimation.totals
+
+    def begin(self) -> None:
+        """Nothing to get ready."""
+
+    def end(self) -> None:
+        """Nothing to finish."""
+
+    def __call__(self, minibatch: Minibatch) -> None:
+        """Estimate and count in."""
+        self.estimation(minibatch.gather())
 
 
 def blame(estimate: Estimate) -> str:

@@ -1,40 +1,35 @@
-"""The contract of a training step, whatever runs it."""
+"""The contract of what runs over the minibatches of an epoch, whatever engine it has."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Protocol
 
-from torch import Tensor
+from amortvi.engine.totals import Totals
+from amortvi.observations import Minibatch
 
-from amortvi.observations import Batch
-
-__all__ = ["Metrics", "Step"]
-
-
-@dataclass(frozen=True)
-class Metrics:
-    """What one step says of its batch; numbers stay tensors, so that reading them is the caller's choice.
-
-    Args:
-        elbo: mean bound an observation in nats, before the update.
-        reconstruction: mean ``E_q[log p(x | z)]``.
-        kl: mean ``KL(q || p(z))``.
-        observations: how many observations the means are over.
-    """
-
-    elbo: Tensor
-    reconstruction: Tensor
-    kl: Tensor
-    observations: int
+__all__ = ["Step"]
 
 
 class Step(Protocol):
-    """One update of the parameters from one batch."""
+    """Takes one minibatch after the other and sums up what it saw: a training step, or an estimate alone."""
 
-    def __call__(self, batch: Batch) -> Metrics:
-        """Update the parameters.
+    @property
+    def totals(self) -> Totals:
+        """What the epoch has summed so far."""
+
+    def begin(self) -> None:
+        """Get ready for an epoch: since the last one modes, learning rates and parameters may have been changed."""
+
+    def __call__(self, minibatch: Minibatch) -> None:
+        """Take one minibatch.
 
         Raises:
-            NonFiniteError: the loss or a gradient is not finite; the parameters are then as before the call.
+            NonFiniteError: the loss or a gradient is not finite.
+        """
+
+    def end(self) -> None:
+        """Finish an epoch.
+
+        Raises:
+            NonFiniteError: a loss or a parameter is not finite, which a step need not have told at once.
         """

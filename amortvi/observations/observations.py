@@ -27,6 +27,7 @@ from amortvi._modes import random_state
 from amortvi.errors import DataError, OptionError
 from amortvi.observations.batch import Batch
 from amortvi.observations.convert import check_finite, to_tensor
+from amortvi.observations.minibatch import Minibatch
 
 __all__ = ["LoaderObservations", "Observations", "TensorObservations", "as_observations"]
 
@@ -65,8 +66,12 @@ class Observations(ABC):
         return self.batches(batch_size)
 
     @abstractmethod
-    def shuffled(self, batch_size: int | None, generator: torch.Generator) -> Iterator[Batch]:
+    def shuffled(self, batch_size: int | None, generator: torch.Generator) -> Iterator[Minibatch]:
         """One pass in a random order."""
+
+    def resident(self, device: torch.device) -> Observations:
+        """Return the observations with all of them on ``device``, if they are in memory and fit there with room to spare."""
+        return self
 
     @abstractmethod
     def first(self, size: int) -> Batch:
@@ -102,9 +107,18 @@ class TensorObservations(Observations):
         for start in range(0, self.size, step):
             yield self.batch.take(slice(start, start + step))
 
-    def shuffled(self, batch_size: int | None, generator: torch.Generator) -> Iterator[Batch]:
-        for rows in torch.randperm(self.size, generator=generator).split(batch_size or DEFAULT_BATCH_SIZE):
-            yield self.batch.take(rows)
+    def shuffled(self, batch_size: int | None, generator: torch.Generator) -> Iterator[Minibatch]:
+        order = torch.randperm(self.size, generator=generator).to(next(self.batch.tensors()).device)
+        for rows in order.split(batch_size or DEFAULT_BATCH_SIZE):
+            yield Minibatch(self.batch, rows)
+
+    def resident(self, device: torch.device) -> Observations:
+        if device.type != "cuda":
+            return self
+        free, _ = torch.cuda.mem_get_info(device)
+        needed = sum(value.numel() * value.element_size() for value in self.batch.tensors())
+        # Half of what is free stays for the networks and their gradients.
+        return TensorObservations(self.batch.to(device), self.name, self.index) if needed < free / 2 else self
 
     def first(self, size: int) -> Batch:
         return self.batch.take(slice(0, size))
@@ -197,9 +211,9 @@ class LoaderObservations(Observations):
         loader = self.source if isinstance(self.source, DataLoader) else self._loader(batch_size)
         return self._read(loader, in_order=not _shuffles(loader))
 
-    def shuffled(self, batch_size: int | None, generator: torch.Generator) -> Iterator[Batch]:
+    def shuffled(self, batch_size: int | None, generator: torch.Generator) -> Iterator[Minibatch]:
         loader = self._loader(batch_size, generator)
-        return self._read(loader, in_order=not _shuffles(loader))
+        return map(Minibatch, self._read(loader, in_order=not _shuffles(loader)))
 
     def first(self, size: int) -> Batch:
         # A loader's first batch may be a shuffled one: any observations serve as an example. To look at one must not

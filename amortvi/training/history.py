@@ -6,14 +6,10 @@ import math
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from torch import Tensor
-
-from amortvi.engine import Metrics
-
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Averages", "EpochRecord", "history_frame"]
+__all__ = ["EpochRecord", "history_frame"]
 
 
 @dataclass(frozen=True)
@@ -52,26 +48,3 @@ def history_frame(records: list[EpochRecord]) -> pd.DataFrame:
     if all(math.isnan(record.validation_elbo) for record in records):
         frame = frame[[column for column in frame if not str(column).startswith("validation_")]]
     return frame
-
-
-class Averages:
-    """Running means over the observations of an epoch; they stay on the device until they are read."""
-
-    def __init__(self) -> None:
-        self._sums: tuple[Tensor, ...] | None = None
-        self._observations = 0
-
-    def add(self, metrics: Metrics) -> None:
-        """Count one batch in."""
-        new = tuple(
-            value.detach() * metrics.observations for value in (metrics.elbo, metrics.reconstruction, metrics.kl)
-        )
-        self._sums = new if self._sums is None else tuple(a + b for a, b in zip(self._sums, new, strict=True))
-        self._observations += metrics.observations
-
-    def read(self) -> tuple[float, float, float]:
-        """Return ELBO, reconstruction and KL; NaN before the first batch."""
-        if self._sums is None:
-            return (math.nan,) * 3
-        elbo, reconstruction, kl = (float(value) / self._observations for value in self._sums)
-        return elbo, reconstruction, kl

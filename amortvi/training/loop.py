@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeAlias
 
-import pyro
 import torch
 from torch import nn
 
 from amortvi._modes import Stream, derived_seed, evaluation_mode, kept_modes, random_state
-from amortvi.engine import Metrics, Step
+from amortvi.engine import Averages, Step
 from amortvi.errors import NonFiniteError
-from amortvi.objectives import Estimate
-from amortvi.observations import Batch, Observations
+from amortvi.observations import Batch, Minibatch, Observations
 from amortvi.training.early_stopping import EarlyStopping
-from amortvi.training.history import Averages, EpochRecord
+from amortvi.training.history import EpochRecord
 from amortvi.training.progress import Progress
-from amortvi.training.snapshot import Snapshot
+from amortvi.training.snapshot import OptimizerSnapshot, Snapshot
 
 __all__ = ["Loop", "Schedule"]
 
@@ -33,11 +32,12 @@ class Loop:
 
     Args:
         step: one update of the parameters.
-        estimate: the objective on a batch, without an update, for the validation data.
+        reference: the same, looking at every number: where ``step`` met one that is not finite, it finds out which.
+        validation_step: the objective without an update, for the validation data.
         check: raises an error for a batch that the model cannot take; called in the first epoch.
         modules: model and guide, whose parameters are kept to go back to.
         training_modules: those of them that are trained, and so run in training mode; the others run in evaluation mode.
-        optimizer: whose learning rate is recorded.
+        optimizer: whose learning rate is recorded, and whose state is kept to go back to.
         schedule: called after each epoch, where there is one.
         train: the training data.
         validation: the validation data, where there are some.
@@ -49,7 +49,8 @@ class Loop:
     """
 
     step: Step
-    estimate: Callable[[Batch], Estimate]
+    reference: Step
+    validation_step: Step
     check: Callable[[Batch], None]
     modules: tuple[nn.Module, ...]
     training_modules: tuple[nn.Module, ...]
@@ -87,41 +88,60 @@ class Loop:
                 self.early_stopping.restore()
 
     def _epoch(self, number: int, *, new_data: bool) -> EpochRecord:
-        good = Snapshot(*self.modules)
-        try:
-            return self._train_and_validate(number, new_data)
-        except Exception:
-            # Whatever went wrong, the fit is as it was before this epoch; a running average of the optimizer may hold the
-            # gradients that led astray, so it begins anew.
-            good.restore()
-            self.optimizer.state.clear()
-            self.optimizer.zero_grad(set_to_none=True)
-            raise
-
-    def _train_and_validate(self, number: int, new_data: bool) -> EpochRecord:
         start = time.perf_counter()
-        averages = Averages()
+        good = Snapshot(*self.modules), OptimizerSnapshot(self.optimizer)
+        random = torch.get_rng_state()
+        try:
+            try:
+                averages = self._train(number, self.step, new_data=new_data)
+            except NonFiniteError:
+                if self.step is self.reference:
+                    raise
+                # The same epoch again, by the step that can tell which number it was.
+                for snapshot in good:
+                    snapshot.restore()
+                torch.set_rng_state(random)
+                averages = self._train(number, self.reference, new_data=new_data)
+            learning_rate = float(self.optimizer.param_groups[0]["lr"])
+            validation = self._validate(new_data)
+        except (Exception, KeyboardInterrupt) as error:
+            # Whatever went wrong, the fit is as it was before this epoch; but who stops it keeps what is learned by then.
+            if isinstance(error, Exception) or not self._is_finite():
+                for snapshot in good:
+                    snapshot.restore()
+            raise
+        self._schedule(averages.elbo if self.validation is None else validation.elbo)
+        return EpochRecord(number, *averages, *validation, learning_rate, time.perf_counter() - start)
+
+    def _train(self, number: int, step: Step, *, new_data: bool) -> Averages:
         for module in self.modules:
             module.train(any(module is trained for trained in self.training_modules))
-        with random_state(derived_seed(self.seed, Stream.NOISE, number), self.device):
-            for position, rows in enumerate(self.train.shuffled(self.batch_size, self._shuffler(number)), start=1):
-                batch = rows.to(self.device)
+        with random_state(derived_seed(self.seed, Stream.NOISE, number), self.device), self._named(number) as at:
+            step.totals.clear()
+            step.begin()
+            for at.position, rows in enumerate(self.train.shuffled(self.batch_size, self._shuffler(number)), start=1):
+                minibatch = rows.to(self.device)
                 if new_data:
-                    self.check(batch)
-                try:
-                    averages.add(self.step(batch))
-                except NonFiniteError as error:
-                    raise NonFiniteError(
-                        f"training stopped at epoch {number}, step {position}: {error}. The parameters are back where they "
-                        f"were before epoch {number}. A smaller lr, gradient_clip=10, or data on a smaller scale helps most "
-                        f"often."
-                    ) from error
+                    self.check(minibatch.gather())
+                step(minibatch)
                 self.progress.step()
-        learning_rate = float(self.optimizer.param_groups[0]["lr"])
-        elbo, reconstruction, kl = averages.read()
-        validation = self._validate(new_data).read() if self.validation is not None else Averages().read()
-        self._schedule(validation[0] if self.validation is not None else elbo)
-        return EpochRecord(number, elbo, reconstruction, kl, *validation, learning_rate, time.perf_counter() - start)
+            step.end()
+            return step.totals.read()
+
+    @contextmanager
+    def _named(self, epoch: int) -> Iterator[_Position]:
+        """Say in which epoch and step the training met a number that is not finite, and what to do."""
+        at = _Position()
+        try:
+            yield at
+        except NonFiniteError as error:
+            raise NonFiniteError(
+                f"training stopped at epoch {epoch}, step {at.position}: {error}. The parameters are back where they "
+                f"were before epoch {epoch}. A smaller lr, gradient_clip=10, or data on a smaller scale helps most often."
+            ) from error
+
+    def _is_finite(self) -> bool:
+        return all(bool(torch.isfinite(p).all()) for module in self.modules for p in module.parameters())
 
     def _shuffler(self, epoch: int) -> torch.Generator:
         generator = torch.Generator()
@@ -130,32 +150,27 @@ class Loop:
 
     def _validate(self, new_data: bool) -> Averages:
         """The objective on the validation data, with the same draws after each epoch, so that epochs compare."""
-        assert self.validation is not None
-        averages = Averages()
+        if self.validation is None:
+            return Averages()
         seed = derived_seed(self.seed or 0, Stream.VALIDATION)
-        with (
-            torch.no_grad(),
-            evaluation_mode(*self.modules),
-            pyro.validation_enabled(False),
-            random_state(seed, self.device),
-        ):
-            for rows in self.validation.in_any_order():
-                batch = rows.to(self.device)
+        with evaluation_mode(*self.modules), random_state(seed, self.device):
+            self.validation_step.totals.clear()
+            self.validation_step.begin()
+            for batch in self.validation.in_any_order():
+                on_device = batch.to(self.device)
                 if new_data:
-                    self.check(batch)
-                estimate = self.estimate(batch)
-                averages.add(
-                    Metrics(
-                        estimate.elbo(self.validation.size),
-                        estimate.weights.reconstruction.mean(),
-                        estimate.weights.kl.mean(),
-                        batch.size,
-                    )
-                )
-        return averages
+                    self.check(on_device)
+                self.validation_step(Minibatch(on_device))
+            self.validation_step.end()
+            return self.validation_step.totals.read()
 
     def _schedule(self, elbo: float) -> None:
         if isinstance(self.schedule, torch.optim.lr_scheduler.ReduceLROnPlateau):
             self.schedule.step(-elbo)
         elif self.schedule is not None:
             self.schedule.step()
+
+
+@dataclass
+class _Position:
+    position: int = 0

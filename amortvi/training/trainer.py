@@ -11,13 +11,24 @@ from torch import nn
 
 from amortvi._checks import positive_float, positive_int, seed_or_none
 from amortvi.data_check import check_data
-from amortvi.engine import EagerStep
+from amortvi.engine import (
+    Budget,
+    CompiledEstimation,
+    CompiledStep,
+    EagerEstimation,
+    EagerStep,
+    Estimation,
+    Totals,
+    Update,
+    place_state,
+)
 from amortvi.errors import OptionError
 from amortvi.generative import GenerativeModel
 from amortvi.guide import AmortizedGuide
 from amortvi.objectives import Objective
 from amortvi.observations import Observations, check_batch_size
 from amortvi.training.early_stopping import EarlyStopping
+from amortvi.training.engines import CompileChoice, Engine
 from amortvi.training.history import EpochRecord
 from amortvi.training.loop import Loop, Schedule
 from amortvi.training.progress import Progress
@@ -28,7 +39,6 @@ OptimizerFactory: TypeAlias = Callable[..., torch.optim.Optimizer]
 """A `torch.optim` class, or any callable ``(parameters, lr=...) -> Optimizer``."""
 ScheduleFactory: TypeAlias = Callable[[torch.optim.Optimizer], Schedule]
 """A callable ``(optimizer) -> learning-rate schedule``, called once a fit; the schedule steps once an epoch."""
-
 
 class OptimizerState(TypedDict):
     """The state of an optimizer, with the name of its class."""
@@ -49,6 +59,7 @@ class FitOptions:
         lr_schedule: makes the learning-rate schedule.
         gradient_clip: the largest norm of the gradient.
         patience: epochs without a better validation ELBO before the fit stops.
+        compile: compile the steps, or not, or where it pays.
         seed: of shuffling and draws.
         progress: show a progress bar.
     """
@@ -60,6 +71,7 @@ class FitOptions:
     lr_schedule: ScheduleFactory | None
     gradient_clip: float | None
     patience: int | None
+    compile: CompileChoice
     seed: int | None
     progress: bool
 
@@ -76,6 +88,8 @@ class FitOptions:
         }
         for name, value in checked.items():
             object.__setattr__(self, name, value)  # numbers of NumPy or of a tensor, as plain ones
+        if self.compile not in (True, False, "auto"):
+            raise OptionError(f"compile must be 'auto', True or False; got {self.compile!r}.")
         if not callable(self.optimizer):
             raise OptionError(
                 f"optimizer must be a torch.optim class or a callable (parameters, lr=...) -> Optimizer; "
@@ -103,6 +117,8 @@ class Trainer:
     _made_by: OptimizerFactory | None = None
     _rates: list[float] = field(default_factory=list)
     _saved_state: OptimizerState | None = None
+    _updates: Engine[Update] = field(default_factory=lambda: Engine(EagerStep, CompiledStep))
+    _estimations: Engine[Estimation] = field(default_factory=lambda: Engine(EagerEstimation, CompiledEstimation))
 
     def parameters(self) -> list[nn.Parameter]:
         """What is trained: the guide's parameters and, unless it is frozen, the model's; shared ones once."""
@@ -155,30 +171,49 @@ class Trainer:
             NonFiniteError: a loss or gradient is not finite.
         """
         optimizer = self.optimizer_for(options)
+        place_state(optimizer, device)
         schedule = None if options.lr_schedule is None else _make_schedule(options.lr_schedule, optimizer)
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         both = (self.model, self.guide)
+        train = train.resident(device)
+        steps = train.steps(options.batch_size)
+        budget = Budget(options.epochs)
+        step, reference = self._updates.steps(
+            Update(
+                self.model,
+                self.guide,
+                objective,
+                train.size,
+                Totals(device),
+                optimizer,
+                parameters,
+                options.gradient_clip,
+            ),
+            options.compile,
+            budget,
+            steps,
+        )
+        held_out = train if validation is None else validation.resident(device)
+        validation_step, _ = self._estimations.steps(
+            Estimation(self.model, self.guide, objective, held_out.size, Totals(device)),
+            options.compile,
+            budget,
+            held_out.steps(None),
+        )
         first = self.records[-1].epoch + 1 if self.records else 1
-        progress = Progress(options.epochs, train.steps(options.batch_size), visible=options.progress)
+        progress = Progress(options.epochs, steps, visible=options.progress)
         with progress, self.model.own_parameters():
             Loop(
-                step=EagerStep(
-                    self.model,
-                    self.guide,
-                    objective,
-                    optimizer,
-                    parameters,
-                    observations=train.size,
-                    gradient_clip=options.gradient_clip,
-                ),
-                estimate=lambda batch: objective.estimate(self.model, self.guide, batch),
+                step=step,
+                reference=reference,
+                validation_step=validation_step,
                 check=lambda batch: check_data(self.model, batch),
                 modules=both,
                 training_modules=(self.guide,) if self.freeze_model else both,
                 optimizer=optimizer,
                 schedule=schedule,
                 train=train,
-                validation=validation,
+                validation=None if validation is None else held_out,
                 batch_size=options.batch_size,
                 early_stopping=None if options.patience is None else EarlyStopping(options.patience, *both),
                 device=device,

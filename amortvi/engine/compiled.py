@@ -1,0 +1,198 @@
+"""The compiled step: recorded and compiled once for each shape of a minibatch, then run without Python's part of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+
+import torch
+from torch import Tensor
+
+from amortvi._modes import random_state
+from amortvi.engine.compiler import Compiled, compile_recording
+from amortvi.engine.eager import EagerStep
+from amortvi.engine.optimizers import RecordableOptimizer, is_recordable, needs_closure, options, state_tensors
+from amortvi.engine.recording import record
+from amortvi.engine.totals import Totals
+from amortvi.engine.update import Estimation, Update, places
+from amortvi.errors import CaptureError, NonFiniteError
+from amortvi.observations import Minibatch
+
+__all__ = ["CompiledEstimation", "CompiledStep", "Program"]
+
+_STEPS_UNSEEN = 1000
+
+
+class Program:
+    """A function of a minibatch, compiled when it first meets a shape.
+
+    Args:
+        function: takes a minibatch, returns tensors and changes others in place.
+    """
+
+    def __init__(self, function: Callable[[Minibatch], Sequence[Tensor]]) -> None:
+        self.function = function
+        self.compilations = 0
+        self._compiled: dict[Hashable, Compiled] = {}
+        self._fingerprint: Hashable = None
+
+    def keep_for(self, fingerprint: Hashable) -> bool:
+        """Forget what was compiled, unless the fingerprint is the one it was compiled for; say whether it was."""
+        if fingerprint != self._fingerprint:
+            self._compiled.clear()
+            self._fingerprint = fingerprint
+            return False
+        return True
+
+    def __call__(self, minibatch: Minibatch) -> Sequence[Tensor]:
+        """Run the compiled function.
+
+        Raises:
+            CaptureError: it cannot be recorded or compiled; nothing was changed.
+        """
+        tensors = minibatch.tensors()
+        shape = tuple((tensor.shape, tensor.stride(), tensor.dtype) for tensor in tensors)
+        compiled = self._compiled.get(shape)
+        if compiled is None:
+            compiled = self._compiled[shape] = self._compile(minibatch, tensors)
+        return compiled(tensors)
+
+    def _compile(self, minibatch: Minibatch, tensors: list[Tensor]) -> Compiled:
+        def function(*arguments: Tensor) -> Sequence[Tensor]:
+            return self.function(minibatch.of(list(arguments)))
+
+        with random_state(0):
+            others = minibatch.resampled().tensors()
+        recording = record(function, tensors, others)
+        compiled = compile_recording(recording, tensors)
+        self.compilations += 1
+        return compiled
+
+
+class CompiledStep:
+    """One optimizer step on one minibatch, gathering included.
+
+    Objective, gradient, clipping and the optimizer are one graph where the optimizer is one of `torch.optim` whose step is a
+    fixed list of tensor operations; of any other optimizer only the step stays outside. Numbers that are not finite
+    are found at the end of the epoch, so that no step has to wait for them.
+
+    Args:
+        update: what to compute.
+
+    Raises:
+        CaptureError: the optimizer asks for the loss itself.
+    """
+
+    def __init__(self, update: Update) -> None:
+        if needs_closure(update.optimizer):
+            raise CaptureError(
+                f"{type(update.optimizer).__name__} asks for the loss as often as its line search needs, which a recorded "
+                f"step cannot answer: fit with compile=False, or take another optimizer."
+            )
+        self.update = update
+        self.first = EagerStep(update)
+        self._optimizer = RecordableOptimizer(update.optimizer) if is_recordable(update.optimizer) else None
+        self.program = Program(self._gradients if self._optimizer is None else self._whole)
+        self._options: Hashable = None
+        self._has_state = False
+        self._unseen = 0
+
+    @property
+    def totals(self) -> Totals:
+        """What the epoch has summed so far."""
+        return self.update.totals
+
+    def begin(self) -> None:
+        """Look whether what was compiled still holds, and take over the learning rates."""
+        if not self.program.keep_for(self._fingerprint()):
+            parameters = {p for p in self.update.parameters if not self.update.optimizer.state.get(p)}
+            self._has_state = self._optimizer is None or not parameters
+        if self._optimizer is not None:
+            self._optimizer.write_rates()
+
+    def _fingerprint(self) -> Hashable:
+        optimizer = self.update.optimizer
+        if self._optimizer is None:
+            return self.update.fingerprint()
+        return self.update.fingerprint(), places(state_tensors(optimizer)), options(optimizer)
+
+    def __call__(self, minibatch: Minibatch) -> None:
+        """Update the parameters.
+
+        Raises:
+            CaptureError: the step cannot be recorded or compiled; nothing was changed.
+            NonFiniteError: some loss or parameter is not finite.
+        """
+        if not self._has_state:
+            # Optimizers make their state at their first step, which so is another step than those that follow.
+            self.first(minibatch)
+            self.program.keep_for(self._fingerprint())
+            self._has_state = True
+            return
+        gradients = self.program(minibatch)
+        if self._optimizer is None:
+            self._apply(gradients)
+        self._unseen += 1
+        if self._unseen >= _STEPS_UNSEEN:
+            self.end()
+
+    def end(self) -> None:
+        """Look at what the steps have summed and at the parameters.
+
+        Raises:
+            NonFiniteError: some of it is not finite.
+        """
+        self._unseen = 0
+        numbers = [self.totals.sums, *self.update.parameters]
+        sound = torch.stack([torch.isfinite(tensor).all() for tensor in numbers])
+        if not bool(sound.all()):
+            raise NonFiniteError("the loss or a parameter is not finite")
+
+    def _whole(self, minibatch: Minibatch) -> Sequence[Tensor]:
+        assert self._optimizer is not None
+        found = self.update.differentiate(minibatch.gather())
+        self.update.attach(found.gradients)
+        with self._optimizer.recording():
+            self.update.optimizer.step()
+        self.update.optimizer.zero_grad(set_to_none=True)
+        return []
+
+    def _gradients(self, minibatch: Minibatch) -> Sequence[Tensor]:
+        gradients = self.update.differentiate(minibatch.gather()).gradients
+        self._present = [gradient is not None for gradient in gradients]
+        return [gradient for gradient in gradients if gradient is not None]
+
+    def _apply(self, gradients: Sequence[Tensor]) -> None:
+        given = iter(gradients)
+        self.update.apply([next(given) if present else None for present in self._present])
+
+
+class CompiledEstimation:
+    """The objective on a minibatch, compiled.
+
+    Args:
+        estimation: what to compute.
+    """
+
+    def __init__(self, estimation: Estimation) -> None:
+        self.estimation = estimation
+        self.program = Program(lambda minibatch: estimation(minibatch.gather()))
+
+    @property
+    def totals(self) -> Totals:
+        """What the pass has summed so far."""
+        return self.estimation.totals
+
+    def begin(self) -> None:
+        """Look whether what was compiled still holds."""
+        self.program.keep_for(self.estimation.fingerprint())
+
+    def __call__(self, minibatch: Minibatch) -> None:
+        """Estimate and count in.
+
+        Raises:
+            CaptureError: the objective cannot be recorded or compiled.
+        """
+        self.program(minibatch)
+
+    def end(self) -> None:
+        """Nothing to finish: an estimate changes no parameters."""

@@ -1,0 +1,89 @@
+"""Compiles a recorded graph with inductor, PyTorch's compiler."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from amortvi._modes import random_state
+from amortvi.engine.recording import Recording
+from amortvi.errors import CaptureError, quoted
+
+__all__ = ["Compiled", "compile_recording"]
+
+Compiled = Callable[[Sequence[Tensor]], Sequence[Tensor]]
+"""A compiled function: takes its arguments in one list."""
+
+_OPTIONS = {
+    # The same random numbers as PyTorch draws without compiling.
+    "fallback_random": True,
+    # The arguments of a step are looked at before the call, once for all.
+    "size_asserts": False,
+    "alignment_asserts": False,
+    # A change of the order could change which random numbers go where.
+    "reorder_for_peak_memory": False,
+}
+
+
+def compile_recording(recording: Recording, arguments: Sequence[Tensor]) -> Compiled:
+    """Compile a recording for arguments like these.
+
+    Args:
+        recording: the graph.
+        arguments: an example of its arguments.
+
+    Returns:
+        A function of a list of arguments that reads and writes ``recording.outside`` in place.
+
+    Raises:
+        CaptureError: the graph does not compile, or there is no C++ compiler.
+    """
+    # Imported where it is used: it takes as long as all the rest.
+    import torch._inductor as inductor
+
+    outside = [tensor.detach() for tensor in recording.outside]
+    device = arguments[0].device
+    try:
+        with torch.no_grad(), random_state(0, device):
+            compiled = inductor.compile(
+                recording.graph, [*(argument.detach() for argument in arguments), *outside], _options()
+            )
+    except Exception as error:
+        raise CaptureError(_why(error)) from error
+    results = recording.results
+
+    def run(given: Sequence[Tensor]) -> Sequence[Tensor]:
+        with torch.no_grad():
+            return compiled(*given, *outside)[:results]
+
+    return run
+
+
+def _options() -> dict[str, object]:
+    from torch._inductor import config
+
+    # A name that this version of inductor does not have is one that it does not need.
+    return {name: value for name, value in _OPTIONS.items() if name in config._config}
+
+
+def _why(error: Exception) -> str:
+    kinds = {type(cause).__name__ for cause in _causes(error)}
+    if "InvalidCxxCompiler" in kinds:
+        return (
+            "compiling needs a C++ compiler, and none was found on this machine: install g++ or clang, set CXX to one, or "
+            "leave compiling out with compile=False."
+        )
+    return (
+        f"the recorded step could not be compiled: {quoted(error, lines=4)}. Leave compiling out with compile=False, and "
+        f"please report the model."
+    )
+
+
+def _causes(error: BaseException | None) -> list[BaseException]:
+    found = []
+    while error is not None:
+        found.append(error)
+        error = error.__cause__ or error.__context__ or getattr(error, "inner_exception", None)
+    return found
