@@ -15,6 +15,7 @@ BIN := $(VENV)/bin
 LOCK := requirements/py$(subst .,,$(VERSION)).txt
 CONSTRAINTS := $(wildcard $(LOCK))
 READY := $(VENV)/.ready-$(VERSION)
+BENCH_READY := $(VENV)/.bench-ready-$(VERSION)
 
 export MPLBACKEND := Agg
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -52,8 +53,13 @@ lint: setup ## style, format and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: setup ## the benchmarks
-	$(BIN)/python benchmarks/run.py $(ARGS)
+# What only the benchmarks need, JAX above all, is installed when they are first run.
+$(BENCH_READY): $(READY)
+	@$(BIN)/python -m pip install -qq $(CONSTRAINTS:%=-c %) -e '.[bench]'
+	@touch $@
+
+bench: setup $(BENCH_READY) ## the benchmarks; ARGS="step_small --repetitions 5" for one of them
+	$(BIN)/python -m benchmarks.run $(ARGS)
 
 docs: setup ## the documentation, in docs/_build/html
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going --nitpicky --quiet -b html docs docs/_build/html

@@ -10,8 +10,10 @@ from amortvi.comparison import FamilyFits, FitArguments, compare, fit_families
 from amortvi.guide import AmortizedGuide
 from amortvi.inference import AmortizedVI
 from amortvi.posterior import Posterior
+from amortvi.svi import SVI
 
 __all__ = [
+    "SVI",
     "AmortizedGuide",
     "AmortizedVI",
     "FamilyFits",

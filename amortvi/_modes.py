@@ -12,7 +12,7 @@ from torch import nn
 
 from amortvi._checks import seed_or_none
 
-__all__ = ["Stream", "derived_seed", "evaluation_mode", "kept_modes", "random_state"]
+__all__ = ["Stream", "derived_seed", "evaluation_mode", "kept_modes", "random_state", "reseed"]
 
 
 @contextlib.contextmanager
@@ -50,17 +50,38 @@ def random_state(seed: int | None, device: torch.device | None = None) -> Iterat
     if seed is None:
         yield
         return
-    accelerator = device is not None and device.type != "cpu"
     numpy_state = np.random.get_state()  # noqa: NPY002  # a model may draw from NumPy's global generator
-    with torch.random.fork_rng(
-        devices=[device] if accelerator else [], device_type=device.type if device and accelerator else "cuda"
-    ):
-        torch.manual_seed(seed)
-        np.random.seed(seed % 2**32)  # noqa: NPY002
+    with _kept_generators(device):
+        reseed(seed, device)
         try:
             yield
         finally:
             np.random.set_state(numpy_state)  # noqa: NPY002
+
+
+def reseed(seed: int | None, device: torch.device | None = None) -> None:
+    """Draw from ``seed`` from now on, inside a `random_state`; ``None`` changes nothing."""
+    if seed is None:
+        return
+    # Not torch.manual_seed, which notes a stack trace for each accelerator that is not in use.
+    torch.default_generator.manual_seed(seed)
+    if device is not None and device.type != "cpu":
+        torch.get_device_module(device).manual_seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002
+
+
+@contextlib.contextmanager
+def _kept_generators(device: torch.device | None) -> Iterator[None]:
+    """Give the state of PyTorch's generators back at exit: the CPU's, and that of ``device``."""
+    if device is not None and device.type != "cpu":
+        with torch.random.fork_rng(devices=[device], device_type=device.type):
+            yield
+        return
+    state = torch.get_rng_state()
+    try:
+        yield
+    finally:
+        torch.set_rng_state(state)
 
 
 class Stream(IntEnum):

@@ -156,7 +156,7 @@ class AmortizedVI:
             dtype: ``torch.float32`` or ``torch.float64``; by default the encoder's.
             compile: ``True`` records model, guide, gradient and optimizer as one graph and compiles it, once for each shape of
                 a minibatch, which takes some seconds and then makes a step several times as fast; ``False`` runs plain
-                PyTorch; ``"auto"`` compiles where at least 4,000 steps of a shape are to come, and falls back to plain PyTorch,
+                PyTorch; ``"auto"`` compiles where at least 10,000 steps of a shape are to come, and falls back to plain PyTorch,
                 with one warning, where that cannot be. The results are the same up to rounding.
             seed: reproduces the fit bit for bit on one machine, and leaves the caller's random state as it was.
             progress: show a progress bar with ELBO and time left.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
+from functools import partial
 
 from benchmarks import settings
 from benchmarks.harness import interleave
@@ -16,7 +17,7 @@ from benchmarks.processes import printed_number
 from benchmarks.report import Ratio, report
 
 SHORT = 2
-AUTO = {"short": 20, "middling": 190, "long": 600}
+AUTO = {"short": 20, "middling": 190, "long": 500}
 """Epochs, 23 steps each. The middling fit is the one that "auto" could lose most by: compiling has just begun to pay."""
 
 
@@ -27,15 +28,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as filled:
         _seconds("compiled", SHORT, filled)
         measurements: dict[str, Callable[[], float]] = {
-            f"eager, {SHORT} epochs": lambda: _seconds("eager", SHORT, filled),
-            cold: lambda: _with_empty_cache("compiled", SHORT),
-            warm: lambda: _seconds("compiled", SHORT, filled),
+            f"eager, {SHORT} epochs": partial(_seconds, "eager", SHORT, filled),
+            cold: partial(_with_empty_cache, "compiled", SHORT),
+            warm: partial(_seconds, "compiled", SHORT, filled),
         }
         ratios = [Ratio(cold, warm)]
         for length, epochs in AUTO.items():
             eager, auto = (f"{choice}, {length} ({epochs} epochs)" for choice in ("eager", "auto"))
-            measurements[eager] = lambda epochs=epochs: _seconds("eager", epochs, filled)
-            measurements[auto] = lambda epochs=epochs: _with_empty_cache("auto", epochs)
+            measurements[eager] = partial(_seconds, "eager", epochs, filled)
+            measurements[auto] = partial(_with_empty_cache, "auto", epochs)
             ratios.append(Ratio(auto, eager, at_most=1.1))
         times = interleave(measurements, given.repetitions)
     report(given, times, ratios, unit="seconds")

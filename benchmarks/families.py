@@ -16,7 +16,7 @@ ASKED = {8: 1.3, 32: 1.8}
 
 def main() -> None:
     """Measure, print and save."""
-    given = settings.start("families", __doc__, threads=1, epochs=40)
+    given = settings.start("families", __doc__, threads=1, epochs=100)
     tasks = {latents: problems.small(latents) for latents in ASKED}
     competitors = {
         _name(family, latents): ours.fits(problem, given.epochs, family=family)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import nn
@@ -13,7 +13,9 @@ import amortvi as avi
 from benchmarks.harness import Competitor
 from benchmarks.problems import Problem
 
-__all__ = ["bare_compiled_steps", "estimator", "fit", "fits"]
+__all__ = ["CompileChoice", "bare_compiled_steps", "estimator", "fit", "fits"]
+
+CompileChoice: TypeAlias = bool | Literal["auto"]
 
 
 def estimator(problem: Problem, family: str = "diagonal") -> avi.AmortizedVI:
@@ -25,7 +27,7 @@ def estimator(problem: Problem, family: str = "diagonal") -> avi.AmortizedVI:
     return avi.AmortizedVI(model, avi.encoders.MLP(problem.features, [problem.hidden]), family)
 
 
-def fit(vi: avi.AmortizedVI, problem: Problem, *, epochs: int, compile: bool | str, **options: Any) -> None:
+def fit(vi: avi.AmortizedVI, problem: Problem, *, epochs: int, compile: CompileChoice, **options: Any) -> None:
     """Call `fit` with all that it does: checks of the data, shuffling, history and, if asked for, the progress bar."""
     options = {"progress": False, "seed": 0} | options
     vi.fit(problem.x, epochs=epochs, batch_size=problem.batch_size, lr=problem.lr, compile=compile, **options)
@@ -36,7 +38,7 @@ def fits(
     epochs: int,
     *,
     family: str = "diagonal",
-    compile: bool | str = True,
+    compile: CompileChoice = True,
     progress: bool = False,
     **options: Any,
 ) -> Competitor:

@@ -15,7 +15,7 @@ DRAWS = 5
 
 def main() -> None:
     """Measure, print and save."""
-    given = settings.start("particles", __doc__, threads=1, epochs=40)
+    given = settings.start("particles", __doc__, threads=1, epochs=100)
     one, exact, many = "one draw, sampled KL", "one draw, exact KL (the default)", f"{DRAWS} draws, sampled KL"
     objectives = {
         exact: avi.objectives.ELBO(),

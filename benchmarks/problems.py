@@ -57,7 +57,8 @@ def small(latents: int = 8) -> Problem:
 def large() -> Problem:
     """Return 12,800 images of MNIST with a VAE 784-400-50: 100 steps an epoch, in which arithmetic is most."""
     try:
-        x, notes = avi.datasets.mnist().x_train[:LARGE_IMAGES], ()
+        x = avi.datasets.mnist().x_train[:LARGE_IMAGES]
+        notes: tuple[str, ...] = ()
     except avi.errors.DataError as error:
         generator = torch.Generator().manual_seed(0)
         x = torch.bernoulli(torch.full((LARGE_IMAGES, 784), 0.13), generator=generator)

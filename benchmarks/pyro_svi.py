@@ -1,4 +1,4 @@
-"""Pyro: `SVI` with a hand-written guide, as in Pyro's own example of a VAE, and the fastest loop around Pyro's ELBO."""
+"""Pyro: `SVI` with a hand-written guide, as in Pyro's own example of a VAE, and a leaner loop around Pyro's ELBO."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,13 @@ __all__ = ["FOLDER", "Ratio", "report", "report_skipped", "verdict"]
 
 FOLDER = Path(__file__).resolve().parents[1] / "runs" / "benchmarks"
 """Where results are written, a file a question."""
+
+FEWEST = 3
+"""Repetitions from which a ratio is judged: one that was disturbed is then not the median."""
+
+UNSTEADY = 1.5
+"""How many times the median the longest repetition may take. Two threads on two cores take ten times as long while another
+process has one of the cores, and then every ratio with them is wrong."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +50,7 @@ class Ratio:
         return "" if self.at_most is None else f"at most {self.at_most:g}"
 
     def is_met(self, measured: float) -> bool | None:
-        """Whether ``measured`` is what was asked for, or ``None`` where nothing was."""
+        """Say whether ``measured`` is what was asked for, or ``None`` where nothing was."""
         if self.at_least is not None:
             return measured >= self.at_least
         return None if self.at_most is None else measured <= self.at_most
@@ -68,9 +76,25 @@ def report(
         competitors: asked for the ELBO that each came to, where they have one.
         skipped: who did not take part, and why.
         notes: what else the reader must know.
+
+    Raises:
+        RuntimeError: a competitor did not train: its ELBO is not finite.
     """
     skipped = skipped or {}
     elbos = {name: each.elbo() for name, each in (competitors or {}).items() if each.elbo is not None}
+    if lost := [name for name, elbo in elbos.items() if not math.isfinite(elbo)]:
+        raise RuntimeError(f"these came to no finite ELBO, so what they took says nothing: {', '.join(lost)}")
+    unsteady = [name for name, all_ in times.items() if max(all_) > UNSTEADY * statistics.median(all_)]
+    warnings = []
+    if unsteady:
+        warnings.append(f"UNSTEADY, measure again on a machine that does nothing else: {', '.join(unsteady)}")
+    if settings.repetitions < FEWEST:
+        warnings.append(f"fewer than {FEWEST} repetitions: nothing is judged")
+
+    def judge(ratio: Ratio, measured: float) -> bool | None:
+        disturbed = {ratio.of, ratio.to} & set(unsteady)
+        return None if disturbed or settings.repetitions < FEWEST else ratio.is_met(measured)
+
     compared = [
         (ratio, *_quotients(times[ratio.of], times[ratio.to])) for ratio in ratios if {ratio.of, ratio.to} <= set(times)
     ]
@@ -84,11 +108,19 @@ def report(
     _print_table(
         ["ratio", "measured", "min", "max", "asked", ""],
         [
-            [f"{ratio.of} / {ratio.to}", f"{median:.2f}", f"{low:.2f}", f"{high:.2f}", ratio.asked(), verdict(met)]
+            [
+                f"{ratio.of} / {ratio.to}",
+                f"{median:.2f}",
+                f"{low:.2f}",
+                f"{high:.2f}",
+                ratio.asked(),
+                verdict(ratio.asked(), judge(ratio, median)),
+            ]
             for ratio, median, low, high in compared
-            for met in [ratio.is_met(median)]
         ],
     )
+    for warning in warnings:
+        print(warning)
     for name, why in skipped.items():
         print(f"SKIPPED {name}: {why}")
     _save(
@@ -105,10 +137,11 @@ def report(
                 "min": low,
                 "max": high,
                 "asked": ratio.asked(),
-                "met": ratio.is_met(median),
+                "met": judge(ratio, median),
             }
             for ratio, median, low, high in compared
         ],
+        warnings=warnings,
         skipped=dict(skipped),
     )
 
@@ -117,12 +150,14 @@ def report_skipped(settings: Settings, why: str) -> None:
     """Say, and write down, that a question could not be asked on this machine."""
     _print_head(settings, ())
     print(f"SKIPPED: {why}")
-    _save(settings, ratios=[], skipped={settings.name: why})
+    _save(settings, ratios=[], warnings=[], skipped={settings.name: why})
 
 
-def verdict(met: bool | None) -> str:
-    """What is printed of a ratio that was asked for."""
-    return "" if met is None else "met" if met else "MISSED"
+def verdict(asked: str, met: bool | None) -> str:
+    """What is printed of a ratio beside what was ``asked``; ``met`` is ``None`` where it could not be judged."""
+    if not asked:
+        return ""
+    return "not judged" if met is None else "met" if met else "MISSED"
 
 
 def _quotients(of: Sequence[float], to: Sequence[float]) -> tuple[float, float, float]:

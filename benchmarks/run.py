@@ -55,7 +55,11 @@ def _summarise(names: list[str]) -> None:
         for ratio in result["ratios"]:
             if ratio["asked"]:
                 compared, measured = f"{name}: {ratio['ratio']}", f"{ratio['measured']:.2f}"
-                print(f"{compared:80} {measured:>7}  {ratio['asked']:13} {verdict(ratio['met'])}".rstrip())
+                print(
+                    f"{compared:80} {measured:>7}  {ratio['asked']:13} {verdict(ratio['asked'], ratio['met'])}".rstrip()
+                )
+        for warning in result["warnings"]:
+            print(f"{name}: {warning}")
         for who, why in result["skipped"].items():
             print(f"SKIPPED {name if who == name else f'{name}: {who}'}: {why}")
 

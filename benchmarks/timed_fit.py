@@ -7,7 +7,7 @@ import time
 
 from benchmarks import ours, problems
 
-CHOICES: dict[str, bool | str] = {"compiled": True, "eager": False, "auto": "auto"}
+CHOICES: dict[str, ours.CompileChoice] = {"compiled": True, "eager": False, "auto": "auto"}
 
 
 def main() -> None:

@@ -14,6 +14,7 @@ ERRORS = [each for each in CLASSES if not issubclass(each, Warning) and each is 
 
 # What a caller who knows nothing of amortvi would expect to catch.
 BUILTINS = {
+    "CaptureError": RuntimeError,
     "CheckpointError": ValueError,
     "DataError": ValueError,
     "EncoderError": ValueError,

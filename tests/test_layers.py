@@ -20,7 +20,7 @@ LAYERS = [
     {"guide"},
     {"objectives"},
     {"data_check", "engine", "predictive"},
-    {"training", "posterior", "evaluation"},
+    {"training", "posterior", "evaluation", "svi"},
     {"export", "checkpoint"},
     {"inference"},
     {"comparison"},

@@ -4,7 +4,8 @@ from amortvi.engine.auto import AutoStep, Budget
 from amortvi.engine.compiled import CompiledEstimation, CompiledStep
 from amortvi.engine.eager import EagerEstimation, EagerStep
 from amortvi.engine.optimizers import place_state
-from amortvi.engine.step import Step
+from amortvi.engine.state import State
+from amortvi.engine.step import FoundLateError, Step
 from amortvi.engine.totals import Averages, Totals
 from amortvi.engine.update import Estimation, Update
 
@@ -17,6 +18,8 @@ __all__ = [
     "EagerEstimation",
     "EagerStep",
     "Estimation",
+    "FoundLateError",
+    "State",
     "Step",
     "Totals",
     "Update",

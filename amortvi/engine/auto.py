@@ -17,10 +17,10 @@ from amortvi.observations import Minibatch
 
 __all__ = ["AutoStep", "Budget"]
 
-PAYS_FROM = 4000
+PAYS_FROM = 10_000
 """Steps of one shape from which compiling is worth its time. Both that time and what a step saves grow with the number of
-operations, so their ratio, two to three thousand where it was measured, depends little on model and machine. A rule that counts
-steps, and measures nothing, makes the same choice each time, and so the same numbers."""
+operations, so their ratio depends little on the model: about three thousand steps where the machine is idle, and up to ten
+where it is busy. A rule that counts steps, and measures nothing, makes the same choice each time, and so the same numbers."""
 
 _WATCHED = 8
 _TOLERATED = 1.1

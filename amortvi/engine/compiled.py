@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable, Sequence
 
 import torch
@@ -9,12 +10,14 @@ from torch import Tensor
 
 from amortvi._modes import random_state
 from amortvi.engine.compiler import Compiled, compile_recording
+from amortvi.engine.cuda_graph import as_cuda_graph
 from amortvi.engine.eager import EagerStep
 from amortvi.engine.optimizers import RecordableOptimizer, is_recordable, needs_closure, options, state_tensors
 from amortvi.engine.recording import record
+from amortvi.engine.step import FoundLateError
 from amortvi.engine.totals import Totals
 from amortvi.engine.update import Estimation, Update, places
-from amortvi.errors import CaptureError, NonFiniteError
+from amortvi.errors import CaptureError
 from amortvi.observations import Minibatch
 
 __all__ = ["CompiledEstimation", "CompiledStep", "Program"]
@@ -32,7 +35,7 @@ class Program:
     def __init__(self, function: Callable[[Minibatch], Sequence[Tensor]]) -> None:
         self.function = function
         self.compilations = 0
-        self._compiled: dict[Hashable, Compiled] = {}
+        self._compiled: dict[Hashable, tuple[Hashable, Compiled]] = {}
         self._fingerprint: Hashable = None
 
     def keep_for(self, fingerprint: Hashable) -> bool:
@@ -51,19 +54,24 @@ class Program:
         """
         tensors = minibatch.tensors()
         shape = tuple((tensor.shape, tensor.stride(), tensor.dtype) for tensor in tensors)
-        compiled = self._compiled.get(shape)
-        if compiled is None:
-            compiled = self._compiled[shape] = self._compile(minibatch, tensors)
+        # A CUDA graph reads the data where they were when it was recorded.
+        place = tuple(tensor.data_ptr() for tensor in tensors[: minibatch.held]) if tensors[0].is_cuda else ()
+        known, compiled = self._compiled.get(shape, (None, None))
+        if compiled is None or known != place:
+            compiled = self._compile(minibatch, tensors)
+            self._compiled[shape] = place, compiled
         return compiled(tensors)
 
     def _compile(self, minibatch: Minibatch, tensors: list[Tensor]) -> Compiled:
         def function(*arguments: Tensor) -> Sequence[Tensor]:
             return self.function(minibatch.of(list(arguments)))
 
-        with random_state(0):
+        with random_state(0, tensors[0].device):
             others = minibatch.resampled().tensors()
         recording = record(function, tensors, others)
         compiled = compile_recording(recording, tensors)
+        if tensors[0].is_cuda:
+            compiled = as_cuda_graph(compiled, tensors, minibatch.held, recording.outside)
         self.compilations += 1
         return compiled
 
@@ -103,6 +111,8 @@ class CompiledStep:
 
     def begin(self) -> None:
         """Look whether what was compiled still holds, and take over the learning rates."""
+        if self._optimizer is not None:
+            self._optimizer.count_in_double()
         if not self.program.keep_for(self._fingerprint()):
             parameters = {p for p in self.update.parameters if not self.update.optimizer.state.get(p)}
             self._has_state = self._optimizer is None or not parameters
@@ -120,11 +130,13 @@ class CompiledStep:
 
         Raises:
             CaptureError: the step cannot be recorded or compiled; nothing was changed.
-            NonFiniteError: some loss or parameter is not finite.
+            FoundLateError: some loss or parameter is not finite.
         """
         if not self._has_state:
             # Optimizers make their state at their first step, which so is another step than those that follow.
             self.first(minibatch)
+            if self._optimizer is not None:
+                self._optimizer.count_in_double()
             self.program.keep_for(self._fingerprint())
             self._has_state = True
             return
@@ -139,13 +151,12 @@ class CompiledStep:
         """Look at what the steps have summed and at the parameters.
 
         Raises:
-            NonFiniteError: some of it is not finite.
+            FoundLateError: some of it is not finite.
         """
         self._unseen = 0
-        numbers = [self.totals.sums, *self.update.parameters]
-        sound = torch.stack([torch.isfinite(tensor).all() for tensor in numbers])
-        if not bool(sound.all()):
-            raise NonFiniteError("the loss or a parameter is not finite")
+        sums = torch.stack([tensor.detach().sum().float() for tensor in (self.totals.sums, *self.update.parameters)])
+        if not math.isfinite(float(sums.sum())):
+            raise FoundLateError("the loss or a parameter is not finite")
 
     def _whole(self, minibatch: Minibatch) -> Sequence[Tensor]:
         assert self._optimizer is not None

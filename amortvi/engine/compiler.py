@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 
 import torch
@@ -46,7 +47,8 @@ def compile_recording(recording: Recording, arguments: Sequence[Tensor]) -> Comp
     outside = [tensor.detach() for tensor in recording.outside]
     device = arguments[0].device
     try:
-        with torch.no_grad(), random_state(0, device):
+        with torch.no_grad(), random_state(0, device), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what the compiler warns of is not the user's
             compiled = inductor.compile(
                 recording.graph, [*(argument.detach() for argument in arguments), *outside], _options()
             )

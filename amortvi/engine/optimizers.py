@@ -52,6 +52,13 @@ class RecordableOptimizer:
                 self._rates[position].fill_(rate)
                 self._written[position] = rate
 
+    def count_in_double(self) -> None:
+        """Let steps be counted in double precision: in single, ``1 - beta ** step`` loses half of its digits at first."""
+        for state in self.optimizer.state.values():
+            step = state.get("step")
+            if isinstance(step, Tensor) and step.device.type != "mps":
+                state["step"] = step if step.dtype is torch.float64 else step.double()
+
     @contextlib.contextmanager
     def recording(self) -> Iterator[None]:
         """Let the optimizer's step be nothing but tensor operations inside."""

@@ -63,22 +63,22 @@ def record(function: Function, arguments: Sequence[Tensor], others: Sequence[Ten
     device = arguments[0].device
     with Sandbox() as sandbox:
         with random_state(0, device):
-            first = _trace(function, arguments)
+            first = _trace(function, arguments, sandbox)
         events = sandbox.take_events()
         with random_state(1, device):
-            second = _trace(function, others)
+            second = _trace(function, others, sandbox)
         compare(events, sandbox.take_events())
     return _lifted(first, _constants(first), _constants(second))
 
 
-def _trace(function: Function, arguments: Sequence[Tensor]) -> fx.GraphModule:
+def _trace(function: Function, arguments: Sequence[Tensor], sandbox: Sandbox) -> fx.GraphModule:
     # Imported where it is used: it would make importing amortvi take longer.
     from torch.fx.experimental.proxy_tensor import make_fx
 
     site = LastSite()
 
     def watched(*tensors: Tensor) -> list[Tensor]:
-        with site, NoReading():
+        with site, NoReading(sandbox):
             return list(function(*tensors))
 
     try:
@@ -125,6 +125,8 @@ def _lifted(module: fx.GraphModule, found: dict[str, Tensor], again: dict[str, T
             if _draws(node) and not node.users:
                 unused.append(renamed[node])
     graph.output([*results, *unused])
+    for node in graph.nodes:
+        node.meta.clear()  # what the recording noted of its tensors; the compiler works that out anew
     return Recording(fx.GraphModule(constants, graph), tuple(outside.values()), len(results))
 
 

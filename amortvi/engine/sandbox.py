@@ -5,6 +5,7 @@ from __future__ import annotations
 import linecache
 import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,16 +78,30 @@ class Sandbox(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]
         self._written: dict[int, tuple[Tensor, Tensor]] = {}
         self._events: list[_Event] = []
+        self._constant: dict[int, torch.UntypedStorage] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if _size_varies(func, args):
+        given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        depends = not all(map(self.is_constant, given)) or torch.Tag.nondeterministic_seeded in func.tags
+        if depends and _size_varies(func, args):
             raise _refused(_SIZE_VARIES)
         for written in _arguments_written(func, args, kwargs):
+            if depends:
+                self._constant.pop(_memory(written), None)
             if id(written) not in self._written:
                 self._written[id(written)] = written, written.detach().clone()
         self._events.append(_event(func, args, kwargs))
-        return func(*args, **kwargs)
+        result = func(*args, **kwargs)
+        if not depends:
+            for made in tree_leaves(result):
+                if isinstance(made, Tensor):
+                    self._constant[_memory(made)] = made.untyped_storage()
+        return result
+
+    def is_constant(self, tensor: Tensor) -> bool:
+        """Whether a tensor was made during the run, of nothing that could be different the next time."""
+        return _memory(tensor) in self._constant
 
     def __exit__(self, *exception: Any) -> None:
         super().__exit__(*exception)  # type: ignore[no-untyped-call]
@@ -99,6 +114,10 @@ class Sandbox(TorchDispatchMode):
         """Return what was done since the last call."""
         events, self._events = self._events, []
         return events
+
+
+def _memory(tensor: Tensor) -> int:
+    return tensor.untyped_storage()._cdata
 
 
 def compare(first: Sequence[_Event], second: Sequence[_Event]) -> None:
@@ -127,10 +146,15 @@ def _event(func: Any, args: Any, kwargs: Any) -> _Event:
     for leaf in tree_leaves((args, kwargs)):
         if isinstance(leaf, Tensor):
             # A tensor made of Python numbers, as by torch.tensor(0.5), is these numbers.
-            numbers.append(repr(leaf.tolist()) if literal and leaf.numel() <= 64 else tuple(leaf.shape))
+            numbers.append(_values(leaf) if literal and leaf.numel() <= 64 else tuple(leaf.shape))
         elif isinstance(leaf, int | float | complex | str | torch.dtype | torch.device):
             numbers.append(repr(leaf))
     return _Event(str(func), tuple(numbers), _user_line(sys._getframe(1)))
+
+
+def _values(tensor: Tensor) -> str:
+    with torch._C.DisableTorchFunction():
+        return repr(tensor.tolist())
 
 
 def _arguments_written(func: Any, args: Any, kwargs: Any) -> list[Tensor]:
@@ -151,14 +175,58 @@ def _size_varies(func: Any, args: Any) -> bool:
 
 
 class NoReading(TorchFunctionMode):
-    """Refuses what takes the values of a tensor out of torch's sight."""
+    """Refuses what takes the values of a tensor out of torch's sight, unless they are the same at each call.
 
-    _REFUSED = frozenset({Tensor.numpy, Tensor.tolist, Tensor.__array__, Tensor.__repr__, Tensor.__format__})
+    Args:
+        sandbox: knows which tensors are constant, such as ``torch.arange(3)``.
+    """
+
+    _READS = frozenset(
+        {
+            Tensor.numpy,
+            Tensor.tolist,
+            Tensor.item,
+            Tensor.__array__,
+            Tensor.__repr__,
+            Tensor.__format__,
+            Tensor.__bool__,
+            Tensor.__int__,
+            Tensor.__float__,
+            Tensor.__index__,
+        }
+    )
+
+    def __init__(self, sandbox: Sandbox) -> None:
+        super().__init__()
+        self._sandbox = sandbox
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in self._REFUSED:
-            raise _refused(READS_VALUE)
+        if func in self._READS:
+            if not self._sandbox.is_constant(args[0]):
+                raise _refused(READS_VALUE)
+            with _unrecorded():
+                return func(*args, **(kwargs or {}))
+        if func in (Tensor.__getitem__, Tensor.__setitem__):
+            args = (args[0], self._positions(args[1]), *args[2:])
         return func(*args, **(kwargs or {}))
+
+    def _positions(self, index: Any) -> Any:
+        """Write constant masks as the positions that they choose: a graph has no sizes that depend on values."""
+        parts: list[Any] = []
+        for part in index if isinstance(index, tuple) else (index,):
+            if isinstance(part, Tensor) and part.dtype is torch.bool and self._sandbox.is_constant(part):
+                with _unrecorded():
+                    parts.extend(part.nonzero(as_tuple=True))
+            else:
+                parts.append(part)
+        return tuple(parts) if isinstance(index, tuple) or len(parts) > 1 else parts[0]
+
+
+def _unrecorded() -> AbstractContextManager[None]:
+    # Imported where it is used: it would make importing amortvi take longer.
+    from torch.fx.experimental.proxy_tensor import disable_proxy_modes_tracing
+
+    return disable_proxy_modes_tracing()
 
 
 class LastSite(Messenger):

@@ -5,9 +5,14 @@ from __future__ import annotations
 from typing import Protocol
 
 from amortvi.engine.totals import Totals
+from amortvi.errors import NonFiniteError
 from amortvi.observations import Minibatch
 
-__all__ = ["Step"]
+__all__ = ["FoundLateError", "Step"]
+
+
+class FoundLateError(NonFiniteError):
+    """Some number is not finite, and was found after the step that made it; the eager step can tell which."""
 
 
 class Step(Protocol):
@@ -31,5 +36,5 @@ class Step(Protocol):
         """Finish an epoch.
 
         Raises:
-            NonFiniteError: a loss or a parameter is not finite, which a step need not have told at once.
+            FoundLateError: a loss or a parameter is not finite.
         """

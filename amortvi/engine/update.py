@@ -10,6 +10,7 @@ import pyro
 import torch
 from torch import Tensor, nn
 
+from amortvi.engine.state import State
 from amortvi.engine.totals import Totals
 from amortvi.generative import GenerativeModel
 from amortvi.guide import AmortizedGuide
@@ -26,6 +27,7 @@ class Estimation:
     Args:
         model: the generative model.
         guide: a guide that is set up.
+        state: the submodules and tensors of both.
         objective: the bound.
         observations: the size of the data set, or ``None`` if it is unknown.
         totals: where the estimate is counted in.
@@ -33,6 +35,7 @@ class Estimation:
 
     model: GenerativeModel
     guide: AmortizedGuide
+    state: State
     objective: Objective
     observations: int | None
     totals: Totals
@@ -56,15 +59,15 @@ class Estimation:
 
     def fingerprint(self) -> Hashable:
         """Return what a recording holds for only as long as it does not change: tensors by place, and modes."""
-        modules = (self.model, self.guide)
-        tensors = [t for module in modules for t in (*module.parameters(), *module.buffers())]
-        modes = tuple(part.training for module in modules for part in module.modules())
-        return places([*tensors, self.totals.sums]), modes
+        modes = tuple(part.training for part in self.state.parts)
+        return places([*self.state.tensors, self.totals.sums]), modes
 
 
 def _alike(a: Any, b: Any) -> bool:
     if isinstance(a, Totals):
         return isinstance(b, Totals) and a.sums.device == b.sums.device
+    if isinstance(a, State):
+        return True  # the list of another fit; whether the tensors are the same is for the fingerprint to say
     if isinstance(a, Objective):
         return a is b or (type(a) is type(b) and _same_options(vars(a), vars(b)))
     if isinstance(a, list):

@@ -49,6 +49,11 @@ class Minibatch:
         """What the observations are made of, the rows last."""
         return [*self.source.tensors()] if self.rows is None else [*self.source.tensors(), self.rows]
 
+    @property
+    def held(self) -> int:
+        """How many of `tensors`, from the first, are the same from one minibatch to the next."""
+        return 0 if self.rows is None else len([*self.source.tensors()])
+
     def of(self, tensors: list[Tensor]) -> Minibatch:
         """Return the same, made of other ``tensors``."""
         given: Iterator[Tensor] = iter(tensors)

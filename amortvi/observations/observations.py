@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -38,6 +38,8 @@ class Observations(ABC):
     """Observations that can be read in batches, in their order or shuffled."""
 
     name: str
+    in_memory: ClassVar[bool] = False
+    """Whether all of them are held in memory, so that reading them twice costs nothing."""
     index: Any | None = None
     """The user's labels of the observations (a pandas index), where there are any."""
 
@@ -86,6 +88,8 @@ class TensorObservations(Observations):
         name: how the user refers to them.
         index: the user's labels.
     """
+
+    in_memory = True
 
     def __init__(self, batch: Batch, name: str, index: Any | None = None) -> None:
         _check_lengths(batch, name)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from torch import nn
-
+from amortvi.engine import State
 from amortvi.training.snapshot import Snapshot
 
 __all__ = ["EarlyStopping"]
@@ -14,12 +13,12 @@ class EarlyStopping:
 
     Args:
         patience: how many epochs without a rise are waited for.
-        modules: whose parameters are kept.
+        state: of the modules whose parameters are kept.
     """
 
-    def __init__(self, patience: int, *modules: nn.Module) -> None:
+    def __init__(self, patience: int, state: State) -> None:
         self.patience = patience
-        self._modules = modules
+        self._state = state
         self._best = -float("inf")
         self._kept: Snapshot | None = None
         self._waited = 0
@@ -28,7 +27,7 @@ class EarlyStopping:
         """Count one epoch in, and say whether to stop."""
         if validation_elbo > self._best:
             self._best, self._waited = validation_elbo, 0
-            self._kept = Snapshot(*self._modules)
+            self._kept = Snapshot(self._state)
         else:
             self._waited += 1
         return self._waited >= self.patience

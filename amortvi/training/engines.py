@@ -45,6 +45,7 @@ class Engine(Generic[Computation]):
         """
         if self._computation is None or not computation.is_like(self._computation):
             self._computation, self._compiled = computation, None
+        self._computation.state = computation.state
         eager = self._make_eager(self._computation)
         if choice is False:
             return eager, eager

@@ -11,8 +11,8 @@ from typing import TypeAlias
 import torch
 from torch import nn
 
-from amortvi._modes import Stream, derived_seed, evaluation_mode, kept_modes, random_state
-from amortvi.engine import Averages, Step
+from amortvi._modes import Stream, derived_seed, evaluation_mode, kept_modes, random_state, reseed
+from amortvi.engine import Averages, FoundLateError, State, Step
 from amortvi.errors import NonFiniteError
 from amortvi.observations import Batch, Minibatch, Observations
 from amortvi.training.early_stopping import EarlyStopping
@@ -22,6 +22,7 @@ from amortvi.training.snapshot import OptimizerSnapshot, Snapshot
 
 __all__ = ["Loop", "Schedule"]
 
+_CHECKED_AT_ONCE = 512
 
 Schedule: TypeAlias = torch.optim.lr_scheduler.LRScheduler | torch.optim.lr_scheduler.ReduceLROnPlateau
 
@@ -35,7 +36,8 @@ class Loop:
         reference: the same, looking at every number: where ``step`` met one that is not finite, it finds out which.
         validation_step: the objective without an update, for the validation data.
         check: raises an error for a batch that the model cannot take; called in the first epoch.
-        modules: model and guide, whose parameters are kept to go back to.
+        modules: model and guide.
+        state: what is kept of them to go back to.
         training_modules: those of them that are trained, and so run in training mode; the others run in evaluation mode.
         optimizer: whose learning rate is recorded, and whose state is kept to go back to.
         schedule: called after each epoch, where there is one.
@@ -53,6 +55,7 @@ class Loop:
     validation_step: Step
     check: Callable[[Batch], None]
     modules: tuple[nn.Module, ...]
+    state: State
     training_modules: tuple[nn.Module, ...]
     optimizer: torch.optim.Optimizer
     schedule: Schedule | None
@@ -73,7 +76,10 @@ class Loop:
             NonFiniteError: a loss or gradient is not finite; the parameters are then those of the last good epoch.
         """
         try:
-            with kept_modes(*self.modules):
+            with kept_modes(*self.modules), random_state(self.seed, self.device):
+                for module in self.modules:
+                    module.train(any(module is trained for trained in self.training_modules))
+                self._check_what_is_in_memory()
                 for number in range(first, last + 1):
                     record = self._epoch(number, new_data=number == first)
                     keep(record)
@@ -87,16 +93,21 @@ class Loop:
             if self.early_stopping is not None:
                 self.early_stopping.restore()
 
+    def _check_what_is_in_memory(self) -> None:
+        """Look at the data before anything is learned from them; those of a loader are looked at as they come."""
+        for observations in (self.train, self.validation):
+            if observations is not None and observations.in_memory:
+                for batch in observations.batches(max(self.batch_size or 0, _CHECKED_AT_ONCE)):
+                    self.check(batch.to(self.device))
+
     def _epoch(self, number: int, *, new_data: bool) -> EpochRecord:
         start = time.perf_counter()
-        good = Snapshot(*self.modules), OptimizerSnapshot(self.optimizer)
+        good = Snapshot(self.state), OptimizerSnapshot(self.optimizer)
         random = torch.get_rng_state()
         try:
             try:
                 averages = self._train(number, self.step, new_data=new_data)
-            except NonFiniteError:
-                if self.step is self.reference:
-                    raise
+            except FoundLateError:
                 # The same epoch again, by the step that can tell which number it was.
                 for snapshot in good:
                     snapshot.restore()
@@ -109,19 +120,21 @@ class Loop:
             if isinstance(error, Exception) or not self._is_finite():
                 for snapshot in good:
                     snapshot.restore()
+            if isinstance(error, NonFiniteError):
+                # The averages of earlier epochs may already hold the gradients that led astray: they begin anew.
+                self.optimizer.state.clear()
             raise
         self._schedule(averages.elbo if self.validation is None else validation.elbo)
         return EpochRecord(number, *averages, *validation, learning_rate, time.perf_counter() - start)
 
     def _train(self, number: int, step: Step, *, new_data: bool) -> Averages:
-        for module in self.modules:
-            module.train(any(module is trained for trained in self.training_modules))
-        with random_state(derived_seed(self.seed, Stream.NOISE, number), self.device), self._named(number) as at:
+        reseed(derived_seed(self.seed, Stream.NOISE, number), self.device)
+        with self._named(number) as at:
             step.totals.clear()
             step.begin()
             for at.position, rows in enumerate(self.train.shuffled(self.batch_size, self._shuffler(number)), start=1):
                 minibatch = rows.to(self.device)
-                if new_data:
+                if new_data and not self.train.in_memory:
                     self.check(minibatch.gather())
                 step(minibatch)
                 self.progress.step()
@@ -134,6 +147,8 @@ class Loop:
         at = _Position()
         try:
             yield at
+        except FoundLateError:
+            raise
         except NonFiniteError as error:
             raise NonFiniteError(
                 f"training stopped at epoch {epoch}, step {at.position}: {error}. The parameters are back where they "
@@ -141,7 +156,7 @@ class Loop:
             ) from error
 
     def _is_finite(self) -> bool:
-        return all(bool(torch.isfinite(p).all()) for module in self.modules for p in module.parameters())
+        return all(bool(torch.isfinite(tensor).all()) for tensor in self.state.tensors)
 
     def _shuffler(self, epoch: int) -> torch.Generator:
         generator = torch.Generator()
@@ -158,7 +173,7 @@ class Loop:
             self.validation_step.begin()
             for batch in self.validation.in_any_order():
                 on_device = batch.to(self.device)
-                if new_data:
+                if new_data and not self.validation.in_memory:
                     self.check(on_device)
                 self.validation_step(Minibatch(on_device))
             self.validation_step.end()

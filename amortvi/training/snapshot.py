@@ -6,7 +6,9 @@ import copy
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from amortvi.engine import State
 
 __all__ = ["OptimizerSnapshot", "Snapshot"]
 
@@ -15,16 +17,12 @@ class Snapshot:
     """The parameters and buffers of some modules at one moment.
 
     Args:
-        modules: the modules; what several of them share is kept once.
+        state: of the modules.
     """
 
-    def __init__(self, *modules: nn.Module) -> None:
-        tensors: dict[int, Tensor] = {}
-        for module in modules:
-            for tensor in (*module.parameters(), *module.buffers()):
-                tensors[id(tensor)] = tensor
-        self._live = list(tensors.values())
-        self._kept = [tensor.detach().clone() for tensor in self._live]
+    def __init__(self, state: State) -> None:
+        self._live = state.tensors
+        self._kept = [tensor.detach().clone() for tensor in state.tensors]
 
     def restore(self) -> None:
         """Write the values back into the modules."""

@@ -18,6 +18,7 @@ from amortvi.engine import (
     EagerEstimation,
     EagerStep,
     Estimation,
+    State,
     Totals,
     Update,
     place_state,
@@ -175,6 +176,7 @@ class Trainer:
         schedule = None if options.lr_schedule is None else _make_schedule(options.lr_schedule, optimizer)
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         both = (self.model, self.guide)
+        state = State(*both)
         train = train.resident(device)
         steps = train.steps(options.batch_size)
         budget = Budget(options.epochs)
@@ -182,6 +184,7 @@ class Trainer:
             Update(
                 self.model,
                 self.guide,
+                state,
                 objective,
                 train.size,
                 Totals(device),
@@ -195,7 +198,7 @@ class Trainer:
         )
         held_out = train if validation is None else validation.resident(device)
         validation_step, _ = self._estimations.steps(
-            Estimation(self.model, self.guide, objective, held_out.size, Totals(device)),
+            Estimation(self.model, self.guide, state, objective, held_out.size, Totals(device)),
             options.compile,
             budget,
             held_out.steps(None),
@@ -209,13 +212,14 @@ class Trainer:
                 validation_step=validation_step,
                 check=lambda batch: check_data(self.model, batch),
                 modules=both,
+                state=state,
                 training_modules=(self.guide,) if self.freeze_model else both,
                 optimizer=optimizer,
                 schedule=schedule,
                 train=train,
                 validation=None if validation is None else held_out,
                 batch_size=options.batch_size,
-                early_stopping=None if options.patience is None else EarlyStopping(options.patience, *both),
+                early_stopping=None if options.patience is None else EarlyStopping(options.patience, state),
                 device=device,
                 seed=options.seed,
                 progress=progress,
