@@ -53,11 +53,18 @@ class RecordableOptimizer:
                 self._written[position] = rate
 
     def count_in_double(self) -> None:
-        """Let steps be counted in double precision: in single, ``1 - beta ** step`` loses half of its digits at first."""
-        for state in self.optimizer.state.values():
-            step = state.get("step")
-            if isinstance(step, Tensor) and step.device.type != "mps":
-                state["step"] = step if step.dtype is torch.float64 else step.double()
+        """Keep counts and the numbers made of them in double precision, as Python does where nothing is recorded.
+
+        In single precision ``1 - beta ** step`` loses half of its digits at first.
+        """
+        for group in self.optimizer.param_groups:
+            if group.get("fused"):
+                continue  # its kernel takes single precision only
+            for parameter in group["params"]:
+                state = self.optimizer.state.get(parameter, {})
+                for name in _COUNTS & state.keys():
+                    if isinstance(state[name], Tensor) and state[name].dtype is torch.float32 and not state[name].is_mps:
+                        state[name] = state[name].double()
 
     @contextlib.contextmanager
     def recording(self) -> Iterator[None]:
@@ -83,6 +90,7 @@ class RecordableOptimizer:
 
 # In their other form these take the learning rate as a Python number.
 _NEED_FOREACH = frozenset({"Adadelta", "Adagrad", "RMSprop", "SGD"})
+_COUNTS = frozenset({"step", "mu_product", "eta", "mu"})
 _AS_TENSORS = {"capturable": True, "fused": None}
 
 

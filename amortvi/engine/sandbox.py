@@ -44,6 +44,8 @@ _SIZE_VARIES = (
     "the size of its result depends on the values in a tensor. Use torch.where, or multiply by a mask, so that sizes stay"
 )
 
+_LITERAL = 64
+
 # Operations that write into arguments without saying so in their schema: the running statistics.
 _SILENT_WRITES = {
     torch.ops.aten.native_batch_norm.default: (3, 4),
@@ -83,7 +85,9 @@ class Sandbox(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-        depends = not all(map(self.is_constant, given)) or torch.Tag.nondeterministic_seeded in func.tags
+        depends = torch.Tag.nondeterministic_seeded in func.tags or not (
+            _is_literal(func, args) or all(map(self.is_constant, given))
+        )
         if depends and _size_varies(func, args):
             raise _refused(_SIZE_VARIES)
         for written in _arguments_written(func, args, kwargs):
@@ -141,15 +145,20 @@ def _first_difference(first: tuple[Any, ...], second: tuple[Any, ...]) -> str:
 
 
 def _event(func: Any, args: Any, kwargs: Any) -> _Event:
-    literal = "lift_fresh" in func.__name__
+    literal = _is_literal(func, args)
     numbers = []
     for leaf in tree_leaves((args, kwargs)):
         if isinstance(leaf, Tensor):
             # A tensor made of Python numbers, as by torch.tensor(0.5), is these numbers.
-            numbers.append(_values(leaf) if literal and leaf.numel() <= 64 else tuple(leaf.shape))
+            numbers.append(_values(leaf) if literal else tuple(leaf.shape))
         elif isinstance(leaf, int | float | complex | str | torch.dtype | torch.device):
             numbers.append(repr(leaf))
     return _Event(str(func), tuple(numbers), _user_line(sys._getframe(1)))
+
+
+def _is_literal(func: Any, args: Any) -> bool:
+    """Whether an operation takes in a tensor just made of Python numbers, few enough to compare."""
+    return "lift_fresh" in func.__name__ and args[0].numel() <= _LITERAL
 
 
 def _values(tensor: Tensor) -> str:

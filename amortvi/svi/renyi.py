@@ -8,8 +8,8 @@ For an observation with weights :math:`w_k = p(x, z_k) / q(z_k)`, :math:`z_k \si
 
 With :math:`\alpha = 0` it is the importance-weighted bound. A data set is the sum over its observations, and a subsample
 of ``B`` of ``N`` estimates that sum by ``N / B`` times its own. Pyro multiplies the log-probabilities by ``N / B`` instead,
-inside the logarithm of the sum over ``k``: what comes out is the bound of another model, in which each observation was
-made ``N / B`` times, and it moves with the size of the subsample.
+inside the logarithm of the sum over ``k``. A mean of powers is above the power of the mean, so what comes out rises with
+``N / B``, above the evidence too: it is no bound of it.
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ def _summed(log_prob: Tensor, dims: list[int]) -> Tensor:
     missing = max([-dim for dim in dims], default=0) - log_prob.dim()
     full = log_prob.reshape((1,) * missing + tuple(log_prob.shape)) if missing > 0 else log_prob
     rest = [dim for dim in range(-full.dim(), 0) if dim not in dims]
-    ordered = full.permute(*dims, *rest)
+    ordered = full.permute([*dims, *rest])
     return ordered.reshape(*ordered.shape[: len(dims)], -1).sum(-1)
 
 

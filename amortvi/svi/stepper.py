@@ -72,7 +72,7 @@ class Stepper:
         except CaptureError as error:
             if self._choice is True:
                 raise
-            self._warn(f"steps are taken without compiling: {error}", once="refused")
+            self._warn(f"steps are taken without compiling: {error}", once="refused", callers=3)
             return self._eager(*args, **kwargs)
         if plan is not None:
             loss = plan.run(arguments)
@@ -111,7 +111,7 @@ class Stepper:
             self._option_changes += plan.update is not None and not plan.update.holds()
             entry.begin_again()
             return None
-        if mode != entry.seen_in or not knows(self._ingredients.optim, entry.seen.values()):
+        if mode != entry.seen_in or not knows(self._ingredients.optim, entry.seen.values()) or self._is_enough():
             return None
         self._attempts += 1
         try:
@@ -166,23 +166,25 @@ class Stepper:
     def _take_eager(self, entry: _Entry, arguments: Arguments, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         entry.steps += 1
         due = entry.steps >= (1 if self._choice is True else COMPILE_AFTER) and not entry.is_settled
-        if due and self._attempts >= MOST_COMPILATIONS:
-            self._warn(_TOO_MANY, once="cap")
-            due = False
-        if not due:
+        if not due or self._is_enough():
             return self._eager(*args, **kwargs)
         loss, seen = watch(lambda: self._eager(*args, **kwargs))
         made_of = self._ingredients
         entry.note(seen, owners(made_of.model, made_of.guide, *arguments.modules))
         return loss
 
-    def _warn(self, message: str, *, once: str) -> None:
+    def _is_enough(self) -> bool:
+        if self._attempts < MOST_COMPILATIONS:
+            return False
+        self._warn(_TOO_MANY, once="cap", callers=5)
+        return True
+
+    def _warn(self, message: str, *, once: str, callers: int) -> None:
+        """Warn once, at the line of the user's that is so many calls away."""
         if once not in self._warned:
             self._warned.add(once)
-            warnings.warn(message, AmortviWarning, stacklevel=_TO_THE_CALLER)
+            warnings.warn(message, AmortviWarning, stacklevel=callers + 1)
 
-
-_TO_THE_CALLER = 5
 
 _TOO_MANY = (
     f"{MOST_COMPILATIONS} different steps were compiled, all others are taken without: give the arguments the same few "

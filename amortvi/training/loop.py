@@ -52,7 +52,7 @@ class Loop:
 
     step: Step
     reference: Step
-    validation_step: Step
+    validation_step: Step | None
     check: Callable[[Batch], None]
     modules: tuple[nn.Module, ...]
     state: State
@@ -165,7 +165,7 @@ class Loop:
 
     def _validate(self, new_data: bool) -> Averages:
         """The objective on the validation data, with the same draws after each epoch, so that epochs compare."""
-        if self.validation is None:
+        if self.validation is None or self.validation_step is None:
             return Averages()
         seed = derived_seed(self.seed or 0, Stream.VALIDATION)
         with evaluation_mode(*self.modules), random_state(seed, self.device):

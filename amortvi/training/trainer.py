@@ -196,13 +196,15 @@ class Trainer:
             budget,
             steps,
         )
-        held_out = train if validation is None else validation.resident(device)
-        validation_step, _ = self._estimations.steps(
-            Estimation(self.model, self.guide, state, objective, held_out.size, Totals(device)),
-            options.compile,
-            budget,
-            held_out.steps(None),
-        )
+        validation_step = None
+        if validation is not None:
+            validation = validation.resident(device)
+            validation_step, _ = self._estimations.steps(
+                Estimation(self.model, self.guide, state, objective, validation.size, Totals(device)),
+                options.compile,
+                budget,
+                validation.steps(None),
+            )
         first = self.records[-1].epoch + 1 if self.records else 1
         progress = Progress(options.epochs, steps, visible=options.progress)
         with progress, self.model.own_parameters():
@@ -217,7 +219,7 @@ class Trainer:
                 optimizer=optimizer,
                 schedule=schedule,
                 train=train,
-                validation=None if validation is None else held_out,
+                validation=validation,
                 batch_size=options.batch_size,
                 early_stopping=None if options.patience is None else EarlyStopping(options.patience, state),
                 device=device,

@@ -1,0 +1,131 @@
+"""The compiled step gives what Pyro's own gives, from the same random numbers."""
+
+import functools
+
+import pyro.infer
+import pyro.optim
+import pytest
+import torch
+from pyro.infer import (
+    JitTrace_ELBO,
+    ReweightedWakeSleep,
+    Trace_ELBO,
+    TraceEnum_ELBO,
+    TraceGraph_ELBO,
+    TraceMeanField_ELBO,
+)
+
+import amortvi as avi
+from tests.svi import problems
+from tests.svi.problems import assert_same, fit
+
+
+def adam():
+    return pyro.optim.Adam({"lr": 0.05})
+
+
+PARTICLES = functools.partial(Trace_ELBO, num_particles=3)
+LOSSES = {
+    "Trace": (problems.constrained, Trace_ELBO),
+    "Trace, particles": (problems.constrained, PARTICLES),
+    "Trace, vectorized": (problems.constrained, functools.partial(PARTICLES, vectorize_particles=True)),
+    "Trace, subsample": (problems.subsampled, Trace_ELBO),
+    "Trace, score function": (problems.discrete, functools.partial(Trace_ELBO, num_particles=2)),
+    "Trace, module": (problems.module, Trace_ELBO),
+    "Trace, function": (problems.constrained, lambda: Trace_ELBO().differentiable_loss),
+    "MeanField": (problems.subsampled, TraceMeanField_ELBO),
+    "Graph": (problems.discrete, TraceGraph_ELBO),
+    "Enum, model": (problems.mixture, functools.partial(TraceEnum_ELBO, num_particles=2)),
+    "Enum, guide": (problems.enumerated_in_guide, TraceEnum_ELBO),
+    "Wake-sleep": (problems.constrained, functools.partial(ReweightedWakeSleep, num_particles=2, insomnia=1.0)),
+}
+
+
+@pytest.mark.usefixtures("uncompiled")
+@pytest.mark.parametrize("name", LOSSES)
+def test_losses(name):
+    problem, loss = LOSSES[name]
+    ours = fit(avi.SVI, problem, adam, loss, compile=True)
+    assert ours.svi.compilations == 1
+    assert_same(ours, fit(pyro.infer.SVI, problem, adam, loss))
+
+
+OPTIMIZERS = {
+    "Adam, clipped": lambda: pyro.optim.Adam({"lr": 0.05}, {"clip_norm": 1.0}),
+    "Adam, by name": lambda: pyro.optim.Adam(lambda name: {"lr": 0.1 if name == "scale" else 0.01}),
+    "SGD": lambda: pyro.optim.SGD({"lr": 0.01, "momentum": 0.9}),
+    "ClippedAdam": lambda: pyro.optim.ClippedAdam({"lr": 0.05, "clip_norm": 1.0, "lrd": 0.9}),
+    "ExponentialLR": lambda: pyro.optim.ExponentialLR(
+        {"optimizer": torch.optim.Adam, "optim_args": {"lr": 0.05}, "gamma": 0.9}
+    ),
+}
+
+
+@pytest.mark.usefixtures("uncompiled")
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_optimizers_of_pyro(name):
+    def schedule(svi):
+        if name == "ExponentialLR":
+            svi.optim.step()
+
+    run = functools.partial(
+        fit, problem=problems.constrained, optim=OPTIMIZERS[name], loss=Trace_ELBO, after_each=schedule
+    )
+    ours = run(avi.SVI, compile=True)
+    assert ours.svi.compilations == 1
+    assert_same(ours, run(pyro.infer.SVI))
+
+
+@pytest.mark.usefixtures("uncompiled")
+def test_momentum_that_a_schedule_moves():
+    """What a graph holds fixed and a schedule changes leads to a graph of the gradients alone, not to endless compiling."""
+    options = {"optimizer": torch.optim.SGD, "optim_args": {"lr": 0.01, "momentum": 0.9}, "max_lr": 0.05, "total_steps": 50}
+    run = functools.partial(
+        fit,
+        problem=problems.constrained,
+        optim=lambda: pyro.optim.OneCycleLR(dict(options)),
+        loss=Trace_ELBO,
+        after_each=lambda svi: svi.optim.step(),
+    )
+    ours = run(avi.SVI, compile=True)
+    assert ours.svi.compilations == 3
+    assert_same(ours, run(pyro.infer.SVI))
+
+
+class TorchSteps(pyro.infer.SVI):
+    """The steps of one optimizer of torch, by hand."""
+
+    def __init__(self, model, guide, optim, loss):
+        super().__init__(model, guide, pyro.optim.SGD({"lr": 0.0}), loss)
+        self.by_torch = optim
+
+    def step(self, *args):
+        loss = self.loss_and_grads(self.model, self.guide, *args)
+        self.by_torch.step()
+        self.by_torch.zero_grad()
+        return loss
+
+
+def with_parameters(kind, make):
+    """Make an SVI with an optimizer of torch, when the parameters are there."""
+
+    def made(model, guide, _, loss, **options):
+        loss.loss(model, guide, problems.data())
+        return kind(model, guide, make([p for _, p in pyro.get_param_store().named_parameters()]), loss, **options)
+
+    return made
+
+
+@pytest.mark.usefixtures("uncompiled")
+@pytest.mark.parametrize(
+    "make",
+    [functools.partial(torch.optim.Adam, lr=0.05), functools.partial(torch.optim.SGD, lr=1e-4, momentum=0.9)],
+    ids=["Adam", "SGD"],
+)
+def test_optimizers_of_torch(make):
+    run = functools.partial(fit, problem=problems.subsampled, optim=lambda: None, loss=Trace_ELBO)
+    ours = run(with_parameters(avi.SVI, make), compile=True)
+    assert ours.svi.compilations == 1
+    by_hand = run(with_parameters(TorchSteps, make))
+    assert_same(ours, by_hand)
+    assert_same(run(with_parameters(avi.SVI, make), compile=False), by_hand)
