@@ -5,7 +5,7 @@ from amortvi.engine.compiled import CompiledEstimation, CompiledStep
 from amortvi.engine.eager import EagerEstimation, EagerStep
 from amortvi.engine.optimizers import place_state
 from amortvi.engine.state import State
-from amortvi.engine.step import FoundLateError, Step
+from amortvi.engine.step import CompilingStep, FoundLateError, Step
 from amortvi.engine.totals import Averages, Totals
 from amortvi.engine.update import Estimation, Update
 
@@ -15,6 +15,7 @@ __all__ = [
     "Budget",
     "CompiledEstimation",
     "CompiledStep",
+    "CompilingStep",
     "EagerEstimation",
     "EagerStep",
     "Estimation",

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from amortvi.engine.step import Step
+from amortvi.engine.step import CompilingStep, Step
 from amortvi.engine.totals import Totals
 from amortvi.errors import AmortviWarning, CaptureError
 from amortvi.observations import Minibatch
@@ -52,15 +52,23 @@ class AutoStep:
 
     Args:
         eager: the reference.
-        compiled: makes the compiled one.
+        make_compiled: makes the compiled one, or returns the one that there is.
+        compiled: the one that an earlier fit has left, or ``None``.
         budget: what the fit has before it.
         steps: minibatches an epoch, or ``None`` if unknown.
     """
 
-    def __init__(self, eager: Step, compiled: Callable[[], Step], budget: Budget, steps: int | None) -> None:
+    def __init__(
+        self,
+        eager: Step,
+        make_compiled: Callable[[], CompilingStep],
+        compiled: CompilingStep | None,
+        budget: Budget,
+        steps: int | None,
+    ) -> None:
         self.eager = eager
-        self._make = compiled
-        self._compiled: Step | None = None
+        self._make = make_compiled
+        self._compiled = compiled
         self._budget = budget
         self._steps = steps
         self._shapes: dict[int, _Shape] = {}
@@ -82,13 +90,19 @@ class AutoStep:
 
     def __call__(self, minibatch: Minibatch) -> None:
         """Run one minibatch."""
-        shape = self._shapes.get(minibatch.size)
-        if shape is None:
-            shape = self._shapes[minibatch.size] = _Shape(self._is_worth_it(minibatch.size))
-        if shape.is_settled:
-            (self._compiled if shape.compiles and self._compiled is not None else self.eager)(minibatch)
-        else:
+        shape = self._shapes.get(minibatch.size) or self._meet(minibatch)
+        if not shape.is_settled:
             self._try_out(shape, minibatch)
+        elif shape.compiles and self._compiled is not None:
+            self._compiled(minibatch)
+        else:
+            self.eager(minibatch)
+
+    def _meet(self, minibatch: Minibatch) -> _Shape:
+        known = self._compiled is not None and self._compiled.knows(minibatch)
+        shape = _Shape(compiles=known or self._is_worth_it(minibatch.size), is_settled=known)
+        self._shapes[minibatch.size] = shape
+        return shape
 
     def _is_worth_it(self, size: int) -> bool:
         # The last minibatch of an epoch may be smaller than the others, and comes once.
@@ -111,7 +125,7 @@ class AutoStep:
         if self._budget.given_up:
             shape.compiles, shape.is_settled = False, True
 
-    def _ready(self) -> Step:
+    def _ready(self) -> CompilingStep:
         if self._compiled is None:
             self._compiled = self._make()
             self._compiled.begin()
@@ -121,9 +135,9 @@ class AutoStep:
 class _Shape:
     """What is known of the minibatches of one size."""
 
-    def __init__(self, compiles: bool) -> None:
+    def __init__(self, *, compiles: bool, is_settled: bool) -> None:
         self.compiles = compiles
-        self.is_settled = not compiles
+        self.is_settled = is_settled or not compiles
         self._eager: list[float] = []
         self._compiled: list[float] = []
 

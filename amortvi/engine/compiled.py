@@ -46,6 +46,10 @@ class Program:
             return False
         return True
 
+    def knows(self, minibatch: Minibatch) -> bool:
+        """Whether the function is compiled for the shape of ``minibatch``."""
+        return _shape(minibatch.tensors()) in self._compiled
+
     def __call__(self, minibatch: Minibatch) -> Sequence[Tensor]:
         """Run the compiled function.
 
@@ -53,7 +57,7 @@ class Program:
             CaptureError: it cannot be recorded or compiled; nothing was changed.
         """
         tensors = minibatch.tensors()
-        shape = tuple((tensor.shape, tensor.stride(), tensor.dtype) for tensor in tensors)
+        shape = _shape(tensors)
         # A CUDA graph reads the data where they were when it was recorded.
         place = tuple(tensor.data_ptr() for tensor in tensors[: minibatch.held]) if tensors[0].is_cuda else ()
         known, compiled = self._compiled.get(shape, (None, None))
@@ -74,6 +78,10 @@ class Program:
             compiled = as_cuda_graph(compiled, tensors, minibatch.held, recording.outside)
         self.compilations += 1
         return compiled
+
+
+def _shape(tensors: list[Tensor]) -> Hashable:
+    return tuple((tensor.shape, tensor.stride(), tensor.dtype) for tensor in tensors)
 
 
 class CompiledStep:
@@ -124,6 +132,10 @@ class CompiledStep:
         if self._optimizer is None:
             return self.update.fingerprint()
         return self.update.fingerprint(), places(state_tensors(optimizer)), options(optimizer)
+
+    def knows(self, minibatch: Minibatch) -> bool:
+        """Whether the step is compiled for the shape of ``minibatch``."""
+        return self._has_state and self.program.knows(minibatch)
 
     def __call__(self, minibatch: Minibatch) -> None:
         """Update the parameters.
@@ -196,6 +208,10 @@ class CompiledEstimation:
     def begin(self) -> None:
         """Look whether what was compiled still holds."""
         self.program.keep_for(self.estimation.fingerprint())
+
+    def knows(self, minibatch: Minibatch) -> bool:
+        """Whether the estimate is compiled for the shape of ``minibatch``."""
+        return self.program.knows(minibatch)
 
     def __call__(self, minibatch: Minibatch) -> None:
         """Estimate and count in.

@@ -64,10 +64,10 @@ def compile_recording(recording: Recording, arguments: Sequence[Tensor]) -> Comp
 
 
 def _options() -> dict[str, object]:
-    from torch._inductor import config
+    from torch._inductor import list_options
 
     # A name that this version of inductor does not have is one that it does not need.
-    return {name: value for name, value in _OPTIONS.items() if name in config._config}
+    return {name: value for name, value in _OPTIONS.items() if name in list_options()}
 
 
 def _why(error: Exception) -> str:

@@ -63,7 +63,11 @@ class RecordableOptimizer:
             for parameter in group["params"]:
                 state = self.optimizer.state.get(parameter, {})
                 for name in _COUNTS & state.keys():
-                    if isinstance(state[name], Tensor) and state[name].dtype is torch.float32 and not state[name].is_mps:
+                    if (
+                        isinstance(state[name], Tensor)
+                        and state[name].dtype is torch.float32
+                        and not state[name].is_mps
+                    ):
                         state[name] = state[name].double()
 
     @contextlib.contextmanager
@@ -114,7 +118,8 @@ def state_tensors(optimizer: torch.optim.Optimizer) -> list[Tensor]:
 def options(optimizer: torch.optim.Optimizer) -> Hashable:
     """Return the options of an optimizer that a recording holds fixed: all but the learning rate."""
     return tuple(
-        tuple((name, repr(value)) for name, value in group.items() if name not in _FREE) for group in optimizer.param_groups
+        tuple((name, repr(value)) for name, value in group.items() if name not in _FREE)
+        for group in optimizer.param_groups
     )
 
 

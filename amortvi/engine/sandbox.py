@@ -23,11 +23,13 @@ from amortvi.errors import CaptureError, quoted
 
 __all__ = ["Sandbox", "capture_error"]
 
-# Every folder whose code is not the user's.
-_LIBRARIES = tuple(str(Path(path).parent) for path in (torch.__file__, pyro.__file__, np.__file__, __file__)) + (
+_STANDARD = Path(linecache.__file__).parent
+# Everything whose code is not the user's.
+_LIBRARIES = (
+    *(str(Path(module.__file__ or "").parent) for module in (torch, pyro, np)),
     str(Path(__file__).parents[1]),
-    str(Path(linecache.__file__).parent) + "/contextlib.py",
-    str(Path(linecache.__file__).parent) + "/functools.py",
+    str(_STANDARD / "contextlib.py"),
+    str(_STANDARD / "functools.py"),
 )
 
 _RECORDING = str(Path(__file__).with_name("recording.py"))
@@ -41,7 +43,8 @@ _VARIES = (
     "torch, and keep numbers that change in tensors"
 )
 _SIZE_VARIES = (
-    "the size of its result depends on the values in a tensor. Use torch.where, or multiply by a mask, so that sizes stay"
+    "the size of its result depends on the values in a tensor. Use torch.where, or multiply by a mask, so that sizes are "
+    "always the same"
 )
 
 _LITERAL = 64
@@ -231,7 +234,7 @@ class NoReading(TorchFunctionMode):
         return tuple(parts) if isinstance(index, tuple) or len(parts) > 1 else parts[0]
 
 
-def _unrecorded() -> AbstractContextManager[None]:
+def _unrecorded() -> AbstractContextManager[Any]:
     # Imported where it is used: it would make importing amortvi take longer.
     from torch.fx.experimental.proxy_tensor import disable_proxy_modes_tracing
 
@@ -274,7 +277,9 @@ def _refused(reason: str) -> CaptureError:
 def _message(reason: str, line: str | None, site: str | None = None) -> str:
     where = f" at {line}" if line else ""
     after = f" (The last site: {site!r}.)" if site else ""
-    return f"the step cannot be recorded as one graph{where}: {reason}, or leave compiling out with compile=False.{after}"
+    return (
+        f"the step cannot be recorded as one graph{where}: {reason}, or leave compiling out with compile=False.{after}"
+    )
 
 
 def _user_line(frame: Any) -> str | None:

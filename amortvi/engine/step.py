@@ -8,7 +8,7 @@ from amortvi.engine.totals import Totals
 from amortvi.errors import NonFiniteError
 from amortvi.observations import Minibatch
 
-__all__ = ["FoundLateError", "Step"]
+__all__ = ["CompilingStep", "FoundLateError", "Step"]
 
 
 class FoundLateError(NonFiniteError):
@@ -38,3 +38,10 @@ class Step(Protocol):
         Raises:
             FoundLateError: a loss or a parameter is not finite.
         """
+
+
+class CompilingStep(Step, Protocol):
+    """A step that compiles itself for each shape of a minibatch."""
+
+    def knows(self, minibatch: Minibatch) -> bool:
+        """Whether it is compiled for the shape of ``minibatch``."""

@@ -113,8 +113,8 @@ class RecordedUpdate:
             if device.type == "cuda":
                 place_state(each, device)
         self._recordable = [RecordableOptimizer(each) for each in self._optimizers]
-        for each in self._recordable:
-            each.count_in_double()
+        for recordable in self._recordable:
+            recordable.count_in_double()
         self._made_by = optim.optim_objs
         self._options = [_fixed(each) for each in self._optimizers]
         self._states = [(each.state, len(each.state)) for each in self._optimizers]
@@ -127,8 +127,8 @@ class RecordedUpdate:
             CaptureError: an optimizer replaces tensors of its state.
         """
         with self._kept_states(), contextlib.ExitStack() as stack:
-            for each in self._recordable:
-                stack.enter_context(each.recording())
+            for recordable in self._recordable:
+                stack.enter_context(recordable.recording())
             self._optim(self._parameters)
 
     def holds(self) -> bool:
@@ -150,8 +150,8 @@ class RecordedUpdate:
         return True
 
     def _write_rates(self) -> None:
-        for each in self._recordable:
-            each.write_rates()
+        for recordable in self._recordable:
+            recordable.write_rates()
         self._seen = self._settings()
 
     def _settings(self) -> list[Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Generic, Literal, TypeAlias, TypeVar
 
-from amortvi.engine import AutoStep, Budget, Estimation, Step
+from amortvi.engine import AutoStep, Budget, CompilingStep, Estimation, Step
 
 __all__ = ["CompileChoice", "Engine"]
 
@@ -23,11 +23,11 @@ class Engine(Generic[Computation]):
         compiled: makes the compiled one.
     """
 
-    def __init__(self, eager: Callable[[Computation], Step], compiled: Callable[[Computation], Step]) -> None:
+    def __init__(self, eager: Callable[[Computation], Step], compiled: Callable[[Computation], CompilingStep]) -> None:
         self._make_eager = eager
         self._make_compiled = compiled
         self._computation: Computation | None = None
-        self._compiled: Step | None = None
+        self._compiled: CompilingStep | None = None
 
     def steps(
         self, computation: Computation, choice: CompileChoice, budget: Budget, an_epoch: int | None
@@ -51,14 +51,14 @@ class Engine(Generic[Computation]):
             return eager, eager
         if choice is True:
             return self._compile(), eager
-        return AutoStep(eager, self._compile, budget, an_epoch), eager
+        return AutoStep(eager, self._compile, self._compiled, budget, an_epoch), eager
 
-    def _compile(self) -> Step:
+    def _compile(self) -> CompilingStep:
         if self._compiled is None:
             assert self._computation is not None
             self._compiled = self._make_compiled(self._computation)
         return self._compiled
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Engine[Computation]:
-        # What was compiled writes to the parameters of the original.
-        return Engine(self._make_eager, self._make_compiled)
+    def __reduce__(self) -> tuple[Any, ...]:
+        # What was compiled writes to the parameters of the original, and cannot be written to a file.
+        return Engine, (self._make_eager, self._make_compiled)

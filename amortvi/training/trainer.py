@@ -41,6 +41,7 @@ OptimizerFactory: TypeAlias = Callable[..., torch.optim.Optimizer]
 ScheduleFactory: TypeAlias = Callable[[torch.optim.Optimizer], Schedule]
 """A callable ``(optimizer) -> learning-rate schedule``, called once a fit; the schedule steps once an epoch."""
 
+
 class OptimizerState(TypedDict):
     """The state of an optimizer, with the name of its class."""
 

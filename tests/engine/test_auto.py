@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import amortvi as avi
-from amortvi.engine import auto
+from amortvi.engine import EagerStep, auto
 from amortvi.errors import AmortviWarning
 from tests.engine.test_compiled_is_eager import assert_equal, numbers
 from tests.engine.test_compiled_step import compilations, estimator, fitted, reads_a_value
@@ -48,11 +48,16 @@ def test_the_choice_is_the_same_each_time() -> None:
 
 
 @pytest.mark.usefixtures("not_compiled", "short_of_patience")
-def test_what_was_compiled_serves_the_next_fit() -> None:
+def test_what_was_compiled_serves_the_next_fit_however_short(monkeypatch: pytest.MonkeyPatch) -> None:
     vi = fitted(epochs=20, compile="auto")
     found = compilations(vi)
     assert found == 2
-    fitted(vi, epochs=20, compile="auto")
+
+    def refuse(minibatch: Any) -> None:
+        raise AssertionError("a step ran eagerly")
+
+    monkeypatch.setattr(EagerStep, "__call__", lambda step, minibatch: refuse(minibatch))
+    fitted(vi, epochs=1, compile="auto")
     assert compilations(vi) == found
 
 

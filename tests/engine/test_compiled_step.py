@@ -1,5 +1,6 @@
 """The compiled step in a fit: optimizers, schedules, reproducibility, numbers that are not finite, how often it compiles."""
 
+import copy
 import math
 from collections.abc import Callable
 from typing import Any
@@ -25,7 +26,15 @@ def estimator(**options: Any) -> avi.AmortizedVI:
 
 
 def fitted(vi: avi.AmortizedVI | None = None, **options: Any) -> avi.AmortizedVI:
-    options = {"epochs": 10, "batch_size": 16, "lr": 0.01, "dtype": torch.float64, "seed": 0, "compile": True, **options}
+    options = {
+        "epochs": 10,
+        "batch_size": 16,
+        "lr": 0.01,
+        "dtype": torch.float64,
+        "seed": 0,
+        "compile": True,
+        **options,
+    }
     return (vi or estimator()).fit(X.to(options["dtype"]), progress=False, **options)
 
 
@@ -141,7 +150,7 @@ def test_any_option_is_eager(options: dict[str, Any]) -> None:
 def test_everything_at_once_is_eager_in_single_precision() -> None:
     options = {"validation_data": X[:10], "lr_schedule": schedule, "gradient_clip": 1.0, "dtype": torch.float32}
     compiled = fitted(**options)
-    # Updates are 0.01 at most and rounding is 1e-7 of a gradient: Adam divides it by gradients down to a thousandth of the largest.
+    # Updates are 0.01 at most; rounding is 1e-7 of a gradient, and Adam magnifies what is a thousandth of the largest.
     assert_equal(compiled, fitted(compile=False, **options), 1e-4)
     # Batches of 16 and of 8, and one of validation data.
     assert compilations(compiled) == 3
@@ -185,6 +194,17 @@ def test_compiled_fits_repeat_bit_for_bit_and_go_on_from_where_they_were() -> No
     for name, value in numbers(once).items():
         assert torch.equal(value, numbers(again)[name]), name
         assert torch.equal(value, numbers(in_parts)[name]), name
+
+
+@pytest.mark.usefixtures("not_compiled")
+def test_a_copy_has_nothing_of_what_was_compiled() -> None:
+    vi = fitted(epochs=3)
+    other = copy.deepcopy(vi)
+    before = numbers(vi)
+    fitted(other, epochs=3)
+    for name, value in numbers(vi).items():
+        assert torch.equal(before[name], value), name
+    assert_equal(other, fitted(vi, epochs=3), 1e-9)
 
 
 class TurnsBad(nn.Module):

@@ -139,7 +139,10 @@ REFUSED: dict[str, tuple[Callable[[Tensor], Any], str]] = {
     "unique": (lambda x: x.unique(), "size of its result depends"),
     "Python's random numbers": (lambda x: x * random.random(), VARIES),
     "NumPy's random numbers": (lambda x: x * np.random.default_rng().random(), VARIES),
-    "a tensor of NumPy's random numbers": (lambda x: x * torch.from_numpy(np.random.rand(3)).float(), VARIES),
+    "a tensor of NumPy's random numbers": (
+        lambda x: x * torch.from_numpy(np.random.default_rng().random(3)).float(),
+        VARIES,
+    ),
     "a tensor made of Python's random numbers": (lambda x: x * torch.tensor(random.random()), VARIES),
     "a counter": (Counts(), VARIES),
     "another operation each time": (alternates(), VARIES),

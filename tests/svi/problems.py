@@ -193,5 +193,7 @@ def assert_same(ours: Fitted, pyros: Fitted) -> None:
     torch.testing.assert_close(torch.tensor(ours.losses), torch.tensor(pyros.losses), rtol=1e-4, atol=1e-4)
     assert ours.parameters.keys() == pyros.parameters.keys()
     for name, value in pyros.parameters.items():
-        torch.testing.assert_close(ours.parameters[name], value, rtol=1e-4, atol=1e-5, msg=lambda text, n=name: f"{n}: {text}")
+        torch.testing.assert_close(
+            ours.parameters[name], value, rtol=1e-4, atol=1e-5, msg=lambda text, n=name: f"{n}: {text}"
+        )
     assert torch.equal(ours.next_draw, pyros.next_draw)

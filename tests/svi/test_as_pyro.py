@@ -41,13 +41,31 @@ LOSSES = {
 }
 
 
-@pytest.mark.usefixtures("uncompiled")
-@pytest.mark.parametrize("name", LOSSES)
-def test_losses(name):
+def check_loss(name):
     problem, loss = LOSSES[name]
     ours = fit(avi.SVI, problem, adam, loss, compile=True)
     assert ours.svi.compilations == 1
     assert_same(ours, fit(pyro.infer.SVI, problem, adam, loss))
+
+
+@pytest.mark.usefixtures("uncompiled")
+@pytest.mark.parametrize("name", LOSSES)
+def test_losses(name):
+    check_loss(name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LOSSES)
+def test_losses_compiled(name):
+    check_loss(name)
+
+
+@pytest.mark.usefixtures("uncompiled")
+def test_losses_that_pyro_traces_with_torch_jit():
+    """They are taken as what they are without."""
+    ours = fit(avi.SVI, problems.constrained, adam, JitTrace_ELBO, compile=True)
+    assert ours.svi.compilations == 1
+    assert_same(ours, fit(pyro.infer.SVI, problems.constrained, adam, Trace_ELBO))
 
 
 OPTIMIZERS = {
@@ -61,9 +79,7 @@ OPTIMIZERS = {
 }
 
 
-@pytest.mark.usefixtures("uncompiled")
-@pytest.mark.parametrize("name", OPTIMIZERS)
-def test_optimizers_of_pyro(name):
+def check_optimizer(name):
     def schedule(svi):
         if name == "ExponentialLR":
             svi.optim.step()
@@ -77,9 +93,50 @@ def test_optimizers_of_pyro(name):
 
 
 @pytest.mark.usefixtures("uncompiled")
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_optimizers_of_pyro(name):
+    check_optimizer(name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_optimizers_of_pyro_compiled(name):
+    check_optimizer(name)
+
+
+@pytest.mark.usefixtures("uncompiled")
+def test_state_that_the_user_sets():
+    """An optimizer that forgets, or is given another state, goes on from there."""
+
+    def run(kind, **options):
+        count = iter(range(100))
+
+        def change(svi):
+            step = next(count)
+            if step == 6:
+                svi.optim.optim_objs = {}
+            if step == 12:
+                for optimizer in svi.optim.optim_objs.values():
+                    state = optimizer.state_dict()
+                    state["state"][0]["exp_avg"] = state["state"][0]["exp_avg"] + 1.0
+                    optimizer.load_state_dict(state)
+
+        return fit(kind, problems.constrained, adam, Trace_ELBO, after_each=change, **options)
+
+    ours = run(avi.SVI, compile=True)
+    assert ours.svi.compilations == 3
+    assert_same(ours, run(pyro.infer.SVI))
+
+
+@pytest.mark.usefixtures("uncompiled")
 def test_momentum_that_a_schedule_moves():
     """What a graph holds fixed and a schedule changes leads to a graph of the gradients alone, not to endless compiling."""
-    options = {"optimizer": torch.optim.SGD, "optim_args": {"lr": 0.01, "momentum": 0.9}, "max_lr": 0.05, "total_steps": 50}
+    options = {
+        "optimizer": torch.optim.SGD,
+        "optim_args": {"lr": 0.01, "momentum": 0.9},
+        "max_lr": 0.05,
+        "total_steps": 50,
+    }
     run = functools.partial(
         fit,
         problem=problems.constrained,

@@ -81,8 +81,8 @@ def test_why_pyros_is_not_taken():
     pyros = pyro.infer.RenyiELBO(num_particles=5, vectorize_particles=True, max_plate_nesting=1)
     whole, whole_error = estimates(pyros, batches(ROWS, 400))
     part, part_error = estimates(pyros, batches(1, 500))
-    assert part - whole > 20 * math.hypot(part_error, whole_error)
-    assert part - EVIDENCE > 20 * part_error
+    assert part - whole > 10 * math.hypot(part_error, whole_error)
+    assert part - EVIDENCE > 10 * part_error
     # Without a subsample it is the same bound.
     ours, ours_error = estimates(particles(5), batches(ROWS, 400))
     assert abs(ours - whole) < 5 * math.hypot(ours_error, whole_error)
@@ -98,7 +98,11 @@ def test_exactly_what_the_formula_says(vectorize, alpha):
     value = -loss.loss(problem.model, problem.guide, rows)
     torch.manual_seed(2)
     q = torch.distributions.Normal(problem.posterior.mean[rows], problem.width)
-    z = q.mean + q.stddev * torch.randn(4, 3, 2, dtype=torch.float64) if vectorize else torch.stack([q.sample() for _ in range(4)])
+    z = (
+        q.mean + q.stddev * torch.randn(4, 3, 2, dtype=torch.float64)
+        if vectorize
+        else torch.stack([q.sample() for _ in range(4)])
+    )
     log_p = torch.distributions.Normal(z @ TRUTH.W.mT + TRUTH.bias, TRUTH.scale).log_prob(X[rows]).sum(-1)
     log_w = log_p + torch.distributions.Normal(0.0, 1.0).log_prob(z).sum(-1) - q.log_prob(z).sum(-1)
     each = (((1 - alpha) * log_w).logsumexp(0) - math.log(4)) / (1 - alpha)
