@@ -67,7 +67,7 @@ def bare_compiled_steps(problem: Problem, epochs: int) -> Competitor:
     The minibatches are chosen once, beforehand; the step gathers their rows, as it does in a fit. There is no shuffling,
     no history, no seed, no copy of the parameters to go back to.
     """
-    from amortvi.engine import CompiledStep, Totals, Update
+    from amortvi.engine import CompiledStep, State, Totals, Update
     from amortvi.observations import Batch, Minibatch
 
     vi = estimator(problem)
@@ -76,7 +76,17 @@ def bare_compiled_steps(problem: Problem, epochs: int) -> Competitor:
     totals = Totals(torch.device("cpu"))
     adam = torch.optim.Adam(parameters, lr=problem.lr)
     step = CompiledStep(
-        Update(model, vi.guide, avi.objectives.ELBO(), len(problem.x), totals, adam, parameters, gradient_clip=None)
+        Update(
+            model,
+            vi.guide,
+            State(model, vi.guide),
+            avi.objectives.ELBO(),
+            len(problem.x),
+            totals,
+            adam,
+            parameters,
+            gradient_clip=None,
+        )
     )
     data = Batch((problem.x,))
     minibatches = [Minibatch(data, rows) for rows in torch.randperm(len(problem.x)).split(problem.batch_size)]

@@ -108,6 +108,7 @@ def _lifted(module: fx.GraphModule, found: dict[str, Tensor], again: dict[str, T
     for name, tensor in found.items():
         if name not in made and id(tensor) not in placed:
             outside[id(tensor)], placed[id(tensor)] = tensor, graph.placeholder(f"outside_{len(placed)}")
+            placed[id(tensor)].meta["val"] = tensor
     constants: dict[str, Tensor] = {}
     unused: list[fx.Node] = []
     results: list[Any] = []
@@ -121,33 +122,11 @@ def _lifted(module: fx.GraphModule, found: dict[str, Tensor], again: dict[str, T
         if node.op == "output":
             results = [renamed[result] for result in node.args[0]]
         elif node.op != "placeholder" and not _is_bookkeeping(node):
-            renamed[node] = _without_alpha(graph, graph.node_copy(node, lambda old: renamed[old]))
+            renamed[node] = graph.node_copy(node, lambda old: renamed[old])
             if _draws(node) and not node.users:
                 unused.append(renamed[node])
     graph.output([*results, *unused])
-    for node in graph.nodes:
-        node.meta.clear()  # what the recording noted of its tensors; the compiler works that out anew
     return Recording(fx.GraphModule(constants, graph), tuple(outside.values()), len(results))
-
-
-def _without_alpha(graph: fx.Graph, node: fx.Node) -> fx.Node:
-    """Write ``a + alpha b`` as a product and a sum.
-
-    Inductor (torch 2.13) loses the factor where ``a`` is a product of matrices: the decay of weights, for one.
-    """
-    alpha = node.kwargs.get("alpha", 1)
-    if alpha == 1 or node.target not in _SCALED_SUMS:
-        return node
-    first, second = node.args[:2]
-    with graph.inserting_before(node):
-        scaled = graph.call_function(torch.ops.aten.mul.Tensor, (second, alpha))
-    node.args, node.kwargs = (first, scaled), {}
-    return node
-
-
-_SCALED_SUMS = frozenset(
-    {torch.ops.aten.add.Tensor, torch.ops.aten.add_.Tensor, torch.ops.aten.sub.Tensor, torch.ops.aten.sub_.Tensor}
-)
 
 
 def _checked_constant(value: Tensor, again: Tensor | None) -> Tensor:

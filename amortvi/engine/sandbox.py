@@ -81,7 +81,7 @@ class Sandbox(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._written: dict[int, tuple[Tensor, Tensor]] = {}
+        self._written: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
         self._events: list[_Event] = []
         self._constant: dict[int, torch.UntypedStorage] = {}
 
@@ -97,7 +97,8 @@ class Sandbox(TorchDispatchMode):
             if depends:
                 self._constant.pop(_memory(written), None)
             if id(written) not in self._written:
-                self._written[id(written)] = written, written.detach().clone()
+                # Held by an alias too, for squeeze_ and the like change the shape of the tensor itself.
+                self._written[id(written)] = written, written.detach(), written.detach().clone()
         self._events.append(_event(func, args, kwargs))
         result = func(*args, **kwargs)
         if not depends:
@@ -114,8 +115,8 @@ class Sandbox(TorchDispatchMode):
         super().__exit__(*exception)  # type: ignore[no-untyped-call]
         with torch.no_grad():
             # The last first, for one tensor may be a part of another.
-            for tensor, before in reversed(self._written.values()):
-                tensor.copy_(before)
+            for _, memory, before in reversed(self._written.values()):
+                memory.copy_(before)
 
     def take_events(self) -> list[_Event]:
         """Return what was done since the last call."""

@@ -56,7 +56,9 @@ class Arguments:
         if any(isinstance(leaf, tuple | list | dict) for leaf in leaves):
             leaves, spec = tree_flatten((args, kwargs))
         names = tuple(kwargs)
-        return cls(leaves, spec, names, (spec, names, tuple(_kind(leaf) for leaf in leaves)))
+        # Not every version of torch can hash a specification.
+        structure = None if spec is None else repr(spec)
+        return cls(leaves, spec, names, (structure, names, tuple([_kind(leaf) for leaf in leaves])))
 
     @property
     def tensors(self) -> list[Tensor]:

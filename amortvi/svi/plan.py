@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,13 +17,16 @@ from torch import Tensor
 
 from amortvi.engine.compiler import compile_recording
 from amortvi.engine.recording import record
-from amortvi.errors import CaptureError
+from amortvi.errors import CaptureError, quoted
 from amortvi.svi.arguments import Arguments
+from amortvi.svi.mentions import Mentions
 from amortvi.svi.optimizers import RecordedUpdate
 from amortvi.svi.reading import UnreadEstimates
 from amortvi.svi.surroundings import Seen, Surroundings, unconstrained
 
-__all__ = ["Ingredients", "Plan"]
+__all__ = ["OTHER_OPTIONS", "Ingredients", "Plan"]
+
+OTHER_OPTIONS = "the optimizer has other options"
 
 _OTHER_NUMBER = 0.9375
 """What a float is multiplied by to see whether the graph depends on its value: near one, for it may be a probability."""
@@ -81,14 +85,19 @@ class Plan:
         self.surroundings = Surroundings(seen.parameters | extra, seen.modules)
         self.surroundings.check()
         self.update = RecordedUpdate(made_of.optim, list(seen.parameters.values())) if whole else None
+        self._mentions = Mentions([made_of.model, made_of.guide, made_of.loss_and_grads, *seen.modules])
         self._numbers = [self._number() for _ in arguments.numbers] if numbers_vary else []
         self._lead = self._leading(arguments.tensors)
         self._compile(arguments)
 
-    def holds(self) -> bool:
-        """Whether all that was compiled in is as it was."""
-        idle = all(parameter.grad is None for parameter in self._idle)
-        return idle and self.surroundings.holds() and (self.update is None or self.update.holds())
+    def broken_by(self) -> str | None:
+        """Say what is not as it was when the step was compiled; ``None`` if the plan holds."""
+        if not self.surroundings.holds() or any(parameter.grad is not None for parameter in self._idle):
+            return "the parameters or buffers are others"
+        if self.update is not None and not self.update.holds():
+            return OTHER_OPTIONS
+        changed = self._mentions.changed()
+        return None if changed is None else f"{changed!r} is another"
 
     def run(self, arguments: Arguments) -> Any:
         """Take the step and return the loss, a number or a tuple of numbers."""
@@ -128,7 +137,14 @@ class Plan:
         ]
         state = random.getstate()
         try:
-            recording = record(self._step, given, others)
+            with self._mentions.kept(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # what the model warns of, the eager steps have said
+                recording = record(self._step, given, others)
+        except CaptureError:
+            raise
+        except Exception as error:
+            # Whatever it is, Pyro's own step can still be taken.
+            raise CaptureError(f"the step fails while it is recorded: {quoted(error, lines=4)}") from error
         finally:
             random.setstate(state)
         self._compiled = compile_recording(recording, given)
@@ -177,7 +193,7 @@ class Plan:
         taken = self._taken | {tensor.data_ptr() for tensor in given}
         for parameter, gradient in zip(self._with_gradient, gradients, strict=True):
             # An optimizer may change a gradient in place; a compiled graph may return one tensor for two, or its argument.
-            parameter.grad = gradient.clone() if gradient.data_ptr() in taken else gradient
+            parameter.grad = gradient
             taken.add(gradient.data_ptr())
         parameters = list(self._named.values())
         self._made_of.optim(parameters)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from amortvi.errors import AmortviWarning, CaptureError
 from amortvi.svi.arguments import Arguments
 from amortvi.svi.optimizers import can_be_recorded, knows, trained_by
-from amortvi.svi.plan import Ingredients, Plan
+from amortvi.svi.plan import OTHER_OPTIONS, Ingredients, Plan
 from amortvi.svi.surroundings import Seen, check_outside, modes, owners, watch
 
 __all__ = ["COMPILE_AFTER", "MOST_COMPILATIONS", "Stepper"]
@@ -57,6 +57,7 @@ class Stepper:
         self._warned: set[str] = set()
         self._option_changes = 0
         self._attempts = 0
+        self._broken_by = ""
 
     def step(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Take one step and return the loss.
@@ -82,14 +83,21 @@ class Stepper:
             return loss
         return self._take_eager(entry, arguments, args, kwargs)
 
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy has other tensors, and compiles for itself.
+        return {**vars(self), "_entries": {}, "_current": None}
+
     def _entry(self, arguments: Arguments, outside: Hashable) -> _Entry:
         current = self._made_of()
         if current != self._current:
             self._entries.clear()
             self._current = current
         entry = self._known((arguments.signature, outside))
-        # Where the model needs the floats themselves, each of their values has a graph of its own.
-        return self._known((arguments.signature, outside, arguments.numbers)) if entry.splits else entry
+        if entry.splits:
+            # The model needs the floats themselves, so each of their values has a graph of its own.
+            entry = self._known((arguments.signature, outside, arguments.numbers))
+            entry.is_of_numbers = True
+        return entry
 
     def _known(self, signature: Hashable) -> _Entry:
         entry = self._entries.get(signature)
@@ -106,9 +114,11 @@ class Stepper:
         mode = modes(entry.modules)
         plan = entry.plans.get(mode)
         if plan is not None:
-            if plan.holds():
+            broken_by = plan.broken_by()
+            if broken_by is None:
                 return plan
-            self._option_changes += plan.update is not None and not plan.update.holds()
+            self._broken_by = f" (Lately {broken_by}.)"
+            self._option_changes += broken_by == OTHER_OPTIONS
             entry.begin_again()
             return None
         if mode != entry.seen_in or not knows(self._ingredients.optim, entry.seen.values()) or self._is_enough():
@@ -137,9 +147,11 @@ class Stepper:
             raise
 
     def _settle(self, entry: _Entry) -> None:
-        # Where every step was to be compiled, every step says why it is not.
         if self._choice == "auto":
             entry.seen, entry.is_settled = None, True
+        else:
+            # Where every step was to be compiled, every step says why it is not.
+            self._attempts -= 1
 
     @property
     def _ingredients(self) -> Ingredients:
@@ -176,7 +188,13 @@ class Stepper:
     def _is_enough(self) -> bool:
         if self._attempts < MOST_COMPILATIONS:
             return False
-        self._warn(_TOO_MANY, once="cap", callers=5)
+        self._warn(
+            f"{MOST_COMPILATIONS} different steps were compiled, all others are taken without: give the arguments the same few "
+            f"shapes, and numbers that change as tensors or floats among them, not as integers, attributes or globals."
+            f"{self._broken_by}",
+            once="cap",
+            callers=5,
+        )
         return True
 
     def _warn(self, message: str, *, once: str, callers: int) -> None:
@@ -184,12 +202,6 @@ class Stepper:
         if once not in self._warned:
             self._warned.add(once)
             warnings.warn(message, AmortviWarning, stacklevel=callers + 1)
-
-
-_TOO_MANY = (
-    f"{MOST_COMPILATIONS} different steps were compiled, all others are taken without: give the arguments the same few "
-    f"shapes, and pass numbers that change as tensors or floats, not as integers or strings."
-)
 
 
 class _Entry:
@@ -219,6 +231,5 @@ class _Entry:
         self.plans.clear()
 
     def continue_from(self, other: _Entry) -> None:
-        """Take over what another entry has seen, as the entry of one value of the floats."""
+        """Take over what another entry has seen."""
         self.steps, self.modules, self.seen, self.seen_in = other.steps, other.modules, other.seen, other.seen_in
-        self.is_of_numbers = True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from operator import is_
 from typing import Any, TypeVar
 
 import pyro
@@ -82,24 +83,31 @@ class Surroundings:
     def __init__(self, parameters: dict[str, Tensor], modules: Iterable[nn.Module]) -> None:
         stored = _stored()
         self._stored = [(name, value) for name, value in parameters.items() if stored.get(name) is value]
-        kinds = [holder for module in modules for holder in (module._parameters, module._buffers, module._modules)]
-        self._held: list[tuple[dict[str, Any], str, Any]] = [
-            (holder, name, value) for holder in kinds for name, value in holder.items()
+        kinds: list[dict[str, Any]] = [
+            holder for module in modules for holder in (module._parameters, module._buffers, module._modules) if holder
         ]
+        self._held = [(holder, dict(holder)) for holder in kinds]
         tensors = {id(value): value for value in parameters.values()}
-        tensors |= {id(value): value for _, _, value in self._held if isinstance(value, Tensor)}
-        self._places = [(tensor, tensor.data_ptr(), tensor.requires_grad) for tensor in tensors.values()]
-        self._parameters = list(parameters.values())
+        tensors |= {id(value): value for holder in kinds for value in holder.values() if isinstance(value, Tensor)}
+        self._tensors = list(tensors.values())
+        self._places = self._now()
+        self._parameters = list({id(value): value for value in parameters.values()}.values())
 
     def holds(self) -> bool:
         """Whether all of them are where they were, in the same memory."""
         stored = _stored()
         return (
             all(stored.get(name) is value for name, value in self._stored)
-            and all(holder.get(name) is value for holder, name, value in self._held)
-            and all(t.data_ptr() == place and t.requires_grad == trained for t, place, trained in self._places)
+            and all(
+                len(holder) == len(kept) and all(map(is_, holder.values(), kept.values()))
+                for holder, kept in self._held
+            )
+            and self._now() == self._places
             and not any(p._backward_hooks or p._post_accumulate_grad_hooks for p in self._parameters)
         )
+
+    def _now(self) -> list[tuple[int, bool]]:
+        return [(tensor.data_ptr(), tensor.requires_grad) for tensor in self._tensors]
 
     def check(self) -> None:
         """Raise `CaptureError` if a hook waits for a gradient, which a compiled step would not call."""
@@ -128,9 +136,11 @@ class Surroundings:
             if changed:
                 for name, content in stores.items():
                     setattr(store, name, content)
-            for holder, name, value in self._held:
-                changed = changed or holder.get(name) is not value
-                holder[name] = value
+            for holder, kept in self._held:
+                if len(holder) != len(kept) or not all(map(is_, holder.values(), kept.values())):
+                    changed = True
+                    holder.clear()
+                    holder.update(kept)
             for parameter, gradient in zip(self._parameters, gradients, strict=True):
                 parameter.grad = gradient
         if changed:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from types import MethodType
 from typing import Any, Literal
 
@@ -110,7 +111,9 @@ class SVI(pyro.infer.SVI):
             if isinstance(loss, ELBO):
                 self.loss_and_grads = _without_jit(loss)
             choice: Literal[True, "auto"] = "auto" if compile == "auto" else True
-            self._stepper = Stepper(super().step, self._ingredients, choice, warns=isinstance(loss, ELBO))
+            self._stepper = Stepper(
+                partial(pyro.infer.SVI.step, self), self._ingredients, choice, warns=isinstance(loss, ELBO)
+            )
 
     @property
     def compilations(self) -> int:

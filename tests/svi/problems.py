@@ -154,6 +154,12 @@ def module() -> Problem:
     return Problem(model, pyro.infer.autoguide.AutoNormal(model))
 
 
+def structured() -> Problem:
+    """The same model with a guide that changes the shape of tensors in place."""
+    made = module()
+    return Problem(made.model, pyro.infer.autoguide.AutoStructured(made.model))
+
+
 @dataclass
 class Fitted:
     losses: list[float]

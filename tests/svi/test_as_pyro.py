@@ -6,6 +6,7 @@ import pyro.infer
 import pyro.optim
 import pytest
 import torch
+from pyro import distributions as dist
 from pyro.infer import (
     JitTrace_ELBO,
     ReweightedWakeSleep,
@@ -32,6 +33,7 @@ LOSSES = {
     "Trace, subsample": (problems.subsampled, Trace_ELBO),
     "Trace, score function": (problems.discrete, functools.partial(Trace_ELBO, num_particles=2)),
     "Trace, module": (problems.module, Trace_ELBO),
+    "Trace, structured guide": (problems.structured, Trace_ELBO),
     "Trace, function": (problems.constrained, lambda: Trace_ELBO().differentiable_loss),
     "MeanField": (problems.subsampled, TraceMeanField_ELBO),
     "Graph": (problems.discrete, TraceGraph_ELBO),
@@ -125,6 +127,69 @@ def test_state_that_the_user_sets():
 
     ours = run(avi.SVI, compile=True)
     assert ours.svi.compilations == 3
+    assert_same(ours, run(pyro.infer.SVI))
+
+
+class Halving(torch.optim.SGD):
+    """Changes gradients in place, so that two of them must not be one."""
+
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                parameter.grad.mul_(0.5)
+        return super().step(closure)
+
+
+def added():
+    """Parameters whose gradients are the same, and one whose gradient is an argument."""
+
+    def model(x):
+        a, b, c = (pyro.param(name, lambda: torch.ones(problems.ROWS, 2)) for name in "abc")
+        pyro.factor("factor", ((a + b) * x).sum() + (c * x).sum())
+
+    return problems.Problem(model, lambda x: None)
+
+
+@pytest.mark.usefixtures("uncompiled")
+def test_gradients_that_an_optimizer_changes_in_place():
+    x = problems.data()
+    run = functools.partial(
+        fit,
+        problem=added,
+        optim=lambda: pyro.optim.PyroOptim(Halving, {"lr": 0.01}),
+        loss=Trace_ELBO,
+        arguments=lambda step: (x,),
+    )
+    ours = run(avi.SVI, compile=True)
+    assert ours.svi.compilations == 1
+    assert_same(ours, run(pyro.infer.SVI))
+    assert torch.equal(x, problems.data())
+
+
+def switched():
+    """A parameter that only some steps use; Pyro's optimizers go on with it in all others."""
+
+    def model(x, use):
+        a, b = (pyro.param(name, torch.tensor(1.0)) for name in "ab")
+        loc = a + b if use else a
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(loc, 1.0).expand([len(x), 2]).to_event(1), obs=x)
+
+    return problems.Problem(model, lambda x, use: None)
+
+
+@pytest.mark.usefixtures("uncompiled")
+@pytest.mark.parametrize("first", [True, False])
+def test_parameters_that_a_step_does_not_use(first):
+    run = functools.partial(
+        fit,
+        problem=switched,
+        optim=adam,
+        loss=Trace_ELBO,
+        arguments=lambda step: (problems.data(), first if step % 6 < 3 else not first),
+    )
+    ours = run(avi.SVI, compile=True)
+    assert ours.svi.compilations == (2 if first else 3)
     assert_same(ours, run(pyro.infer.SVI))
 
 
