@@ -21,6 +21,7 @@ def rewritten(recorded: fx.GraphModule) -> fx.GraphModule:
     module = copy.copy(recorded)
     module.graph = copy.deepcopy(recorded.graph)
     keep_factors(module.graph)
+    take_norms_apart(module.graph)
     compute_numbers_once(module.graph)
     add_biases_apart(module.graph)
     for node in module.graph.nodes:
@@ -46,6 +47,25 @@ def keep_factors(graph: fx.Graph) -> None:
             node.args, node.kwargs = (first, scaled), {}
 
 
+def take_norms_apart(graph: fx.Graph) -> None:
+    """Take the norms of several tensors one by one.
+
+    Inductor (torch 2.13) has no kernel for all at once: it goes back to Python, and from C++ crashes there if the list has one.
+    """
+    for node in list(graph.nodes):
+        if node.target is not _aten._foreach_norm.Scalar or node.kwargs:
+            continue
+        tensors, *order = node.args
+        for user in list(node.users):
+            tensor = tensors[user.args[1]]
+            with graph.inserting_before(node):
+                norm = graph.call_function(_aten.linalg_vector_norm.default, (tensor, *(order or [2])))
+            norm.meta = dict(user.meta)
+            user.replace_all_uses_with(norm)
+            graph.erase_node(user)
+        graph.erase_node(node)
+
+
 def compute_numbers_once(graph: fx.Graph) -> None:
     """Compute powers and the like of single numbers first, instead of in the loops over the tensors that they meet.
 
@@ -59,11 +79,13 @@ def compute_numbers_once(graph: fx.Graph) -> None:
     for node in first:
         if _is_costly(node) or any(argument in costly for argument in node.all_input_nodes):
             costly.add(node)
-            if any(user not in first for user in node.users):
+            # Sums of truth values are integers.
+            if node.meta["val"].is_floating_point() and any(user not in first for user in node.users):
                 used.setdefault(node.meta["val"].dtype, []).append(node)
     if not used:
         return
-    start = next(node for node in graph.nodes if node.op != "placeholder")
+    # Not one of them, or those that use it would come before it.
+    start = next(node for node in graph.nodes if node.op != "placeholder" and node not in first)
     for node in first:
         start.prepend(node)
     for dtype, numbers in used.items():
@@ -105,7 +127,9 @@ def _is_argument(node: fx.Node) -> bool:
 def _is_number(node: fx.Node) -> bool:
     value = node.meta.get("val")
     is_operation = node.op == "call_function" and isinstance(node.target, torch._ops.OpOverload)
-    return is_operation and isinstance(value, torch.Tensor) and value.dim() == 0
+    # Random numbers are drawn in their order.
+    is_drawn = is_operation and torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
+    return is_operation and not is_drawn and isinstance(value, torch.Tensor) and value.dim() == 0
 
 
 def add_biases_apart(graph: fx.Graph) -> None:

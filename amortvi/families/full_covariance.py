@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from amortvi.families.base import SCALE_GAIN, GaussianFamily
+from amortvi.families.folded import FoldedTriangle, folded_order
 from amortvi.families.gaussian import ScaleOperator, from_columns, to_columns
 
 __all__ = ["FullCovariance", "TriangularScale"]
@@ -21,28 +22,28 @@ class TriangularScale(ScaleOperator):
 
     Args:
         log_scale: logarithms of the diagonal of ``A``, shape ``(*B, D)``.
-        lower: ``N``, strictly lower triangular, shape ``(*B, D, D)``.
+        lower: ``N``, strictly lower triangular, batch shape ``*B``.
     """
 
-    def __init__(self, log_scale: Tensor, lower: Tensor) -> None:
+    def __init__(self, log_scale: Tensor, lower: FoldedTriangle) -> None:
         self.log_scale = log_scale
         self.lower = lower
 
     def matmul(self, noise: Tensor) -> Tensor:
-        mixed = from_columns(self.lower @ to_columns(noise, self.log_scale.dim() - 1), like=noise)
+        mixed = from_columns(self.lower.matmul(to_columns(noise, self.log_scale.dim() - 1)), like=noise)
         return self.log_scale.exp() * (noise + mixed)
 
     def solve(self, residual: Tensor) -> Tensor:
         standardised = residual * (-self.log_scale).exp()
         columns = to_columns(standardised, self.log_scale.dim() - 1)
-        solved = torch.linalg.solve_triangular(self.lower, columns, upper=False, unitriangular=True)
+        solved = torch.linalg.solve_triangular(self.lower.dense(), columns, upper=False, unitriangular=True)
         return from_columns(solved, like=standardised)
 
     def log_abs_det(self) -> Tensor:
         return self.log_scale.sum(-1)
 
     def variance(self) -> Tensor:
-        return (2 * self.log_scale).exp() * (1 + self.lower.square().sum(-1))
+        return (2 * self.log_scale).exp() * (1 + self.lower.row_sums_of_squares())
 
     def covariance(self) -> Tensor:
         cholesky = self.cholesky()
@@ -50,14 +51,12 @@ class TriangularScale(ScaleOperator):
 
     def cholesky(self) -> Tensor:
         """Return the matrix ``A`` itself, shape ``(*B, D, D)``."""
-        identity = torch.eye(self.lower.shape[-1], dtype=self.lower.dtype, device=self.lower.device)
-        return self.log_scale.exp().unsqueeze(-1) * (identity + self.lower)
+        identity = torch.eye(self.lower.dim, dtype=self.log_scale.dtype, device=self.log_scale.device)
+        return self.log_scale.exp().unsqueeze(-1) * (identity + self.lower.dense())
 
     def expand(self, batch_shape: torch.Size) -> TriangularScale:
-        return type(self)(
-            self.log_scale.expand(batch_shape + self.log_scale.shape[-1:]),
-            self.lower.expand(batch_shape + self.lower.shape[-2:]),
-        )
+        log_scale = self.log_scale.expand(batch_shape + self.log_scale.shape[-1:])
+        return type(self)(log_scale, self.lower.expand(batch_shape))
 
 
 class FullCovariance(GaussianFamily):
@@ -83,19 +82,15 @@ class FullCovariance(GaussianFamily):
         torch.Size([4, 3, 3])
     """
 
-    index: Tensor
+    order: Tensor | None
 
     def __init__(self, dim: int, context_features: int, *, mixing_rate: float = SCALE_GAIN, head: bool = True) -> None:
         below = dim * (dim - 1) // 2
         super().__init__(dim, context_features, mixing=below, mixing_rate=mixing_rate, head=head)
-        # Entry (i, j) of N is mixing number index[i, j]; entries on and above the diagonal read a zero appended at the end.
-        index = torch.full((dim, dim), below)
-        rows, columns = torch.tril_indices(dim, dim, offset=-1)
-        index[rows, columns] = torch.arange(below)
-        self.register_buffer("index", index.reshape(-1), persistent=False)
+        # A head may learn the numbers in any order; an encoder of the user's gives the rows one after the other.
+        self.register_buffer("order", None if head else folded_order(dim), persistent=False)
 
     def scale(self, log_scale: Tensor, mixing: Tensor) -> TriangularScale:
-        """Read ``mixing`` of shape ``(*B, D (D - 1) / 2)`` as the rows of ``N``."""
-        padded = torch.nn.functional.pad(mixing, (0, 1))
-        lower = padded.index_select(-1, self.index).unflatten(-1, (self.dim, self.dim))
-        return TriangularScale(log_scale, lower)
+        """Read ``mixing`` of shape ``(*B, D (D - 1) / 2)`` as ``N``."""
+        folded = mixing if self.order is None else mixing.index_select(-1, self.order)
+        return TriangularScale(log_scale, FoldedTriangle(folded, self.dim))

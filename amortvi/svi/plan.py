@@ -193,7 +193,7 @@ class Plan:
         taken = self._taken | {tensor.data_ptr() for tensor in given}
         for parameter, gradient in zip(self._with_gradient, gradients, strict=True):
             # An optimizer may change a gradient in place; a compiled graph may return one tensor for two, or its argument.
-            parameter.grad = gradient
+            parameter.grad = gradient.clone() if gradient.data_ptr() in taken else gradient
             taken.add(gradient.data_ptr())
         parameters = list(self._named.values())
         self._made_of.optim(parameters)

@@ -1,0 +1,101 @@
+r"""Strictly lower triangular matrices, folded into rectangles without a gap.
+
+Row ``r`` of such a matrix has ``r`` numbers, so one of the long rows and one of the short rows fill one row of a rectangle
+exactly:
+
+.. code-block:: text
+
+    0 . . .          d e f          long rows (here 2 and 3): from the left
+    a 0 . .   ->     b c a          short rows (here 1 and 0): from the right, backwards
+    b c 0 .
+    d e f 0
+
+Products and sums over rows then are plain arithmetic on a full rectangle and a constant mask. To put the numbers into a square
+first takes a gather, and a scatter for the gradient, which is ten times as slow.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["FoldedTriangle", "folded_order"]
+
+
+class FoldedTriangle:
+    """Strictly lower triangular matrices ``N`` of size ``D``.
+
+    Args:
+        numbers: the rectangles, row by row, shape ``(*B, D (D - 1) / 2)``.
+        dim: ``D``.
+
+    Example:
+        >>> FoldedTriangle(torch.tensor([1.0, 2.0, 3.0]), 3).dense()
+        tensor([[0., 0., 0.],
+                [3., 0., 0.],
+                [1., 2., 0.]])
+    """
+
+    def __init__(self, numbers: Tensor, dim: int) -> None:
+        self.dim = dim
+        self.numbers = numbers
+        rows, width = dim // 2, 2 * ((dim - 1) // 2) + 1
+        self._width = width
+        self._rectangle = numbers.reshape(*numbers.shape[:-1], rows, width)
+        # Row k holds row (D + 1) // 2 + k of the matrix, and then what is left of it a short one.
+        lengths = torch.arange((dim + 1) // 2, dim, device=numbers.device)
+        self._is_long = torch.arange(width, device=numbers.device) < lengths.unsqueeze(-1)
+
+    def _unfold(self, long: Tensor, short: Tensor, dim: int) -> Tensor:
+        """Put rows in the order of the matrix; with odd ``D`` the first, which is empty, stands in no rectangle."""
+        parts = [short.flip(dim), long]
+        if self.dim % 2:
+            shape = list(long.shape)
+            shape[dim] = 1
+            parts.insert(0, long.new_zeros(shape))
+        return torch.cat(parts, dim)
+
+    def matmul(self, columns: Tensor) -> Tensor:
+        """Return ``N columns``: ``(*B, D, S) -> (*B, D, S)``."""
+        head = columns[..., : self._width, :]
+        long = torch.where(self._is_long, self._rectangle, 0) @ head
+        short = torch.where(self._is_long, 0, self._rectangle) @ head.flip(-2)
+        return self._unfold(long, short, -2)
+
+    def row_sums_of_squares(self) -> Tensor:
+        """Return the diagonal of ``N N'``, shape ``(*B, D)``."""
+        squares = self._rectangle.square()
+        long = torch.where(self._is_long, squares, 0).sum(-1)
+        short = torch.where(self._is_long, 0, squares).sum(-1)
+        return self._unfold(long, short, -1)
+
+    def dense(self) -> Tensor:
+        """Return ``N`` itself, shape ``(*B, D, D)``."""
+        identity = torch.eye(self.dim, dtype=self.numbers.dtype, device=self.numbers.device)
+        return self.matmul(identity.expand(*self.numbers.shape[:-1], -1, -1))
+
+    def expand(self, batch_shape: torch.Size) -> FoldedTriangle:
+        """Return the matrices with batch shape ``batch_shape``."""
+        return FoldedTriangle(self.numbers.expand(batch_shape + self.numbers.shape[-1:]), self.dim)
+
+
+def folded_order(dim: int) -> Tensor:
+    """Return where each number of the rectangle stands among the rows of the triangle, one after the other.
+
+    Args:
+        dim: ``D``.
+
+    Example:
+        >>> folded_order(4)
+        tensor([1, 2, 0, 3, 4, 5])
+    """
+    below = dim * (dim - 1) // 2
+    positions = torch.arange(1, below + 1, dtype=torch.float64)
+    rows, columns = torch.tril_indices(dim, dim, offset=-1)
+    square = torch.zeros(dim, dim, dtype=torch.float64)
+    square[rows, columns] = positions
+    # The rectangle whose unfolding is the square: unfold the positions, and look where each one went.
+    unfolded = FoldedTriangle(positions, dim).dense()
+    order = torch.empty(below, dtype=torch.long)
+    order[unfolded[rows, columns].long() - 1] = square[rows, columns].long() - 1
+    return order
