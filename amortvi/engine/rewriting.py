@@ -107,15 +107,20 @@ def _numbers_of_arguments(graph: fx.Graph) -> dict[fx.Node, None]:
     """The single numbers that depend on nothing but arguments and other such numbers, in their order."""
     found: dict[fx.Node, None] = {}
     touched: set[fx.Node] = set()
+    written: set[fx.Node] = set()
     for node in graph.nodes:
         inputs = node.all_input_nodes
-        if _is_number(node) and inputs and all(_is_argument(given) or given in found for given in inputs):
-            # What writes into an argument may go first only if no one has looked at that before.
-            writes = node.target._schema.is_mutable
-            if not (writes and any(given in touched for given in inputs)):
-                found[node] = None
-                continue
+        writes = getattr(getattr(node.target, "_schema", None), "is_mutable", False)
+        depends_on_numbers = inputs and all(_is_argument(given) or given in found for given in inputs)
+        # What writes into an argument may go first only if no one has looked at it before, and what looks at one only if no one
+        # has written into it.
+        in_the_way = touched if writes else written
+        if _is_number(node) and depends_on_numbers and in_the_way.isdisjoint(inputs):
+            found[node] = None
+            continue
         touched.update(inputs)
+        if writes:
+            written.update(inputs)
     return found
 
 
@@ -135,8 +140,8 @@ def _is_number(node: fx.Node) -> bool:
 def add_biases_apart(graph: fx.Graph) -> None:
     """Write a linear map as a product of matrices, from which the negative bias is subtracted, on the CPU.
 
-    There the bias of ``addmm`` is first copied into every row of the result, which for small matrices takes as long as the product;
-    a difference is merged into what comes after, such as a ReLU. A sum would be made an ``addmm`` again.
+    There the bias of ``addmm`` is first copied into every row of the result, which for small matrices takes as long as the
+    product; a difference is merged into what comes after, such as a ReLU. A sum would be made an ``addmm`` again.
     """
     for node in list(graph.nodes):
         value = node.meta.get("val")
@@ -153,4 +158,6 @@ _COSTLY = frozenset({"pow", "exp", "log", "sqrt", "rsqrt", "expm1", "log1p", "ta
 
 
 def _is_costly(node: fx.Node) -> bool:
-    return node.target.overloadpacket.__name__.rstrip("_") in _COSTLY
+    return isinstance(node.target, torch._ops.OpOverload) and (
+        node.target.overloadpacket.__name__.rstrip("_") in _COSTLY
+    )

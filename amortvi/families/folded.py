@@ -58,8 +58,8 @@ class FoldedTriangle:
     def matmul(self, columns: Tensor) -> Tensor:
         """Return ``N columns``: ``(*B, D, S) -> (*B, D, S)``."""
         head = columns[..., : self._width, :]
-        long = torch.where(self._is_long, self._rectangle, 0) @ head
-        short = torch.where(self._is_long, 0, self._rectangle) @ head.flip(-2)
+        long = _product(torch.where(self._is_long, self._rectangle, 0), head)
+        short = _product(torch.where(self._is_long, 0, self._rectangle), head.flip(-2))
         return self._unfold(long, short, -2)
 
     def row_sums_of_squares(self) -> Tensor:
@@ -77,6 +77,13 @@ class FoldedTriangle:
     def expand(self, batch_shape: torch.Size) -> FoldedTriangle:
         """Return the matrices with batch shape ``batch_shape``."""
         return FoldedTriangle(self.numbers.expand(batch_shape + self.numbers.shape[-1:]), self.dim)
+
+
+def _product(matrix: Tensor, columns: Tensor) -> Tensor:
+    if columns.shape[-1] == 1:
+        # Of one column, as in training with one draw, a compiler merges this with what stands around it.
+        return (matrix * columns.mT).sum(-1, keepdim=True)
+    return matrix @ columns
 
 
 def folded_order(dim: int) -> Tensor:

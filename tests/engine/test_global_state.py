@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import amortvi as avi
+from amortvi.engine.compiler import flushes_denormals
 from amortvi.errors import CaptureError, NonFiniteError
 from tests.engine.test_compiled_step import TurnsBad, fitted, reads_a_value
 
@@ -23,6 +24,7 @@ def everything_global() -> dict[str, Any]:
         "gradients": torch.is_grad_enabled(),
         "inference mode": torch.is_inference_mode_enabled(),
         "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "flushed denormals": flushes_denormals(),
         "threads": torch.get_num_threads(),
         "compiling": torch.compiler.is_compiling(),
         "validation": torch.distributions.Distribution._validate_args,
