@@ -23,6 +23,7 @@ from amortvi.observations import Minibatch
 __all__ = ["CompiledEstimation", "CompiledStep", "Program"]
 
 _STEPS_UNSEEN = 1000
+_CHANGES_OF_OPTIONS = 1
 
 
 class Program:
@@ -30,11 +31,12 @@ class Program:
 
     Args:
         function: takes a minibatch, returns tensors and changes others in place.
+        compilations: how often another one has compiled that this one takes the place of.
     """
 
-    def __init__(self, function: Callable[[Minibatch], Sequence[Tensor]]) -> None:
+    def __init__(self, function: Callable[[Minibatch], Sequence[Tensor]], compilations: int = 0) -> None:
         self.function = function
-        self.compilations = 0
+        self.compilations = compilations
         self._compiled: dict[Hashable, tuple[Hashable, Compiled]] = {}
         self._fingerprint: Hashable = None
 
@@ -109,6 +111,7 @@ class CompiledStep:
         self._optimizer = RecordableOptimizer(update.optimizer) if is_recordable(update.optimizer) else None
         self.program = Program(self._gradients if self._optimizer is None else self._whole)
         self._options: Hashable = None
+        self._changes = 0
         self._has_state = False
         self._unseen = 0
 
@@ -121,11 +124,23 @@ class CompiledStep:
         """Look whether what was compiled still holds, and take over the learning rates."""
         if self._optimizer is not None:
             self._optimizer.count_in_double()
+        self._count_changes_of_options()
         if not self.program.keep_for(self._fingerprint()):
             parameters = {p for p in self.update.parameters if not self.update.optimizer.state.get(p)}
             self._has_state = self._optimizer is None or not parameters
         if self._optimizer is not None:
             self._optimizer.write_rates()
+
+    def _count_changes_of_options(self) -> None:
+        """Leave the optimizer out of the graph if a schedule changes more of it than the learning rate."""
+        if self._optimizer is None:
+            return
+        current = options(self.update.optimizer)
+        self._changes += self._options is not None and current != self._options
+        self._options = current
+        if self._changes > _CHANGES_OF_OPTIONS:
+            self._optimizer = None
+            self.program = Program(self._gradients, self.program.compilations)
 
     def _fingerprint(self) -> Hashable:
         optimizer = self.update.optimizer

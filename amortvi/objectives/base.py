@@ -45,6 +45,9 @@ class Estimate:
 class Objective(ABC):
     """A bound that is a reduction of per-observation log weights.
 
+    A number that changes while training, such as a weight of the KL, must be a tensor that is changed in place: a compiled
+    step reads it anew each time, and would hold a Python number fixed.
+
     Args:
         particles: ``K``, the number of draws for each observation.
 
