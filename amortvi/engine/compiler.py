@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -53,8 +55,7 @@ def compile_recording(recording: Recording, arguments: Sequence[Tensor]) -> Comp
     outside = [tensor.detach() for tensor in recording.outside]
     device = arguments[0].device
     try:
-        with torch.no_grad(), random_state(0, device), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what the compiler warns of is not the user's
+        with torch.no_grad(), random_state(0, device), _quiet():
             compiled = inductor.compile(
                 rewritten(recording.graph),
                 [*(argument.detach() for argument in arguments), *outside],
@@ -76,6 +77,20 @@ def compile_recording(recording: Recording, arguments: Sequence[Tensor]) -> Comp
             torch.set_flush_denormal(flushed_before)
 
     return run
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep to itself what the compiler warns and logs of: it is not about what the user wrote."""
+    log = logging.getLogger("torch._inductor")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.setLevel(level)
 
 
 def flushes_denormals() -> bool:
