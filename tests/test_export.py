@@ -12,6 +12,7 @@ import pytest
 import torch
 import xarray
 from pyro import distributions as dist
+from pyro.contrib.autoname import scope
 from torch.utils.data import DataLoader, TensorDataset
 
 import amortvi as avi
@@ -461,7 +462,7 @@ def test_an_argument_called_like_the_plate():
 
 def test_names_in_scopes(tmp_path):
     def model(x):
-        with pyro.plate("data", x.shape[0]), pyro.contrib.autoname.scope(prefix="part"):
+        with pyro.plate("data", x.shape[0]), scope(prefix="part"):
             z = pyro.sample("z", dist.Normal(0.0, 1.0))
             pyro.sample("x", dist.Normal(z, 1.0), obs=x)
 
