@@ -53,6 +53,11 @@ class Tile:
         at_once = min(draws, rows_at_once(numbers))
         return cls(rows_at_once(numbers * at_once), at_once)
 
+    @property
+    def numbers_per_observation(self) -> int:
+        """How many numbers to reckon with for each observation, such that ``observations`` of them are one chunk."""
+        return NUMBERS_AT_ONCE // self.observations
+
 
 class Gathered:
     """Results of one piece of the observations after the other, each put where it belongs in the whole.

@@ -16,8 +16,8 @@ from pyro.poutine.messenger import Messenger
 from amortvi._modes import evaluation_mode, random_state
 from amortvi.generative import GenerativeModel
 from amortvi.model_checks import check_support
-from amortvi.objectives.weights import run_model
 from amortvi.observations import Batch
+from amortvi.scoring import run_model
 from amortvi.sites import is_data
 
 __all__ = ["check_data"]

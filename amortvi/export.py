@@ -17,14 +17,13 @@ from amortvi._chunks import Gathered, Tile, spans
 from amortvi._modes import evaluation_mode
 from amortvi.data_check import check_data
 from amortvi.generative import GenerativeModel
-from amortvi.latents import sum_from
-from amortvi.objectives.weights import score, sum_of
 from amortvi.observations import Batch
 from amortvi.observations.pieces import numbers_per_row
 from amortvi.plates import PlateLayout
 from amortvi.posterior import Posterior
 from amortvi.predictive import layout_is_unknown, observation_rows, simulate
 from amortvi.prototype import Prototype
+from amortvi.scoring import log_jacobian, score, sum_of
 from amortvi.sites import is_deterministic
 
 __all__ = ["DrawCounts", "to_arviz"]
@@ -110,8 +109,8 @@ class _Exporter:
         model, prototype, counts = self.model, self.prototype, self.counts
         vector = q.sample(torch.Size([counts.posterior]))
         values, log_dets = prototype.latents.constrain(vector)
-        log_q = q.log_prob(vector) - sum(sum_from(log_det, 2) for log_det in log_dets.values())
-        log_q = log_q.cpu().double()
+        log_q = q.log_prob(vector)
+        log_q = (log_q - log_jacobian(log_dets, log_q)).cpu().double()
         scored, observed = self._score(batch, values, at_once)
         log_joint = scored.pop("log_joint")["log_joint"]
         groups = {

@@ -208,6 +208,12 @@ class AmortizedGuide(PyroModule):
         self.setup(*args, **kwargs)
         return self.family(self.context(*args, **kwargs))
 
+    def parameters_of(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Return the parameters that the family's head gives each observation, ``(B, P)``."""
+        self.setup(*args, **kwargs)
+        parameters: Tensor = self.family.head(self.context(*args, **kwargs))
+        return parameters
+
     def forward(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """Run as a Pyro guide: sample every latent site of the model.
 

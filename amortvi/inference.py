@@ -21,6 +21,7 @@ from amortvi.guide import AmortizedGuide
 from amortvi.objectives import ObjectiveChoice, make_objective
 from amortvi.observations import Batch, Observations, as_observations
 from amortvi.posterior import Posterior
+from amortvi.posterior_sources import Amortized
 from amortvi.training import CompileChoice, FitOptions, OptimizerFactory, ScheduleFactory, Trainer, history_frame
 
 if TYPE_CHECKING:
@@ -92,6 +93,11 @@ class AmortizedVI:
     def guide(self) -> AmortizedGuide:
         """The guide, which works in plain Pyro too."""
         return self._guide
+
+    @property
+    def generative(self) -> GenerativeModel:
+        """The model as a module that owns its parameters; it is what diagnostics run."""
+        return self._generative
 
     @property
     def freeze_model(self) -> bool:
@@ -258,7 +264,10 @@ class AmortizedVI:
             NotFittedError: the guide has not seen data yet.
             DataError: the observations cannot be used.
         """
-        return Posterior(self._guide, self._observations(x), self.device)
+        return self._posterior(self._observations(x))
+
+    def _posterior(self, observations: Observations) -> Posterior:
+        return Posterior(self._guide.prototype, Amortized(self._guide), observations, self.device)
 
     def evaluate(self, x: Any, *, particles: int = 100, seed: int | None = None) -> pd.DataFrame:
         """Return bounds of ``log p(x)`` in nats, a row an observation.
@@ -279,9 +288,9 @@ class AmortizedVI:
             OptionError: ``particles`` is not a positive integer.
         """
         count = positive_int("particles", particles)
-        observations = self._observations(x)
+        posterior = self.posterior(x)
         with random_state(seed, self.device):
-            return evaluation.evaluate(self._generative, self._guide, observations, count, self.device)
+            return evaluation.evaluate(self._generative, posterior, count)
 
     def predict(self, x: Any, draws: int = 100, *, seed: int | None = None) -> dict[str, Tensor]:
         """Draw new data for each observation from the posterior predictive.
@@ -300,9 +309,9 @@ class AmortizedVI:
             OptionError: ``draws`` is not a positive integer.
         """
         count = positive_int("draws", draws)
-        observations = self._observations(x)
+        posterior = self.posterior(x)
         with random_state(seed, self.device):
-            return predictive.predict(self._generative, self._guide, observations, count, self.device)
+            return predictive.predict(self._generative, posterior, count)
 
     def sample_prior(self, n: int, x: Any = None, *, seed: int | None = None) -> dict[str, Tensor]:
         """Draw latents and data from the model alone.

@@ -16,12 +16,14 @@ from amortvi._checks import positive_int
 from amortvi._chunks import Gathered, rows_at_once
 from amortvi._modes import random_state
 from amortvi.errors import DataError, FamilyError
-from amortvi.guide import AmortizedGuide
+from amortvi.families import Family
 from amortvi.latents import LatentVector
 from amortvi.marginals import Workload, checked_quantiles, site_moments, site_quantiles, site_summary
 from amortvi.observations import Batch, Observations
 from amortvi.observations.pieces import numbers_per_row, pieces
 from amortvi.observations.selection import Rows, positions, selected
+from amortvi.posterior_sources import PosteriorSource
+from amortvi.prototype import Prototype
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,15 +38,16 @@ class Posterior:
     """``q(z | x)`` for each of some observations.
 
     It holds the observations (the user's own array where that needs no conversion: do not change it meanwhile) and a copy
-    of the guide as it was, so later training does not change it. Nothing is computed before it is asked for, and then a
+    of what answers for them, so later training does not change it. Nothing is computed before it is asked for, and then a
     chunk of observations at a time: beyond the answer itself, memory does not grow with their number. Values of a latent
     site come with the observations first: ``N`` observations, then the sizes of nested plates, then the shape of one value,
     all in the site's own support. They are on the CPU.
 
     Args:
-        guide: a guide that is set up; it is copied.
+        prototype: the structure of the model.
+        source: gives the posteriors of a batch.
         observations: the observations.
-        device: where the guide computes.
+        device: where the source computes.
 
     Example:
         >>> import torch, amortvi as avi
@@ -60,34 +63,42 @@ class Posterior:
         torch.Size([2, 2, 2])
     """
 
-    def __init__(self, guide: AmortizedGuide, observations: Observations, device: torch.device) -> None:
-        self._guide = copy_of(guide)
-        self._observations = observations
-        self._device = device
+    def __init__(
+        self, prototype: Prototype, source: PosteriorSource, observations: Observations, device: torch.device
+    ) -> None:
+        self.prototype = prototype
+        self.observations = observations
+        self.source = source
+        self.device = device
         self._width: int | None = None
 
     @property
     def latents(self) -> LatentVector:
         """The latent sites of one observation, and how they make one unconstrained vector of size ``D``."""
-        return self._guide.latents
+        return self.prototype.latents
+
+    @property
+    def family(self) -> Family:
+        """The family of the posteriors."""
+        return self.source.family
 
     @property
     def index(self) -> Any | None:
         """The user's labels of the observations, where there are any."""
-        return self._observations.index
+        return self.observations.index
 
     @property
     def size(self) -> int | None:
         """The number of observations, or ``None`` where only reading all of them would tell."""
-        return self._observations.size
+        return self.observations.size
 
     def __len__(self) -> int:
-        return sum(batch.size for batch in self._observations.batches()) if self.size is None else self.size
+        return sum(batch.size for batch in self.observations.batches()) if self.size is None else self.size
 
     def __repr__(self) -> str:
         sites = ", ".join(f"{site.name}: {tuple(site.shape)}" for site in self.latents.sites)
         number = "observations" if self.size is None else f"{self.size} observation{'s' * (self.size != 1)}"
-        return f"Posterior({type(self._guide.family).__name__}, {number}, {sites})"
+        return f"Posterior({type(self.family).__name__}, {number}, {sites})"
 
     def select(self, rows: Rows) -> Posterior:
         """Return the posterior of some of the observations.
@@ -100,16 +111,16 @@ class Posterior:
             DataError: nothing is selected, a position is out of range, or a mask has not the number of observations.
         """
         chosen = copy.copy(self)
-        chosen._observations = selected(self._observations, positions(rows, len(self)))
+        chosen.observations = selected(self.observations, positions(rows, len(self)))
         return chosen
 
     def first(self) -> Batch:
-        """Return one observation, on the device of the guide, to try something on."""
-        return self._observations.first(1).take(slice(0, 1)).to(self._device)
+        """Return one observation, on the device of the source, to try something on."""
+        return self.observations.first(1).take(slice(0, 1)).to(self.device)
 
     def of(self, batch: Batch) -> Distribution:
         """Return the posteriors of a batch that is on the device: batch shape ``(B,)``, event shape ``(D,)``."""
-        return self._guide.get_posterior(*batch.args, **batch.kwargs)
+        return self.source(batch)
 
     def chunks(self, numbers_per_observation: int = 1) -> Iterator[tuple[Batch, Distribution]]:
         """Go through the observations.
@@ -118,13 +129,13 @@ class Posterior:
             numbers_per_observation: how many numbers the caller makes of each, beside what the encoder does.
 
         Returns:
-            Batches, on the device of the guide, with their posteriors of batch shape ``(B,)`` and event shape ``(D,)``.
+            Batches, on the device of the source, with their posteriors of batch shape ``(B,)`` and event shape ``(D,)``.
         """
         with torch.no_grad():
             if self._width is None:
                 self._width = numbers_per_row(self.of, self.first())
             limit = rows_at_once(max(numbers_per_observation, self._width))
-            for batch in pieces(self._observations, limit, self._device):
+            for batch in pieces(self.observations, limit, self.device):
                 yield batch, self.of(batch)
 
     def _gather(
@@ -151,7 +162,7 @@ class Posterior:
 
     def _moments(self, which: int) -> dict[str, Tensor]:
         def compute(posterior: Distribution) -> dict[str, Tensor]:
-            moments = site_moments(self.latents, self._guide.family, posterior)
+            moments = site_moments(self.latents, self.family, posterior)
             return {name: both[which] for name, both in moments.items()}
 
         with self._estimates() as work:
@@ -160,8 +171,8 @@ class Posterior:
     @contextlib.contextmanager
     def _estimates(self) -> Iterator[Workload]:
         """What moments and quantiles are computed in: where they need draws, these are their own."""
-        work = Workload.of(self.latents, self._guide.family)
-        with random_state(_ESTIMATES if work.is_estimate else None, self._device):
+        work = Workload.of(self.latents, self.family)
+        with random_state(_ESTIMATES if work.is_estimate else None, self.device):
             yield work
 
     @property
@@ -185,7 +196,7 @@ class Posterior:
         with self._estimates() as work:
             return self._gather(
                 work.quantile_numbers * len(quantiles),
-                lambda q: site_quantiles(self.latents, self._guide.family, q, quantiles),
+                lambda q: site_quantiles(self.latents, self.family, q, quantiles),
                 observation_dim=1,
             )
 
@@ -213,9 +224,9 @@ class Posterior:
         return self._of_covariance(scaled)
 
     def _of_covariance(self, change: Callable[[Tensor], Tensor]) -> Tensor:
-        if not self._guide.family.has_closed_form_moments:
+        if not self.family.has_closed_form_moments:
             raise FamilyError(
-                f"{type(self._guide.family).__name__} has no covariance in closed form: estimate it from sample(1000)."
+                f"{type(self.family).__name__} has no covariance in closed form: estimate it from sample(1000)."
             )
         size = self.latents.dim**2
         return self._gather(size, lambda q: {"": change(q.covariance_matrix)})[""]  # type: ignore[attr-defined]
@@ -234,7 +245,7 @@ class Posterior:
             OptionError: ``draws`` is not a positive integer.
         """
         shape = torch.Size([positive_int("draws", draws)])
-        with random_state(seed, self._device):
+        with random_state(seed, self.device):
             return self._gather(
                 draws * self.latents.dim,
                 lambda q: self.latents.constrain(q.sample(shape))[0],
@@ -258,7 +269,7 @@ class Posterior:
         for batch, posterior in self.chunks(shape[:-1].numel() * self.latents.dim):
             part = {name: value.narrow(len(shape) - 1, start, batch.size) for name, value in values.items()}
             vector, log_det = self.latents.unconstrain(part)
-            gathered.add({"": posterior.log_prob(vector.to(self._device)).cpu() - log_det.cpu()})
+            gathered.add({"": posterior.log_prob(vector.to(self.device)).cpu() - log_det.cpu()})
             start += batch.size
         return gathered.result()[""]
 
@@ -297,11 +308,11 @@ class Posterior:
         with self._estimates() as work:
             table = self._gather(
                 work.moment_numbers + work.quantile_numbers * len(quantiles),
-                lambda q: {"": site_summary(self.latents, self._guide.family, q, quantiles)},
+                lambda q: {"": site_summary(self.latents, self.family, q, quantiles)},
             )[""]
         labels = [label for site in self.latents.sites for label in labels_of(site.name, site.shape)]
         index = range(table.shape[0]) if self.index is None else self.index
-        name = getattr(index, "name", None) or self._guide.prototype.plate
+        name = getattr(index, "name", None) or self.prototype.plate
         return pd.DataFrame(
             table.flatten(0, 1).numpy(),
             index=pd.MultiIndex.from_product([index, labels], names=[name, "latent"]),
@@ -312,11 +323,3 @@ class Posterior:
 def labels_of(name: str, shape: torch.Size) -> list[str]:
     """Return a label of each number of a site: its name, with the position where there is more than one dimension."""
     return [f"{name}[{', '.join(map(str, position))}]" if shape else name for position in np.ndindex(*shape)]
-
-
-def copy_of(guide: AmortizedGuide) -> AmortizedGuide:
-    """Return a copy of a guide in evaluation mode, without gradients and without the model."""
-    model = guide.__dict__["model"]
-    # The model is not needed to evaluate the guide, and may be large: the copy shares it.
-    copied = copy.deepcopy(guide, {id(model): model})
-    return copied.eval().requires_grad_(False)

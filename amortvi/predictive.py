@@ -8,48 +8,44 @@ from typing import Any
 import torch
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
+from torch.distributions import Distribution
 
 from amortvi._chunks import Gathered, Tile, rows_at_once, spans
 from amortvi._modes import evaluation_mode
 from amortvi.generative import GenerativeModel
-from amortvi.guide import AmortizedGuide
-from amortvi.objectives.weights import check_plate_size, run_model, site_values
-from amortvi.observations import Batch, Observations
-from amortvi.observations.pieces import numbers_per_row, pieces
+from amortvi.observations import Batch
+from amortvi.observations.pieces import numbers_per_row
 from amortvi.plates import PlateLayout
+from amortvi.posterior import Posterior
 from amortvi.prototype import Prototype
+from amortvi.scoring import check_plate_size, run_model, site_values
 from amortvi.sites import is_deterministic, is_subsample
 
 __all__ = ["predict", "sample_prior", "simulate"]
 
 
-def predict(
-    model: GenerativeModel, guide: AmortizedGuide, observations: Observations, draws: int, device: torch.device
-) -> dict[str, Tensor]:
+def predict(model: GenerativeModel, posterior: Posterior, draws: int) -> dict[str, Tensor]:
     """Draw new data for each observation from the posterior predictive.
 
     Args:
         model: the generative model.
-        guide: a guide that is set up.
-        observations: the observations.
+        posterior: of the observations.
         draws: how many draws for each.
-        device: where to compute.
 
     Returns:
         For each observed (and deterministic) site in the data plate ``(draws, N, *nested, *event)``, on the CPU.
     """
 
-    def draw(batch: Batch, count: int, at_once: int) -> dict[str, Tensor]:
-        posterior = guide.get_posterior(*batch.args, **batch.kwargs)
-        values, _ = guide.latents.constrain(posterior.sample(torch.Size([count])))
-        return simulate(model, guide.prototype, batch, values, count, at_once=at_once)
+    def draw(batch: Batch, q: Distribution, count: int, at_once: int) -> dict[str, Tensor]:
+        values, _ = posterior.latents.constrain(q.sample(torch.Size([count])))
+        return simulate(model, posterior.prototype, batch, values, count, at_once=at_once)
 
-    gathered = Gathered(observations.size, dim=1)
-    with torch.no_grad(), evaluation_mode(model, guide), model.own_parameters():
-        example = observations.first(1).to(device)
-        tile = Tile.of(draws, numbers_per_row(lambda batch: draw(batch, 1, 1), example))
-        for batch in pieces(observations, tile.observations, device):
-            gathered.add(draw(batch, draws, tile.draws))
+    gathered = Gathered(posterior.size, dim=1)
+    with torch.no_grad(), evaluation_mode(model), model.own_parameters():
+        width = numbers_per_row(lambda batch: draw(batch, posterior.of(batch), 1, 1), posterior.first())
+        tile = Tile.of(draws, width)
+        for batch, q in posterior.chunks(tile.numbers_per_observation):
+            gathered.add(draw(batch, q, draws, tile.draws))
     return gathered.result()
 
 

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 import amortvi as avi
 from amortvi._modes import evaluation_mode
 from amortvi.objectives import LogWeights, log_weights
-from amortvi.objectives.weights import score
 from amortvi.observations import Batch
+from amortvi.scoring import score
 from tests import any_models
 from tests.any_models import CASES, ROWS, Case
 
@@ -49,7 +49,9 @@ def fitted(case: Case, **options: Any) -> avi.AmortizedVI:
 def weights_of(vi: avi.AmortizedVI, case: Case, draws: int, seed: int) -> LogWeights:
     pyro.set_rng_seed(seed)
     with torch.no_grad():
-        return log_weights(vi._generative, vi.guide, Batch(case.args, case.kwargs), draws)
+        posterior = vi.guide.get_posterior(*case.args, **case.kwargs)
+        batch = Batch(case.args, case.kwargs)
+        return log_weights(vi._generative, vi.guide.prototype, posterior, batch, draws)
 
 
 def in_observation_layout(vi: avi.AmortizedVI, trace: Any) -> dict[str, Tensor]:

@@ -21,12 +21,14 @@ class Estimate:
     """An objective's estimate on one batch.
 
     Args:
-        bound: the bound of each observation in nats, ``(B,)``; its gradient is what training follows.
+        bound: the bound of each observation in nats, ``(B,)``: what is reported.
         weights: the terms that it was made of.
+        surrogate: what has the gradient that training follows, ``(B,)``, where that is another than the bound's own.
     """
 
     bound: Tensor
     weights: LogWeights
+    surrogate: Tensor | None = None
 
     def elbo(self, observations: int | None) -> Tensor:
         """Return the mean bound an observation.
@@ -34,12 +36,14 @@ class Estimate:
         Args:
             observations: the size of the whole data set, over which what stands outside the plate is shared out.
         """
-        shared = self.weights.global_log_prob / (observations or self.bound.shape[0])
-        return self.bound.mean() + shared
+        return self._mean(self.bound, observations)
 
     def loss(self, observations: int | None) -> Tensor:
-        """Return the negative of `elbo`, to be minimised."""
-        return -self.elbo(observations)
+        """Return what is to be minimised: the negative of `elbo`, or of the mean surrogate where there is one."""
+        return -self._mean(self.bound if self.surrogate is None else self.surrogate, observations)
+
+    def _mean(self, values: Tensor, observations: int | None) -> Tensor:
+        return values.mean() + self.weights.global_log_prob / (observations or values.shape[0])
 
 
 class Objective(ABC):
@@ -66,7 +70,14 @@ class Objective(ABC):
             guide: a guide that is set up.
             batch: ``B`` observations.
         """
-        weights = log_weights(model, guide, batch, self.particles, closed_form_kl=self.takes_closed_form_kl(guide))
+        weights = log_weights(
+            model,
+            guide.prototype,
+            guide.get_posterior(*batch.args, **batch.kwargs),
+            batch,
+            self.particles,
+            closed_form_kl=self.takes_closed_form_kl(guide),
+        )
         return Estimate(self.bound(weights), weights)
 
     def takes_closed_form_kl(self, guide: AmortizedGuide) -> bool:

@@ -20,10 +20,13 @@ class Batch:
     Args:
         args: positional tensors, each ``(B, ...)``.
         kwargs: keyword tensors, each ``(B, ...)``.
+        parameters: those of the posterior of each observation, ``(B, P)``, where they were found one by one; no argument of
+            the call, but they go wherever the observations go.
     """
 
     args: tuple[Tensor, ...] = ()
     kwargs: Mapping[str, Tensor] = field(default_factory=dict)
+    parameters: Tensor | None = None
 
     @property
     def size(self) -> int:
@@ -47,7 +50,11 @@ class Batch:
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Batch:
         """Return the batch with ``change`` applied to every tensor."""
-        return Batch(tuple(map(change, self.args)), {key: change(value) for key, value in self.kwargs.items()})
+        return Batch(
+            tuple(map(change, self.args)),
+            {key: change(value) for key, value in self.kwargs.items()},
+            None if self.parameters is None else change(self.parameters),
+        )
 
     def take(self, rows: Tensor | slice) -> Batch:
         """Return the given observations."""
