@@ -6,7 +6,8 @@ posterior is yours to choose, compare and study in ArviZ. Start with `AmortizedV
 
 from amortvi import datasets, encoders, errors, families, models, objectives, plots, testing
 from amortvi._version import __version__
-from amortvi.comparison import FamilyFits, FitArguments, compare, fit_families
+from amortvi.comparison import compare
+from amortvi.fitting import FamilyFits, FitArguments, fit_families
 from amortvi.guide import AmortizedGuide
 from amortvi.inference import AmortizedVI
 from amortvi.posterior import Posterior

@@ -22,6 +22,7 @@ from amortvi.objectives import ObjectiveChoice, make_objective
 from amortvi.observations import Batch, Observations, as_observations
 from amortvi.posterior import Posterior
 from amortvi.posterior_sources import Amortized
+from amortvi.refinement import Refinement, RefineMethod, refine
 from amortvi.training import CompileChoice, FitOptions, OptimizerFactory, ScheduleFactory, Trainer, history_frame
 
 if TYPE_CHECKING:
@@ -98,6 +99,17 @@ class AmortizedVI:
     def generative(self) -> GenerativeModel:
         """The model as a module that owns its parameters; it is what diagnostics run."""
         return self._generative
+
+    @property
+    def example(self) -> Batch:
+        """A few rows of the training data, as arguments of the model: their number, shapes and covariates.
+
+        Raises:
+            NotFittedError: the guide has not seen data yet.
+        """
+        if self._example is None:
+            raise NotFittedError("there is no example of an observation yet: call fit first.")
+        return self._example
 
     @property
     def freeze_model(self) -> bool:
@@ -258,16 +270,69 @@ class AmortizedVI:
         """Return the posterior of each observation; it is computed when something of it is asked for.
 
         Args:
-            x: observations, as for `fit`.
+            x: observations, as for `fit`. A `Posterior` comes back as it is: so all that takes observations here, such as
+                `evaluate` and `to_arviz`, takes a posterior that was refined or selected just as well.
 
         Raises:
             NotFittedError: the guide has not seen data yet.
             DataError: the observations cannot be used.
         """
+        if isinstance(x, Posterior):
+            return x
         return self._posterior(self._observations(x))
 
     def _posterior(self, observations: Observations) -> Posterior:
         return Posterior(self._guide.prototype, Amortized(self._guide), observations, self.device)
+
+    def refine(
+        self,
+        x: Any,
+        family: FamilyChoice | None = None,
+        *,
+        method: RefineMethod = "lbfgs",
+        draws: int | None = None,
+        lr: float = 0.05,
+        tolerance: float = 1e-4,
+        max_steps: int = 2000,
+        seed: int = 0,
+    ) -> Posterior:
+        """Optimize the posterior of each observation by itself, starting from the encoder's answer.
+
+        What the ELBO gains is what amortization cost (Cremer, Li and Duvenaud, 2018). All observations are searched at once,
+        each with steps of its own until it has converged; encoder and model stay as they are. An observation that
+        the search does not make better keeps the encoder's answer.
+
+        Args:
+            x: observations, as for `fit`, or a `Posterior` to start from.
+            family: the family to search in, as for `AmortizedVI`; by default that of the posterior that it starts from.
+            method: ``"lbfgs"`` maximises the ELBO on noise that is held fixed, to any accuracy; ``"adam"`` follows noisy
+                gradients, for posteriors so far from Gaussian that fixed noise does not stand for them.
+            draws: draws of the ELBO that is maximised; by default four to a dimension, and 32 at least.
+            lr: Adam's learning rate.
+            tolerance: in nats; an observation has converged when the search promises no more than this.
+            max_steps: after which an observation counts as not converged, of which there is a warning.
+            seed: of the noise; the caller's random state stays as it was.
+
+        Returns:
+            The posteriors, like those of `posterior`; the observations are held in memory.
+
+        Raises:
+            NotFittedError: the guide has not seen data yet.
+            DataError: the observations cannot be used.
+            FamilyError: the family is unknown, or cannot start from the posterior of another.
+            OptionError: an option is out of range.
+
+        Example:
+            >>> import torch, amortvi as avi
+            >>> model = avi.models.LinearGaussian(torch.tensor([[1.0, 0.5], [0.3, 1.0]]), scale=0.5)
+            >>> x = model.simulate(10, seed=0)
+            >>> vi = avi.AmortizedVI(model, avi.encoders.MLP(2, [4]), "full").fit(x, epochs=1, progress=False, seed=0)
+            >>> refined = vi.refine(x)
+            >>> bool(torch.allclose(refined.mean["z"], model.posterior(x).mean, atol=0.05))
+            True
+        """
+        options = Refinement(method, draws, lr, tolerance, max_steps)
+        return refine(self._generative, self.posterior(x), family, options, natural_int("seed", seed))
 
     def evaluate(self, x: Any, *, particles: int = 100, seed: int | None = None) -> pd.DataFrame:
         """Return bounds of ``log p(x)`` in nats, a row an observation.

@@ -61,6 +61,8 @@ class Family(nn.Module, ABC):
     """Its distributions have ``mean``, ``variance`` and ``covariance_matrix`` in closed form."""
     has_gaussian_marginals: ClassVar[bool] = False
     """Each coordinate is marginally Gaussian, with the ``mean`` and ``variance`` of the distribution."""
+    takes_noise: ClassVar[bool] = False
+    """Its distributions have ``from_noise(noise)``, which makes draws of given standard normal noise."""
 
     def __init__(self, dim: int, context_features: int, *, num_parameters: int, head: bool = True) -> None:
         super().__init__()
@@ -85,6 +87,21 @@ class Family(nn.Module, ABC):
     @abstractmethod
     def distribution(self, parameters: Tensor) -> TorchDistribution:
         """Return the posteriors with the given ``parameters`` of shape ``(*B, P)``."""
+
+    def parameters_near(self, loc: Tensor, scale: Tensor) -> Tensor:
+        """Return parameters ``(*B, P)`` of posteriors near independent Gaussians, to start a search from.
+
+        Args:
+            loc: locations, ``(*B, D)``.
+            scale: standard deviations, ``(*B, D)``.
+
+        Raises:
+            FamilyError: the family does not say which these are.
+        """
+        raise FamilyError(
+            f"{type(self).__name__} does not say which of its parameters give a Gaussian of a given location and scale: write "
+            f"parameters_near(loc, scale) to have it searched for, starting from the posterior of another family."
+        )
 
 
 INITIAL_LOG_SCALE = -1.5
@@ -117,6 +134,7 @@ class GaussianFamily(Family):
     has_closed_form_kl = True
     has_closed_form_moments = True
     has_gaussian_marginals = True
+    takes_noise = True
 
     def __init__(
         self,
@@ -146,6 +164,11 @@ class GaussianFamily(Family):
         """Return the Gaussians with the given ``parameters`` of shape ``(*B, P)``."""
         loc, log_scale, mixing = parameters.split([self.dim, self.dim, self.num_parameters - 2 * self.dim], dim=-1)
         return Gaussian(loc, self.scale(log_scale, mixing))
+
+    def parameters_near(self, loc: Tensor, scale: Tensor) -> Tensor:
+        """Return the parameters of Gaussians at ``loc`` with standard deviations ``scale``, mixed as at the start."""
+        mixing = self.initial_scale()[self.dim :].to(loc)
+        return torch.cat([loc, scale.log(), mixing.expand(*loc.shape[:-1], -1)], dim=-1)
 
     @abstractmethod
     def scale(self, log_scale: Tensor, mixing: Tensor) -> ScaleOperator:

@@ -120,9 +120,11 @@ class Gaussian(TorchDistribution):
 
     def rsample(self, sample_shape: _size = ()) -> Tensor:
         """Draw ``loc + A eps`` with gradients, shape ``(*sample_shape, *B, D)``."""
-        noise = torch.randn(
-            self._extended_shape(torch.Size(sample_shape)), dtype=self.loc.dtype, device=self.loc.device
-        )
+        shape = self._extended_shape(torch.Size(sample_shape))
+        return self.from_noise(torch.randn(shape, dtype=self.loc.dtype, device=self.loc.device))
+
+    def from_noise(self, noise: Tensor) -> Tensor:
+        """Return the draws ``loc + A noise`` that given standard normal noise makes, ``(*S, *B, D)`` like the noise."""
         drawn = self.loc + self.scale.matmul(noise)
         self._drawn = drawn, noise
         return drawn

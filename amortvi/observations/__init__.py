@@ -2,6 +2,6 @@
 
 from amortvi.observations.batch import Batch
 from amortvi.observations.minibatch import Minibatch
-from amortvi.observations.observations import Observations, as_observations, check_batch_size
+from amortvi.observations.observations import Observations, TensorObservations, as_observations, check_batch_size
 
-__all__ = ["Batch", "Minibatch", "Observations", "as_observations", "check_batch_size"]
+__all__ = ["Batch", "Minibatch", "Observations", "TensorObservations", "as_observations", "check_batch_size"]

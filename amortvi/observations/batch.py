@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -27,6 +27,17 @@ class Batch:
     args: tuple[Tensor, ...] = ()
     kwargs: Mapping[str, Tensor] = field(default_factory=dict)
     parameters: Tensor | None = None
+
+    @classmethod
+    def joined(cls, parts: Sequence[Batch]) -> Batch:
+        """Put batches with the same arguments one after the other."""
+        first = parts[0]
+        found = [part.parameters for part in parts if part.parameters is not None]
+        return cls(
+            tuple(torch.cat([part.args[i] for part in parts]) for i in range(len(first.args))),
+            {key: torch.cat([part.kwargs[key] for part in parts]) for key in first.kwargs},
+            torch.cat(found) if found else None,
+        )
 
     @property
     def size(self) -> int:

@@ -75,6 +75,10 @@ class Observations(ABC):
         """Return the observations with all of them on ``device``, if they are in memory and fit there with room to spare."""
         return self
 
+    def as_batch(self) -> Batch:
+        """Return all of them in memory, as one batch."""
+        return Batch.joined(list(self.batches()))
+
     @abstractmethod
     def first(self, size: int) -> Batch:
         """The first observations, ``size`` of them or as many as come in one batch."""
@@ -123,6 +127,9 @@ class TensorObservations(Observations):
         needed = sum(value.numel() * value.element_size() for value in self.batch.tensors())
         # Half of what is free stays for the networks and their gradients.
         return TensorObservations(self.batch.to(device), self.name, self.index) if needed < free / 2 else self
+
+    def as_batch(self) -> Batch:
+        return self.batch
 
     def first(self, size: int) -> Batch:
         return self.batch.take(slice(0, size))

@@ -73,13 +73,5 @@ def selected(observations: Observations, rows: np.ndarray[Any, np.dtype[np.int64
         if inside.size:
             parts.append(batch.take(torch.from_numpy(inside)))
         start += batch.size
-    found = _joined(parts).take(torch.from_numpy(order))
+    found = Batch.joined(parts).take(torch.from_numpy(order))
     return TensorObservations(found, observations.name, index)
-
-
-def _joined(parts: list[Batch]) -> Batch:
-    first = parts[0]
-    return Batch(
-        tuple(torch.cat([part.args[i] for part in parts]) for i in range(len(first.args))),
-        {key: torch.cat([part.kwargs[key] for part in parts]) for key in first.kwargs},
-    )

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from amortvi.comparison import FamilyFits
 from amortvi.errors import NotFittedError, OptionError
+from amortvi.fitting import FamilyFits
 from amortvi.inference import AmortizedVI
 from amortvi.plots._axes import axes_or_new, matplotlib_module
 from amortvi.plots._palette import color
