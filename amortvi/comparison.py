@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
+from amortvi.diagnostics.diagnosis import Diagnosis, diagnose
 from amortvi.errors import OptionError
 from amortvi.fitting import FamilyFits, Fit
 from amortvi.inference import AmortizedVI
@@ -14,69 +18,152 @@ from amortvi.inference import AmortizedVI
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["compare"]
+__all__ = ["Score", "compare"]
+
+
+Score: TypeAlias = Literal["auto", "evidence", "elbo"]
+
+_COLUMNS = {"evidence": "iwae", "elbo": "elbo"}
+"""The column of `AmortizedVI.evaluate` that holds a score."""
+_NOISE = 2
+"""A difference within this many standard errors is said to be within noise."""
 
 
 def compare(
-    fits: FamilyFits | Mapping[str, AmortizedVI], x: Any, *, particles: int = 100, seed: int = 0
+    fits: FamilyFits | Mapping[str, AmortizedVI],
+    x: Any,
+    *,
+    by: Score = "auto",
+    particles: int = 100,
+    gaps: bool = False,
+    seed: int = 0,
 ) -> pd.DataFrame:
     """Compare fitted families on held-out observations.
 
-    Families are ranked by their mean ELBO. A difference is taken observation by observation, since all families see the
-    same ones: its standard error is then that of the mean of paired differences, and much smaller than that of the
-    ELBOs. With several seeds an observation's ELBO is its mean over the seeds.
+    Each model is scored by its held-out evidence ``log p(x)``, as the importance-weighted bound with ``particles`` draws has
+    it. Where all fits share one frozen model they have one evidence, and what tells them apart is the ELBO. A difference is
+    taken observation by observation, since all fits see the same ones: its standard error is then that of the mean of paired
+    differences, and much smaller than that of the scores. With several seeds an observation's score is its mean over them.
 
     Args:
         fits: from `fit_families`, or fitted estimators by name.
         x: held-out observations, as for `AmortizedVI.evaluate`.
-        particles: draws for each observation.
+        by: what ranks: ``"evidence"``, ``"elbo"``, or with ``"auto"`` the ELBO where the fits share one model and
+            the evidence elsewhere.
+        particles: draws for each observation. The bound is below the evidence, and further below for a poor posterior: what is
+            to be compared closely wants a thousand of them.
+        gaps: refine the posterior of each observation to tell what the family loses and what the encoder does, as `gaps`
+            does; the evidence then comes from the refined posteriors.
         seed: of the draws.
 
     Returns:
-        A row a family, best first. Means an observation in nats are ``elbo``, ``elbo_se``, ``difference`` to the best and
-        ``difference_se``, ``iwae``, ``reconstruction``, ``kl``; then come ``parameters`` (trained ones of encoder and
-        family), ``seconds`` a fit, ``seeds``, and ``seed_sd``, the standard deviation of the mean ELBO between seeds
-        (NaN for one).
+        A row a family, best first. Means an observation in nats are ``elbo``, ``elbo_se``, ``difference`` to the best score
+        and ``difference_se``, ``iwae``, ``reconstruction``, ``kl``; then come ``parameters`` (trained ones of encoder and
+        family), ``seconds`` a fit, ``seeds``, ``seed_sd``, the standard deviation of the mean score between seeds (NaN for
+        one), and ``verdict``: ``"best"``, ``"within noise of the best"`` (two standard errors of the difference) or
+        ``"worse"``. With ``gaps`` there are also ``evidence``, ``approximation_gap``, ``amortization_gap`` and
+        ``inference_gap``, ``k_hat`` (the median) and ``fault``, as `diagnose` names it for most seeds.
+        ``attrs["score"]`` says what ranked.
 
     Raises:
-        OptionError: ``fits`` is neither from `fit_families` nor a dict of fitted estimators, or is empty.
+        OptionError: ``fits`` is neither from `fit_families` nor a dict of fitted estimators, or is empty; another option is
+            out of range.
         DataError: the observations cannot be used.
     """
     import pandas as pd  # imported where it is used: it would double the time that importing amortvi takes
 
     runs = _runs(fits)
-    families = list(dict.fromkeys(run.family for run in runs))
-    tables = {
-        family: [run.vi.evaluate(x, particles=particles, seed=seed) for run in runs if run.family == family]
-        for family in families
-    }
-    elbos = {family: np.mean([table["elbo"] for table in found], axis=0) for family, found in tables.items()}
+    score = _checked_score(by, runs)
+    found: dict[str, list[_Scored]] = {}
+    for run in runs:
+        found.setdefault(run.family, []).append(_scored(run, x, score, particles, gaps, seed))
+    scores = {family: np.mean([own.score for own in several], axis=0) for family, several in found.items()}
     # A bound that is not a number is the worst of all: no comparison with it would hold.
-    best = max(families, key=lambda family: float(np.nan_to_num(elbos[family].mean(), nan=-np.inf)))
-    rows = []
-    for family in families:
-        own = [run for run in runs if run.family == family]
-        elbo, difference = elbos[family], elbos[family] - elbos[best]
-        per_seed = [float(table["elbo"].mean()) for table in tables[family]]
-        means = {
-            column: float(np.mean([table[column].mean() for table in tables[family]]))
-            for column in ("iwae", "reconstruction", "kl")
-        }
-        rows.append(
-            {
-                "family": family,
-                "elbo": float(elbo.mean()),
-                "elbo_se": _standard_error(elbo),
-                "difference": float(difference.mean()),
-                "difference_se": _standard_error(difference),
-                **means,
-                "parameters": sum(p.numel() for p in own[0].vi.guide.parameters() if p.requires_grad),
-                "seconds": float(np.mean([run.seconds for run in own])),
-                "seeds": len(own),
-                "seed_sd": float(np.std(per_seed, ddof=1)) if len(own) > 1 else float("nan"),
-            }
-        )
-    return pd.DataFrame(rows).set_index("family").sort_values("elbo", ascending=False)
+    best = max(scores, key=lambda family: float(np.nan_to_num(scores[family].mean(), nan=-np.inf)))
+    rows = [_row(family, found[family], scores[family], scores[best], is_best=family == best) for family in found]
+    table = pd.DataFrame(rows).set_index("family").sort_values("difference", ascending=False)
+    table.attrs["score"] = score
+    return table
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """One fit with its bounds: ``score`` is one number an observation."""
+
+    run: Fit
+    bounds: pd.DataFrame
+    score: npt.NDArray[np.float64]
+    diagnosis: Diagnosis | None
+
+
+def _scored(run: Fit, x: Any, score: str, particles: int, with_gaps: bool, seed: int) -> _Scored:
+    bounds = run.vi.evaluate(x, particles=particles, seed=seed)
+    found = diagnose(run.vi, x, seed=seed) if with_gaps else None
+    values = bounds[_COLUMNS[score]].to_numpy()
+    if found is not None and score == "evidence":
+        values = found.gaps.evidence.numpy()
+    return _Scored(run, bounds, values, found)
+
+
+def _row(
+    family: str,
+    found: Sequence[_Scored],
+    score: npt.NDArray[np.float64],
+    best: npt.NDArray[np.float64],
+    *,
+    is_best: bool,
+) -> dict[str, Any]:
+    elbo = np.mean([own.bounds["elbo"] for own in found], axis=0)
+    difference = score - best
+    per_seed = [float(own.score.mean()) for own in found]
+    means = {
+        column: float(np.mean([own.bounds[column].mean() for own in found]))
+        for column in ("iwae", "reconstruction", "kl")
+    }
+    error = _standard_error(difference)
+    return {
+        "family": family,
+        "elbo": float(elbo.mean()),
+        "elbo_se": _standard_error(elbo),
+        "difference": float(difference.mean()),
+        "difference_se": error,
+        **means,
+        **_gap_columns([own.diagnosis for own in found if own.diagnosis is not None]),
+        "parameters": sum(p.numel() for p in found[0].run.vi.guide.parameters() if p.requires_grad),
+        "seconds": float(np.mean([own.run.seconds for own in found])),
+        "seeds": len(found),
+        "seed_sd": float(np.std(per_seed, ddof=1)) if len(found) > 1 else float("nan"),
+        "verdict": "best" if is_best else _verdict(float(difference.mean()), error),
+    }
+
+
+def _verdict(difference: float, error: float) -> str:
+    # Written so that a difference that is not a number is no tie.
+    return "within noise of the best" if abs(difference) <= _NOISE * error else "worse"
+
+
+def _gap_columns(found: Sequence[Diagnosis]) -> dict[str, Any]:
+    """Return the means over observations and seeds."""
+    if not found:
+        return {}
+    gaps = [diagnosis.gaps for diagnosis in found]
+    faults = Counter(diagnosis.fault for diagnosis in found)
+    return {
+        "evidence": float(np.mean([each.evidence.mean() for each in gaps])),
+        "approximation_gap": float(np.mean([each.approximation.mean() for each in gaps])),
+        "amortization_gap": float(np.mean([each.amortization.mean() for each in gaps])),
+        "inference_gap": float(np.mean([each.inference.mean() for each in gaps])),
+        "k_hat": float(np.median(np.concatenate([each.amortized.k_hat.numpy() for each in gaps]))),
+        "fault": faults.most_common(1)[0][0],
+    }
+
+
+def _checked_score(by: Score, runs: Sequence[Fit]) -> str:
+    if by not in ("auto", *_COLUMNS):
+        raise OptionError(f"by must be 'auto', 'evidence' or 'elbo'; got {by!r}.")
+    if by != "auto":
+        return by
+    return "elbo" if all(run.vi.generative is runs[0].vi.generative for run in runs) else "evidence"
 
 
 def _runs(fits: FamilyFits | Mapping[str, AmortizedVI]) -> Sequence[Fit]:

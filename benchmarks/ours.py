@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import torch
 from torch import nn
 
 import amortvi as avi
+from amortvi.training import CompileChoice
 from benchmarks.harness import Competitor
 from benchmarks.problems import Problem
 
 __all__ = ["CompileChoice", "bare_compiled_steps", "estimator", "fit", "fits"]
-
-CompileChoice: TypeAlias = bool | Literal["auto"]
 
 
 def estimator(problem: Problem, family: str = "diagonal") -> avi.AmortizedVI:

@@ -22,6 +22,7 @@ QUESTIONS = (
     "fit_overhead",
     "import_time",
     "compile_time",
+    "refinement",
     "gpu",
 )
 

@@ -1,6 +1,6 @@
 """One training step behind one contract: eager, the reference, or compiled."""
 
-from amortvi.engine.auto import AutoStep, Budget
+from amortvi.engine.auto import AutoStep, Budget, CompileChoice, is_compile_choice
 from amortvi.engine.compiled import CompiledEstimation, CompiledStep
 from amortvi.engine.eager import EagerEstimation, EagerStep
 from amortvi.engine.optimizers import place_state
@@ -13,6 +13,7 @@ __all__ = [
     "AutoStep",
     "Averages",
     "Budget",
+    "CompileChoice",
     "CompiledEstimation",
     "CompiledStep",
     "CompilingStep",
@@ -24,5 +25,6 @@ __all__ = [
     "Step",
     "Totals",
     "Update",
+    "is_compile_choice",
     "place_state",
 ]

@@ -6,7 +6,8 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Literal, TypeAlias, TypeGuard
 
 import torch
 
@@ -15,7 +16,10 @@ from amortvi.engine.totals import Totals
 from amortvi.errors import AmortviWarning, CaptureError
 from amortvi.observations import Minibatch
 
-__all__ = ["AutoStep", "Budget"]
+__all__ = ["AutoStep", "Budget", "CompileChoice", "is_compile_choice"]
+
+CompileChoice: TypeAlias = bool | Literal["auto"]
+"""Compile every step, none, or where there are enough steps to come for it to pay."""
 
 PAYS_FROM = 10_000
 """Steps of one shape from which compiling is worth its time. Both that time and what a step saves grow with the number of
@@ -23,7 +27,20 @@ operations, so their ratio depends little on the model: about three thousand ste
 where it is busy. A rule that counts steps, and measures nothing, makes the same choice each time, and so the same numbers."""
 
 _WATCHED = 8
+"""Steps of each kind that are timed before the two are compared by their medians, which one slow step in eight does not move."""
+
 _TOLERATED = 1.1
+"""How many times as long as eager a compiled step may take: less than a tenth is noise where other programs run."""
+
+
+def is_compile_choice(value: object) -> TypeGuard[CompileChoice]:
+    """Whether ``value`` says what to compile.
+
+    Example:
+        >>> [is_compile_choice(value) for value in ("auto", True, False, "always", 1)]
+        [True, True, True, False, False]
+    """
+    return isinstance(value, bool) or (isinstance(value, str) and value == "auto")
 
 
 @dataclass
@@ -36,7 +53,7 @@ class Budget:
     """
 
     epochs: int
-    given_up: bool = field(default=False)
+    given_up: bool = False
 
     def give_up(self, error: CaptureError) -> None:
         """Say once that this fit runs eagerly, and why."""

@@ -23,7 +23,12 @@ from amortvi.observations import Minibatch
 __all__ = ["CompiledEstimation", "CompiledStep", "Program"]
 
 _STEPS_UNSEEN = 1000
+"""Steps after which the numbers are looked at within an epoch. To look takes a third of the time of a small step, and makes an
+accelerator wait: after each thousandth step that is nothing, and a fit that has failed does not go on for long."""
+
 _CHANGES_OF_OPTIONS = 1
+"""How often options of the optimizer may change and the graph be made anew. Once may be a user who has set them; twice is taken
+for a schedule, which would have every epoch compile."""
 
 
 class Program:
@@ -31,12 +36,14 @@ class Program:
 
     Args:
         function: takes a minibatch, returns tensors and changes others in place.
-        compilations: how often another one has compiled that this one takes the place of.
+
+    Attributes:
+        compilations: how often it was compiled.
     """
 
-    def __init__(self, function: Callable[[Minibatch], Sequence[Tensor]], compilations: int = 0) -> None:
+    def __init__(self, function: Callable[[Minibatch], Sequence[Tensor]]) -> None:
         self.function = function
-        self.compilations = compilations
+        self.compilations = 0
         self._compiled: dict[Hashable, tuple[Hashable, Compiled]] = {}
         self._fingerprint: Hashable = None
 
@@ -109,7 +116,8 @@ class CompiledStep:
         self.update = update
         self.first = EagerStep(update)
         self._optimizer = RecordableOptimizer(update.optimizer) if is_recordable(update.optimizer) else None
-        self.program = Program(self._gradients if self._optimizer is None else self._whole)
+        self.program = Program(self._recorded)
+        self._present: list[bool] = []
         self._options: Hashable = None
         self._changes = 0
         self._has_state = False
@@ -124,7 +132,7 @@ class CompiledStep:
         """Look whether what was compiled still holds, and take over the learning rates."""
         if self._optimizer is not None:
             self._optimizer.count_in_double()
-        self._count_changes_of_options()
+            self._count_changes_of_options()
         if not self.program.keep_for(self._fingerprint()):
             parameters = {p for p in self.update.parameters if not self.update.optimizer.state.get(p)}
             self._has_state = self._optimizer is None or not parameters
@@ -133,20 +141,15 @@ class CompiledStep:
 
     def _count_changes_of_options(self) -> None:
         """Leave the optimizer out of the graph if a schedule changes more of it than the learning rate."""
-        if self._optimizer is None:
-            return
         current = options(self.update.optimizer)
         self._changes += self._options is not None and current != self._options
         self._options = current
         if self._changes > _CHANGES_OF_OPTIONS:
             self._optimizer = None
-            self.program = Program(self._gradients, self.program.compilations)
 
     def _fingerprint(self) -> Hashable:
-        optimizer = self.update.optimizer
-        if self._optimizer is None:
-            return self.update.fingerprint()
-        return self.update.fingerprint(), places(state_tensors(optimizer)), options(optimizer)
+        held = None if self._optimizer is None else (places(state_tensors(self.update.optimizer)), self._options)
+        return self.update.fingerprint(), held
 
     def knows(self, minibatch: Minibatch) -> bool:
         """Whether the step is compiled for the shape of ``minibatch``."""
@@ -162,14 +165,12 @@ class CompiledStep:
         if not self._has_state:
             # Optimizers make their state at their first step, which so is another step than those that follow.
             self.first(minibatch)
-            if self._optimizer is not None:
-                self._optimizer.count_in_double()
-            self.program.keep_for(self._fingerprint())
+            self.begin()
             self._has_state = True
             return
-        gradients = self.program(minibatch)
+        gradients = iter(self.program(minibatch))
         if self._optimizer is None:
-            self._apply(gradients)
+            self.update.apply([next(gradients) if present else None for present in self._present])
         self._unseen += 1
         if self._unseen >= _STEPS_UNSEEN:
             self.end()
@@ -185,23 +186,17 @@ class CompiledStep:
         if not math.isfinite(float(sums.sum())):
             raise FoundLateError("the loss or a parameter is not finite")
 
-    def _whole(self, minibatch: Minibatch) -> Sequence[Tensor]:
-        assert self._optimizer is not None
-        found = self.update.differentiate(minibatch.gather())
-        self.update.attach(found.gradients)
-        with self._optimizer.recording():
-            self.update.optimizer.step()
-        self.update.optimizer.zero_grad(set_to_none=True)
-        return []
-
-    def _gradients(self, minibatch: Minibatch) -> Sequence[Tensor]:
+    def _recorded(self, minibatch: Minibatch) -> Sequence[Tensor]:
+        """The whole update or, where the optimizer stays outside, the gradients that there are."""
         gradients = self.update.differentiate(minibatch.gather()).gradients
-        self._present = [gradient is not None for gradient in gradients]
-        return [gradient for gradient in gradients if gradient is not None]
-
-    def _apply(self, gradients: Sequence[Tensor]) -> None:
-        given = iter(gradients)
-        self.update.apply([next(given) if present else None for present in self._present])
+        if self._optimizer is None:
+            self._present = [gradient is not None for gradient in gradients]
+            return [gradient for gradient in gradients if gradient is not None]
+        # Clipping stays outside of recording(), where torch takes itself to be compiling: that is for optimizers alone.
+        self.update.attach(gradients)
+        with self._optimizer.recording():
+            self.update.step()
+        return []
 
 
 class CompiledEstimation:
@@ -213,7 +208,7 @@ class CompiledEstimation:
 
     def __init__(self, estimation: Estimation) -> None:
         self.estimation = estimation
-        self.program = Program(lambda minibatch: estimation(minibatch.gather()))
+        self.program = Program(self._recorded)
 
     @property
     def totals(self) -> Totals:
@@ -238,3 +233,7 @@ class CompiledEstimation:
 
     def end(self) -> None:
         """Nothing to finish: an estimate changes no parameters."""
+
+    def _recorded(self, minibatch: Minibatch) -> Sequence[Tensor]:
+        self.estimation.count(minibatch.gather())
+        return []

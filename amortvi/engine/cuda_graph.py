@@ -13,7 +13,7 @@ from amortvi.errors import CaptureError, quoted
 
 __all__ = ["as_cuda_graph"]
 
-_WARM_UPS = 3
+_WARM_UPS = 3  # as torch.cuda.make_graphed_callables takes
 
 
 def as_cuda_graph(compiled: Compiled, arguments: Sequence[Tensor], held: int, state: Sequence[Tensor]) -> Compiled:

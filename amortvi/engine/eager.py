@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from amortvi._modes import random_state
+from amortvi.engine.optimizers import needs_closure
 from amortvi.engine.totals import Totals
 from amortvi.engine.update import Differentiated, Estimation, Update
 from amortvi.errors import NonFiniteError
@@ -45,7 +46,7 @@ class EagerStep:
             NonFiniteError: the loss or a gradient is not finite; the parameters are then as before the call.
         """
         batch = minibatch.gather()
-        if isinstance(self.update.optimizer, torch.optim.LBFGS):
+        if needs_closure(self.update.optimizer):
             self._line_search(batch)
         else:
             self.update.apply(self._checked(batch).gradients)
@@ -64,8 +65,7 @@ class EagerStep:
                 sums = self.totals.sums.clone()
             return float(found.loss)
 
-        self.update.optimizer.step(closure)
-        self.update.optimizer.zero_grad(set_to_none=True)
+        self.update.step(closure)
         assert sums is not None
         self.totals.sums.copy_(sums)
 
@@ -116,7 +116,7 @@ class EagerEstimation:
 
     def __call__(self, minibatch: Minibatch) -> None:
         """Estimate and count in."""
-        self.estimation(minibatch.gather())
+        self.estimation.count(minibatch.gather())
 
 
 def blame(estimate: Estimate) -> str:

@@ -8,12 +8,39 @@ from collections.abc import Hashable, Iterator
 import torch
 from torch import Tensor
 
-__all__ = ["RecordableOptimizer", "is_recordable", "needs_closure", "options", "place_state", "state_tensors"]
+__all__ = [
+    "RecordableOptimizer",
+    "has_hooks",
+    "is_recordable",
+    "needs_closure",
+    "options",
+    "place_state",
+    "state_tensors",
+]
 
-# Those of torch.optim whose step is a fixed list of tensor operations, given tensors for what changes from step to step.
+# Their step is a fixed list of tensor operations, given tensors for what changes from step to step.
 _RECORDABLE = frozenset(
-    {"ASGD", "Adadelta", "Adagrad", "Adam", "AdamW", "Adamax", "NAdam", "RAdam", "RMSprop", "Rprop", "SGD"}
+    {
+        torch.optim.ASGD,
+        torch.optim.Adadelta,
+        torch.optim.Adagrad,
+        torch.optim.Adam,
+        torch.optim.AdamW,
+        torch.optim.Adamax,
+        torch.optim.NAdam,
+        torch.optim.RAdam,
+        torch.optim.RMSprop,
+        torch.optim.Rprop,
+        torch.optim.SGD,
+    }
 )
+# In their other form these take the learning rate as a Python number.
+_NEED_FOREACH = frozenset({torch.optim.Adadelta, torch.optim.Adagrad, torch.optim.RMSprop, torch.optim.SGD})
+# The options with which a step is nothing but tensor operations, and the state that then counts in tensors.
+_AS_TENSORS = {"capturable": True, "fused": None}
+_COUNTS = frozenset({"step", "mu_product", "eta", "mu"})
+# What may change without another recording.
+_FREE = ("params", "lr", "initial_lr")
 
 
 def is_recordable(optimizer: torch.optim.Optimizer) -> bool:
@@ -22,9 +49,12 @@ def is_recordable(optimizer: torch.optim.Optimizer) -> bool:
     A subclass, or one with hooks, may count in Python what a recording would hold fixed; so only optimizers known to be
     good are taken.
     """
-    kind = type(optimizer)
-    has_hooks = bool(optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks)
-    return kind is getattr(torch.optim, kind.__name__, None) and kind.__name__ in _RECORDABLE and not has_hooks
+    return type(optimizer) in _RECORDABLE and not has_hooks(optimizer)
+
+
+def has_hooks(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether something is called before or after each step of ``optimizer``."""
+    return bool(optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks)
 
 
 def needs_closure(optimizer: torch.optim.Optimizer) -> bool:
@@ -63,12 +93,9 @@ class RecordableOptimizer:
             for parameter in group["params"]:
                 state = self.optimizer.state.get(parameter, {})
                 for name in _COUNTS & state.keys():
-                    if (
-                        isinstance(state[name], Tensor)
-                        and state[name].dtype is torch.float32
-                        and not state[name].is_mps
-                    ):
-                        state[name] = state[name].double()
+                    count = state[name]
+                    if isinstance(count, Tensor) and count.dtype is torch.float32 and not count.is_mps:
+                        state[name] = count.double()
 
     @contextlib.contextmanager
     def recording(self) -> Iterator[None]:
@@ -79,7 +106,7 @@ class RecordableOptimizer:
             if not isinstance(group["lr"], Tensor):
                 group["lr"] = rate
             group.update({name: value for name, value in _AS_TENSORS.items() if name in group})
-            if type(self.optimizer).__name__ in _NEED_FOREACH:
+            if type(self.optimizer) in _NEED_FOREACH:
                 group["foreach"] = True
         # What torch.compile sets while it looks at an optimizer: steps are then counted in tensors on every device.
         before = torch.compiler._is_compiling_flag
@@ -90,12 +117,6 @@ class RecordableOptimizer:
             torch.compiler._is_compiling_flag = before
             for group, options in zip(groups, given, strict=True):
                 group.update(options)
-
-
-# In their other form these take the learning rate as a Python number.
-_NEED_FOREACH = frozenset({"Adadelta", "Adagrad", "RMSprop", "SGD"})
-_COUNTS = frozenset({"step", "mu_product", "eta", "mu"})
-_AS_TENSORS = {"capturable": True, "fused": None}
 
 
 def place_state(optimizer: torch.optim.Optimizer, device: torch.device) -> None:
@@ -116,11 +137,11 @@ def state_tensors(optimizer: torch.optim.Optimizer) -> list[Tensor]:
 
 
 def options(optimizer: torch.optim.Optimizer) -> Hashable:
-    """Return the options of an optimizer that a recording holds fixed: all but the learning rate."""
+    """Return what a recording holds fixed of an optimizer: its options but for learning rates, and which of these are tensors."""
     return tuple(
-        tuple((name, repr(value)) for name, value in group.items() if name not in _FREE)
+        (
+            id(group["lr"]) if isinstance(group["lr"], Tensor) else None,
+            *((name, repr(value)) for name, value in group.items() if name not in _FREE),
+        )
         for group in optimizer.param_groups
     )
-
-
-_FREE = ("params", "lr", "initial_lr")

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, fx
 
 from amortvi._modes import random_state
-from amortvi.engine.sandbox import LastSite, NoReading, Sandbox, capture_error, compare
+from amortvi.engine.refusals import refusal_of
+from amortvi.engine.sandbox import NoReading, Sandbox, compare
 from amortvi.errors import CaptureError
 
 __all__ = ["Recording", "record"]
@@ -75,16 +76,14 @@ def _trace(function: Function, arguments: Sequence[Tensor], sandbox: Sandbox) ->
     # Imported where it is used: it would make importing amortvi take longer.
     from torch.fx.experimental.proxy_tensor import make_fx
 
-    site = LastSite()
-
     def watched(*tensors: Tensor) -> list[Tensor]:
-        with site, NoReading(sandbox):
+        with sandbox.site, NoReading(sandbox):
             return list(function(*tensors))
 
     try:
         return make_fx(watched, tracing_mode="real")(*(argument.detach() for argument in arguments))
     except Exception as error:
-        raise capture_error(error, site.name) from error
+        raise refusal_of(error, sandbox.site.name) from error
 
 
 def _constants(module: fx.GraphModule) -> dict[str, Tensor]:

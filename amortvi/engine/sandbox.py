@@ -2,52 +2,25 @@
 
 from __future__ import annotations
 
-import linecache
 import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyro
 import torch
-from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from amortvi.errors import CaptureError, quoted
+from amortvi.engine.refusals import READS_VALUE, SIZE_VARIES, VARIES, LastSite, refusal, user_line
+from amortvi.errors import CaptureError
 
-__all__ = ["Sandbox", "capture_error"]
-
-_STANDARD = Path(linecache.__file__).parent
-# Everything whose code is not the user's.
-_LIBRARIES = (
-    *(str(Path(module.__file__ or "").parent) for module in (torch, pyro, np)),
-    str(Path(__file__).parents[1]),
-    str(_STANDARD / "contextlib.py"),
-    str(_STANDARD / "functools.py"),
-)
-
-_RECORDING = str(Path(__file__).with_name("recording.py"))
-
-READS_VALUE = (
-    "it reads the value of a tensor into Python (with if, float(), .item(), .numpy() or the like), and a recorded graph "
-    "would keep that one value for ever. Write it with tensor operations, such as torch.where"
-)
-_VARIES = (
-    "it does not do the same at each call, and a recorded graph would keep one of them for ever. Draw random numbers with "
-    "torch, and keep numbers that change in tensors"
-)
-_SIZE_VARIES = (
-    "the size of its result depends on the values in a tensor. Use torch.where, or multiply by a mask, so that sizes are "
-    "always the same"
-)
+__all__ = ["NoReading", "Sandbox", "compare"]
 
 _LITERAL = 64
+"""Numbers in a tensor up to which they are compared one by one; what is made of more is data."""
 
 # Operations that write into arguments without saying so in their schema: the running statistics.
 _SILENT_WRITES = {
@@ -69,6 +42,9 @@ class _Event:
 class Sandbox(TorchDispatchMode):
     """Runs functions on real tensors, and puts back at exit whatever they wrote into.
 
+    Attributes:
+        site: knows the last Pyro site, where it is entered.
+
     Example:
         >>> import torch
         >>> counter = torch.zeros(())
@@ -80,7 +56,8 @@ class Sandbox(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()  # type: ignore[no-untyped-call]  # torch's modes are not annotated
+        self.site = LastSite()
         self._written: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
         self._events: list[_Event] = []
         self._constant: dict[int, torch.UntypedStorage] = {}
@@ -92,7 +69,7 @@ class Sandbox(TorchDispatchMode):
             _is_literal(func, args) or all(map(self.is_constant, given))
         )
         if depends and _size_varies(func, args):
-            raise _refused(_SIZE_VARIES)
+            raise self.refused(SIZE_VARIES)
         for written in _arguments_written(func, args, kwargs):
             if depends:
                 self._constant.pop(_memory(written), None)
@@ -111,8 +88,12 @@ class Sandbox(TorchDispatchMode):
         """Whether a tensor was made during the run, of nothing that could be different the next time."""
         return _memory(tensor) in self._constant
 
+    def refused(self, reason: str) -> CaptureError:
+        """Return the error for what the user's code is doing now."""
+        return refusal(reason, user_line(sys._getframe(1)), self.site.name)
+
     def __exit__(self, *exception: Any) -> None:
-        super().__exit__(*exception)  # type: ignore[no-untyped-call]
+        super().__exit__(*exception)  # type: ignore[no-untyped-call]  # torch's modes are not annotated
         with torch.no_grad():
             # The last first, for one tensor may be a part of another.
             for _, memory, before in reversed(self._written.values()):
@@ -137,10 +118,10 @@ def compare(first: Sequence[_Event], second: Sequence[_Event]) -> None:
                 if a.operation == b.operation
                 else f"{a.operation} in one call was {b.operation} in the next"
             )
-            raise CaptureError(_message(f"{what}: {_VARIES}", a.line))
+            raise refusal(f"{what}: {VARIES}", a.line)
     if len(first) != len(second):
         longer = max(first, second, key=len)
-        raise CaptureError(_message(_VARIES, longer[min(len(first), len(second))].line))
+        raise refusal(VARIES, longer[min(len(first), len(second))].line)
 
 
 def _first_difference(first: tuple[Any, ...], second: tuple[Any, ...]) -> str:
@@ -157,7 +138,7 @@ def _event(func: Any, args: Any, kwargs: Any) -> _Event:
             numbers.append(_values(leaf) if literal else tuple(leaf.shape))
         elif isinstance(leaf, int | float | complex | str | torch.dtype | torch.device):
             numbers.append(repr(leaf))
-    return _Event(str(func), tuple(numbers), _user_line(sys._getframe(1)))
+    return _Event(str(func), tuple(numbers), user_line(sys._getframe(1)))
 
 
 def _is_literal(func: Any, args: Any) -> bool:
@@ -216,7 +197,7 @@ class NoReading(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in self._READS:
             if not self._sandbox.is_constant(args[0]):
-                raise _refused(READS_VALUE)
+                raise self._sandbox.refused(READS_VALUE)
             with _unrecorded():
                 return func(*args, **(kwargs or {}))
         if func in (Tensor.__getitem__, Tensor.__setitem__):
@@ -240,61 +221,3 @@ def _unrecorded() -> AbstractContextManager[Any]:
     from torch.fx.experimental.proxy_tensor import disable_proxy_modes_tracing
 
     return disable_proxy_modes_tracing()
-
-
-class LastSite(Messenger):
-    """Remembers the name of the last Pyro site that was met."""
-
-    name: str | None = None
-
-    def _pyro_sample(self, msg: Any) -> None:
-        self.name = msg["name"]
-
-
-def capture_error(error: BaseException, site: str | None) -> CaptureError:
-    """Return what to tell the user of ``error``, which ended a recording.
-
-    Args:
-        error: what was raised; what it was raised from counts.
-        site: the last Pyro site that was met.
-    """
-    while error.__cause__ is not None:
-        error = error.__cause__
-    if isinstance(error, CaptureError):
-        return error if site is None or "site" in str(error) else CaptureError(f"{error} (The last site: {site!r}.)")
-    reads = "get value out of a tracing tensor" in str(error)
-    reason = READS_VALUE if reads else f"it fails while it is recorded: {quoted(error, lines=3)}"
-    line, traceback = None, error.__traceback__
-    while traceback is not None:
-        line = _described(traceback.tb_frame.f_code.co_filename, traceback.tb_lineno) or line
-        traceback = traceback.tb_next
-    return CaptureError(_message(reason, line, site))
-
-
-def _refused(reason: str) -> CaptureError:
-    return CaptureError(_message(reason, _user_line(sys._getframe(1))))
-
-
-def _message(reason: str, line: str | None, site: str | None = None) -> str:
-    where = f" at {line}" if line else ""
-    after = f" (The last site: {site!r}.)" if site else ""
-    return (
-        f"the step cannot be recorded as one graph{where}: {reason}, or leave compiling out with compile=False.{after}"
-    )
-
-
-def _user_line(frame: Any) -> str | None:
-    """Describe the innermost line outside the libraries, no further out than the recording."""
-    while frame is not None and frame.f_code.co_filename != _RECORDING:
-        line = _described(frame.f_code.co_filename, frame.f_lineno)
-        if line is not None:
-            return line
-        frame = frame.f_back
-    return None
-
-
-def _described(file: str, number: int) -> str | None:
-    if file.startswith(_LIBRARIES) or file.startswith("<eval_with_key>"):
-        return None
-    source = linecache.getline(file, number).strip()
-    return f"{Path(file).name}, line {number}" + (f" (`{source}`)" if source else "")

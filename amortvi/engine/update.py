@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,11 +40,10 @@ class Estimation:
     observations: int | None
     totals: Totals
 
-    def __call__(self, batch: Batch) -> list[Tensor]:
+    def count(self, batch: Batch) -> None:
         """Estimate and count in."""
         with torch.no_grad():
             self.totals.add(self.estimate(batch), self.observations)
-        return []
 
     def estimate(self, batch: Batch) -> Estimate:
         """Return the objective's estimate."""
@@ -114,11 +113,6 @@ class Update(Estimation):
     parameters: Sequence[nn.Parameter]
     gradient_clip: float | None
 
-    def __call__(self, batch: Batch) -> list[Tensor]:
-        """Estimate, differentiate, update."""
-        self.apply(self.differentiate(batch).gradients)
-        return []
-
     def differentiate(self, batch: Batch) -> Differentiated:
         """Estimate the objective, count it in, and take its gradient."""
         with torch.enable_grad():
@@ -131,8 +125,7 @@ class Update(Estimation):
     def apply(self, gradients: Sequence[Tensor | None]) -> None:
         """Clip the gradient and take the optimizer's step."""
         self.attach(gradients)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.step()
 
     def attach(self, gradients: Sequence[Tensor | None]) -> None:
         """Clip the gradient and leave it on the parameters."""
@@ -141,3 +134,12 @@ class Update(Estimation):
         if self.gradient_clip is not None:
             norm = nn.utils.get_total_norm([gradient for gradient in gradients if gradient is not None])
             nn.utils.clip_grads_with_norm_(self.parameters, self.gradient_clip, norm)
+
+    def step(self, *closure: Callable[[], float]) -> None:
+        """Take the optimizer's step with the gradient that was left, and forget the gradient.
+
+        Args:
+            closure: leaves the gradient and returns the loss, for an optimizer that asks for them itself.
+        """
+        self.optimizer.step(*closure)
+        self.optimizer.zero_grad(set_to_none=True)

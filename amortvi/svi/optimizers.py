@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from operator import is_
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim import optimizer as torch_optimizers
 
-from amortvi.engine.optimizers import RecordableOptimizer, is_recordable, options, place_state
+from amortvi.engine.optimizers import RecordableOptimizer, has_hooks, is_recordable, options, place_state
 from amortvi.errors import AmortviWarning, CaptureError
 
 __all__ = ["RecordedUpdate", "TorchOptim", "can_be_recorded", "knows", "trained_by"]
@@ -116,7 +116,7 @@ class RecordedUpdate:
         for recordable in self._recordable:
             recordable.count_in_double()
         self._made_by = optim.optim_objs
-        self._options = [_fixed(each) for each in self._optimizers]
+        self._options = [options(each) for each in self._optimizers]
         self._states = [(each.state, len(each.state)) for each in self._optimizers]
         self._write_rates()
 
@@ -139,12 +139,12 @@ class RecordedUpdate:
             # Loading a state makes another dictionary; clearing it empties this one.
             if each.state is not state or len(state) < size:
                 return False
-            if each._optimizer_step_pre_hooks or each._optimizer_step_post_hooks:
+            if has_hooks(each):
                 return False
         settings = self._settings()
         if len(settings) == len(self._seen) and all(map(is_, settings, self._seen)):
             return True
-        if [_fixed(each) for each in self._optimizers] != self._options:
+        if [options(each) for each in self._optimizers] != self._options:
             return False
         self._write_rates()
         return True
@@ -177,9 +177,3 @@ class RecordedUpdate:
                         state.update(kept)
         if changed:
             raise CaptureError("an optimizer makes new state at each step, which a compiled step would not find again.")
-
-
-def _fixed(optimizer: Optimizer) -> Hashable:
-    """Return what a recording holds fixed of an optimizer: its options, and which learning rates are tensors."""
-    rates = tuple(id(g["lr"]) if isinstance(g["lr"], Tensor) else None for g in optimizer.param_groups)
-    return options(optimizer), rates

@@ -81,8 +81,7 @@ class Plan:
         self._named = seen.parameters
         known = {id(parameter): parameter for parameter in (*seen.parameters.values(), *trained)}
         self._parameters = [parameter for parameter in known.values() if parameter.requires_grad]
-        extra = {str(position): parameter for position, parameter in enumerate(self._parameters)}
-        self.surroundings = Surroundings(seen.parameters | extra, seen.modules)
+        self.surroundings = Surroundings(seen.parameters, self._parameters, seen.modules)
         self.surroundings.check()
         self.update = RecordedUpdate(made_of.optim, list(seen.parameters.values())) if whole else None
         self._mentions = Mentions([made_of.model, made_of.guide, made_of.loss_and_grads, *seen.modules])
@@ -101,9 +100,7 @@ class Plan:
 
     def run(self, arguments: Arguments) -> Any:
         """Take the step and return the loss, a number or a tuple of numbers."""
-        for tensor, number in zip(self._numbers, arguments.numbers, strict=False):
-            tensor.fill_(number)
-        given = [*self._lead, *arguments.tensors, *self._numbers]
+        given = self._given(arguments)
         results = self._compiled(given)
         if self.update is None:
             self._apply(results[self._losses :], given)
@@ -125,10 +122,14 @@ class Plan:
         tensors = [*self._parameters, *self._example.tensors]
         return next((tensor.device for tensor in tensors if tensor.device.type != "cpu"), torch.device("cpu"))
 
-    def _compile(self, arguments: Arguments) -> None:
+    def _given(self, arguments: Arguments) -> list[Tensor]:
+        """Return what the graph takes: numbers as tensors, none where it is for the numbers of the example alone."""
         for tensor, number in zip(self._numbers, arguments.numbers, strict=False):
             tensor.fill_(number)
-        given = [*self._lead, *arguments.tensors, *self._numbers]
+        return [*self._lead, *arguments.tensors, *self._numbers]
+
+    def _compile(self, arguments: Arguments) -> None:
+        given = self._given(arguments)
         others = [
             *self._lead,
             # Rows in another order: values that the model can take, but not the same ones.

@@ -47,7 +47,7 @@ class UnreadEstimates(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func is Tensor.backward:
-            return self._backward(args, kwargs)
+            return self._backward(func, args, kwargs)
         if func in _READS:
             asker = _asker(sys._getframe(1))
             if func is Tensor.item and asker[0].startswith("pyro.infer."):
@@ -63,11 +63,11 @@ class UnreadEstimates(TorchFunctionMode):
                 return None
         return func(*args, **kwargs)
 
-    def _backward(self, args: Any, kwargs: Any) -> None:
+    def _backward(self, func: Any, args: Any, kwargs: Any) -> None:
         if kwargs.get("inputs") is not None:
-            Tensor.backward(*args, **kwargs)  # type: ignore[no-untyped-call]
+            func(*args, **kwargs)
         elif self.parameters:
-            Tensor.backward(*args, **{**kwargs, "inputs": self.parameters})  # type: ignore[no-untyped-call]
+            func(*args, **{**kwargs, "inputs": self.parameters})
 
 
 _READS = frozenset({Tensor.item, Tensor.__bool__, Tensor.__float__, Tensor.masked_select, Tensor.register_hook})

@@ -88,7 +88,7 @@ class RenyiELBO(pyro.infer.RenyiELBO):
         return number
 
     def _traces(self, *run: Any) -> list[tuple[Any, Any]]:
-        return list(self._get_traces(*run))  # type: ignore[no-untyped-call]
+        return list(self._get_traces(*run))  # type: ignore[no-untyped-call]  # Pyro's method, not annotated
 
     def _loss(self, traces: list[tuple[Any, Any]]) -> Any:
         terms = [site for pair in traces for site in _terms(*pair)]
@@ -132,12 +132,11 @@ class _Particle:
 
 def _terms(model_trace: Any, guide_trace: Any) -> list[tuple[int, Site]]:
     """The sites whose log-probabilities make up ``log p - log q``, each with its sign."""
-    return [
-        (sign, site)
-        for sign, trace in ((1, model_trace), (-1, guide_trace))
-        for site in trace.nodes.values()
-        if site["type"] == "sample" and not is_deterministic(site)
-    ]
+    return [(sign, site) for sign, trace in ((1, model_trace), (-1, guide_trace)) for site in _samples(trace)]
+
+
+def _samples(trace: Any) -> Iterator[Site]:
+    return (site for site in trace.nodes.values() if site["type"] == "sample" and not is_deterministic(site))
 
 
 def _plates(site: Site) -> frozenset[str]:
@@ -154,14 +153,10 @@ def _summed(log_prob: Tensor, dims: list[int]) -> Tensor:
 
 
 def _check_reparameterized(guide_trace: Any) -> None:
-    for name, site in _samples(guide_trace):
+    for site in _samples(guide_trace):
         score = site["score_parts"].score_function
         if not is_identically_zero(score) and getattr(score, "requires_grad", False):
             raise ModelError(
-                f"RenyiELBO needs a guide whose draws can be differentiated; site {name!r} draws from "
+                f"RenyiELBO needs a guide whose draws can be differentiated; site {site['name']!r} draws from "
                 f"{type(site['fn']).__name__}, whose cannot. Take Trace_ELBO, or a continuous latent."
             )
-
-
-def _samples(trace: Any) -> Iterator[tuple[str, Site]]:
-    return ((name, site) for name, site in trace.nodes.items() if site["type"] == "sample")

@@ -26,7 +26,11 @@ MOST_COMPILATIONS = 16
 """A model whose arguments have another shape at each step would else do nothing but compile."""
 
 _MOST_SIGNATURES = 1000
+"""Signatures that are counted at a time: if each step has another, what is known of them must not fill the memory."""
+
 _MOST_OPTION_CHANGES = 2
+"""How often options of an optimizer may change and the graph be made anew with it; a schedule that changes more than the learning
+rate would else do so at each of its steps."""
 
 
 class Stepper:

@@ -16,7 +16,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 
 from amortvi.errors import CaptureError
 
-__all__ = ["Seen", "Surroundings", "check_outside", "watch"]
+__all__ = ["Seen", "Surroundings", "check_outside", "modes", "owners", "unconstrained", "watch"]
 
 Result = TypeVar("Result")
 
@@ -76,22 +76,23 @@ class Surroundings:
     """The tensors that a compiled step reads and writes, by the places where model, guide and Pyro look for them.
 
     Args:
-        parameters: what is trained, by name.
+        named: what Pyro would train, by name.
+        trained: what is trained, whether or not Pyro knows of it.
         modules: every module with tensors that the step may use.
     """
 
-    def __init__(self, parameters: dict[str, Tensor], modules: Iterable[nn.Module]) -> None:
+    def __init__(self, named: dict[str, Tensor], trained: Iterable[Tensor], modules: Iterable[nn.Module]) -> None:
         stored = _stored()
-        self._stored = [(name, value) for name, value in parameters.items() if stored.get(name) is value]
+        self._stored = [(name, value) for name, value in named.items() if stored.get(name) is value]
         kinds: list[dict[str, Any]] = [
             holder for module in modules for holder in (module._parameters, module._buffers, module._modules) if holder
         ]
         self._held = [(holder, dict(holder)) for holder in kinds]
-        tensors = {id(value): value for value in parameters.values()}
-        tensors |= {id(value): value for holder in kinds for value in holder.values() if isinstance(value, Tensor)}
-        self._tensors = list(tensors.values())
+        parameters = {id(value): value for value in (*named.values(), *trained)}
+        others = {id(value): value for holder in kinds for value in holder.values() if isinstance(value, Tensor)}
+        self._parameters = list(parameters.values())
+        self._tensors = list((parameters | others).values())
         self._places = self._now()
-        self._parameters = list({id(value): value for value in parameters.values()}.values())
 
     def holds(self) -> bool:
         """Whether all of them are where they were, in the same memory."""
@@ -103,19 +104,22 @@ class Surroundings:
                 for holder, kept in self._held
             )
             and self._now() == self._places
-            and not any(p._backward_hooks or p._post_accumulate_grad_hooks for p in self._parameters)
+            and not self._has_hooks()
         )
-
-    def _now(self) -> list[tuple[int, bool]]:
-        return [(tensor.data_ptr(), tensor.requires_grad) for tensor in self._tensors]
 
     def check(self) -> None:
         """Raise `CaptureError` if a hook waits for a gradient, which a compiled step would not call."""
-        if any(p._backward_hooks or p._post_accumulate_grad_hooks for p in self._parameters):
+        if self._has_hooks():
             raise CaptureError(
                 "a parameter has a hook on its gradient, which a compiled step would not call: remove it, clip the gradient "
                 "with clip_args of pyro.optim, or leave compiling out with compile=False."
             )
+
+    def _now(self) -> list[tuple[int, bool]]:
+        return [(tensor.data_ptr(), tensor.requires_grad) for tensor in self._tensors]
+
+    def _has_hooks(self) -> bool:
+        return any(p._backward_hooks or p._post_accumulate_grad_hooks for p in self._parameters)
 
     @contextlib.contextmanager
     def kept(self) -> Iterator[None]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from types import MethodType
-from typing import Any, Literal
+from typing import Any
 
 import pyro.infer
 from pyro.infer import (
@@ -22,6 +22,7 @@ from pyro.infer.elbo import ELBO
 from pyro.optim import PyroOptim
 from torch.optim import Optimizer
 
+from amortvi.engine import CompileChoice, is_compile_choice
 from amortvi.engine.optimizers import needs_closure
 from amortvi.errors import OptionError
 from amortvi.svi.optimizers import TorchOptim
@@ -92,17 +93,17 @@ class SVI(pyro.infer.SVI):
         loss: ELBO | Callable[..., Any],
         loss_and_grads: Callable[..., Any] | None = None,
         *,
-        compile: bool | Literal["auto"] = "auto",
+        compile: CompileChoice = "auto",
         **kwargs: Any,
     ) -> None:
         _check_callable("model", model)
         _check_callable("guide", guide)
         _check_loss(loss)
-        if compile not in (True, False, "auto"):
+        if not is_compile_choice(compile):
             raise OptionError(f'compile must be True, False or "auto"; got {compile!r}.')
         if type(loss) is pyro.infer.RenyiELBO:
             loss = RenyiELBO.like(loss)
-        super().__init__(  # type: ignore[no-untyped-call]
+        super().__init__(  # type: ignore[no-untyped-call]  # Pyro's method, not annotated
             model, guide, _pyro_optim(optim), loss, loss_and_grads, **kwargs
         )
         self._estimator = loss
@@ -110,9 +111,8 @@ class SVI(pyro.infer.SVI):
         if compile is not False:
             if isinstance(loss, ELBO):
                 self.loss_and_grads = _without_jit(loss)
-            choice: Literal[True, "auto"] = "auto" if compile == "auto" else True
             self._stepper = Stepper(
-                partial(pyro.infer.SVI.step, self), self._ingredients, choice, warns=isinstance(loss, ELBO)
+                partial(pyro.infer.SVI.step, self), self._ingredients, compile, warns=isinstance(loss, ELBO)
             )
 
     @property
@@ -134,7 +134,7 @@ class SVI(pyro.infer.SVI):
             CaptureError: with ``compile=True``, the step cannot be compiled; nothing was changed.
         """
         if self._stepper is None:
-            return super().step(*args, **kwargs)  # type: ignore[no-untyped-call]
+            return super().step(*args, **kwargs)  # type: ignore[no-untyped-call]  # Pyro's method, not annotated
         return self._stepper.step(args, kwargs)
 
     def _ingredients(self) -> Ingredients:

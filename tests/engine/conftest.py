@@ -1,24 +1,9 @@
-"""Steps that run the recorded graph as it is, so that a recording is tested without the seconds that compiling takes."""
-
-from collections.abc import Sequence
+"""Steps that run the recorded graph as it is."""
 
 import pytest
-import torch
-from torch import Tensor
 
 from amortvi.engine import compiled
-from amortvi.engine.compiler import Compiled
-from amortvi.engine.recording import Recording
-
-
-def run_as_recorded(recording: Recording, arguments: Sequence[Tensor]) -> Compiled:
-    outside = [tensor.detach() for tensor in recording.outside]
-
-    def run(given: Sequence[Tensor]) -> Sequence[Tensor]:
-        with torch.no_grad():
-            return recording.graph(*given, *outside)[: recording.results]
-
-    return run
+from tests.as_recorded import run_as_recorded
 
 
 @pytest.fixture

@@ -270,3 +270,5 @@ def test_a_model_that_cannot_be_recorded_says_where_and_nothing_changes() -> Non
 def test_compile_is_checked() -> None:
     with pytest.raises(avi.errors.OptionError, match=r"compile must be 'auto', True or False; got 'always'"):
         fitted(compile="always")
+    with pytest.raises(avi.errors.OptionError, match=r"compile must be 'auto', True or False; got 1"):
+        fitted(compile=1)

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from torch import Tensor, nn
@@ -153,6 +155,16 @@ def test_what_a_graph_cannot_hold_is_refused_with_its_line(kind: str) -> None:
         record(function, [X], [OTHER])
     assert "test_recording.py, line " in str(caught.value)
     assert "compile=False" in str(caught.value)
+
+
+def test_a_refusal_names_the_last_site_whatever_else_it_says() -> None:
+    def function(x: Tensor) -> list[Tensor]:
+        pyro.sample("first", dist.Normal(0.0, 1.0))
+        site = pyro.sample("second", dist.Normal(0.0, 1.0))
+        return [x * site.item()]
+
+    with pytest.raises(CaptureError, match=r"x \* site.item\(\).*\(The last site: 'second'.\)"):
+        record(function, [X], [OTHER])
 
 
 def test_an_error_of_the_function_is_quoted() -> None:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
 
 from amortvi.engine.recording import record
 from amortvi.engine.rewriting import rewritten
@@ -54,6 +55,51 @@ def test_the_same_is_computed(function: Callable[[Tensor], list[Tensor]]) -> Non
     RATE.copy_(kept[1])
     for mine, wanted in zip(found, expected, strict=True):
         torch.testing.assert_close(mine, wanted)
+
+
+NUMBER = torch.tensor(0.3)
+
+
+def numbers_first(x: Tensor) -> list[Tensor]:
+    width = torch.nn.functional.softplus(NUMBER)
+    return [x * width.pow(2) + width.log()]
+
+
+def truth_values(x: Tensor) -> list[Tensor]:
+    return [torch.where(NUMBER.exp() > 1, x, 2 * x)]
+
+
+def draws(x: Tensor) -> list[Tensor]:
+    first = torch.rand(2)
+    second = torch.bernoulli(NUMBER.sigmoid())
+    return [first, x * second * NUMBER.exp(), torch.rand(2)]
+
+
+def norms(x: Tensor) -> list[Tensor]:
+    parameter = torch.nn.Parameter(X.clone())
+    parameter.grad = 3 * x
+    return [clip_grad_norm_(parameter, 1.0), parameter.grad]
+
+
+@pytest.mark.parametrize(
+    "function", [numbers_first, truth_values, draws, norms], ids=lambda function: function.__name__
+)
+def test_the_same_is_computed_of_what_pyros_models_and_optimizers_do(
+    function: Callable[[Tensor], list[Tensor]],
+) -> None:
+    """Single numbers, truth values, draws in their order, norms of several tensors."""
+    recording = record(function, [X], [X + 1])
+    graph = rewritten(recording.graph)
+    graph.graph.lint()
+    assert "_foreach_norm" not in graph.code
+    for seed in range(20):
+        torch.manual_seed(seed)
+        expected = function(X)
+        torch.manual_seed(seed)
+        with torch.no_grad():
+            found = graph(X, *recording.outside)
+        for mine, wanted in zip(found, expected, strict=False):
+            torch.testing.assert_close(mine, wanted)
 
 
 def test_nothing_is_left_that_the_compiler_gets_wrong_or_slow() -> None:

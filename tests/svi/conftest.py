@@ -1,13 +1,12 @@
-"""Graphs that are recorded but not compiled: recording is what can go wrong, compiling takes seconds each time."""
+"""A parameter store that is empty, and steps that run the recorded graph as it is."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import pyro
 import pytest
-import torch
-from torch import Tensor
 
-from amortvi.engine.recording import Recording
+from amortvi.svi import plan
+from tests.as_recorded import run_as_recorded
 
 
 @pytest.fixture(autouse=True)
@@ -17,17 +16,7 @@ def _empty_store() -> Iterator[None]:
     pyro.clear_param_store()
 
 
-def _interpreted(recording: Recording, arguments: Sequence[Tensor]):
-    outside = [tensor.detach() for tensor in recording.outside]
-
-    def run(given: Sequence[Tensor]) -> Sequence[Tensor]:
-        with torch.no_grad():
-            return recording.graph(*given, *outside)[: recording.results]
-
-    return run
-
-
 @pytest.fixture
 def uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run recorded graphs operation by operation."""
-    monkeypatch.setattr("amortvi.svi.plan.compile_recording", _interpreted)
+    """Let what is recorded run without inductor."""
+    monkeypatch.setattr(plan, "compile_recording", run_as_recorded)

@@ -7,12 +7,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyro
+import pyro.infer
 import torch
 from pyro import distributions as dist
 from pyro.distributions import constraints
 from pyro.infer import config_enumerate
 from pyro.nn import PyroModule, PyroParam
 from torch import Tensor, nn
+
+import amortvi as avi
 
 ROWS = 6
 
@@ -203,3 +206,10 @@ def assert_same(ours: Fitted, pyros: Fitted) -> None:
             ours.parameters[name], value, rtol=1e-4, atol=1e-5, msg=lambda text, n=name: f"{n}: {text}"
         )
     assert torch.equal(ours.next_draw, pyros.next_draw)
+
+
+def fit_as_pyro(**case: Any) -> avi.SVI:
+    """Fit with every step compiled and as Pyro does, see that the numbers are the same, and return what compiled."""
+    ours = fit(avi.SVI, **case, compile=True)
+    assert_same(ours, fit(pyro.infer.SVI, **case))
+    return ours.svi

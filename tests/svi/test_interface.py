@@ -42,6 +42,7 @@ def sgd():
         ({"loss": Trace_ELBO}, r"write Trace_ELBO\(\)"),
         ({"loss": 3}, "loss must be an ELBO of pyro.infer, .* got int"),
         ({"compile": "yes"}, "compile must be True, False or \"auto\"; got 'yes'"),
+        ({"compile": 0}, 'compile must be True, False or "auto"; got 0'),
     ],
 )
 def test_wrong_arguments(changed, message):

@@ -14,7 +14,7 @@ import amortvi as avi
 from amortvi.engine.recording import record
 from amortvi.errors import AmortviWarning
 from tests.svi import problems
-from tests.svi.problems import Problem, assert_same, data, fit
+from tests.svi.problems import Problem, assert_same, data, fit, fit_as_pyro
 
 
 def sgd():
@@ -41,10 +41,8 @@ def weighted(of=lambda beta: beta):
     return problem
 
 
-def both(problem, arguments, **options):
-    ours = fit(avi.SVI, problem, sgd, Trace_ELBO, arguments=arguments, compile=True, **options)
-    assert_same(ours, fit(pyro.infer.SVI, problem, sgd, Trace_ELBO, arguments=arguments, **options))
-    return ours.svi
+def both(problem, arguments):
+    return fit_as_pyro(problem=problem, optim=sgd, loss=Trace_ELBO, arguments=arguments)
 
 
 @pytest.mark.usefixtures("uncompiled")

@@ -1,0 +1,222 @@
+"""The report: how good the posteriors of some fits are, and whose fault it is where they are not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from amortvi import plots
+from amortvi._checks import natural_int, positive_float, positive_int
+from amortvi._version import __version__
+from amortvi.comparison import compare
+from amortvi.diagnostics import (
+    Calibration,
+    Diagnosis,
+    LatentUsage,
+    calibrate,
+    convergence,
+    diagnose,
+    latent_usage,
+)
+from amortvi.errors import ModelError, OptionError
+from amortvi.fitting import FamilyFits
+from amortvi.importance import k_hat_threshold
+from amortvi.inference import AmortizedVI
+from amortvi.posterior import Posterior
+from amortvi.report.page import Part, Section, Verdict, drawn, rendered, tabled
+
+__all__ = ["report"]
+
+_WORST = 5
+_FEWEST_SIMULATIONS = 100
+
+
+def report(
+    fits: AmortizedVI | FamilyFits | Mapping[str, AmortizedVI],
+    x: Any,
+    path: str | Path,
+    *,
+    labels: Any = None,
+    draws: int = 1000,
+    simulations: int = 500,
+    tolerance: float = 0.1,
+    seed: int = 0,
+) -> Path:
+    """Write what there is to say of some fits into one HTML file, which needs nothing else to be read.
+
+    It has a verdict on each fit, the comparison, the gaps, k-hat, the calibration on simulated data, the use of the latents, a
+    map of them, and the training history. Of fits with several seeds the comparison counts all, the rest looks at the
+    first.
+
+    Args:
+        fits: an estimator, several by name, or what `fit_families` returns.
+        x: observations, as for `AmortizedVI.fit`; held-out ones.
+        path: of the file; folders that are missing are made, a file that is there is replaced.
+        labels: one an observation, for the colors of the map.
+        draws: for each bound and for the evidence.
+        simulations: how many observations are simulated for the calibration; 0 leaves that section out.
+        tolerance: in nats; a loss up to this is fine.
+        seed: of all draws; the caller's random state stays as it was.
+
+    Returns:
+        The path of the file.
+
+    Raises:
+        OptionError: ``fits`` is something else or empty, or an option is out of range.
+        NotFittedError: a fit has not seen data yet.
+        DataError: the observations cannot be used.
+        MissingDependencyError: the extra ``report`` is not installed.
+
+    Example:
+        >>> import tempfile, torch, amortvi as avi
+        >>> model = avi.models.LinearGaussian(torch.tensor([[1.0, 0.9], [0.0, 0.5]]), scale=0.5)
+        >>> x = model.simulate(50, seed=0)
+        >>> vi = avi.AmortizedVI(model, avi.encoders.MLP(2, [])).fit(x, epochs=30, progress=False, seed=0)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = avi.report(vi, x, f"{folder}/report.html", draws=100, simulations=0)
+        ...     "Verdicts" in path.read_text(encoding="utf-8")
+        True
+    """
+    positive_int("draws", draws)
+    positive_float("tolerance", tolerance)
+    seed = natural_int("seed", seed)
+    if 0 < natural_int("simulations", simulations) < _FEWEST_SIMULATIONS:
+        raise OptionError(
+            f"simulations must be 0 or at least {_FEWEST_SIMULATIONS} to tell anything; got {simulations}."
+        )
+    fits = {fits.guide.family.__class__.__name__: fits} if isinstance(fits, AmortizedVI) else fits
+    table = compare(fits, x, particles=draws, seed=seed)
+    looked_at = [
+        _Fit(name, vi, vi.posterior(x), diagnose(vi, x, draws=draws, tolerance=tolerance, seed=seed))
+        for name, vi in fits.items()
+    ]
+    sections = [_verdicts(looked_at)]
+    if len(looked_at) > 1:
+        sections.append(_comparison(table))
+    sections += [_gaps(looked_at), _trust(looked_at, draws)]
+    if simulations:
+        sections.append(_calibration(looked_at, x, simulations, seed))
+    sections += [_latents(looked_at, x, labels, seed), _training(fits, looked_at)]
+    count = len(looked_at[0].posterior)
+    page = rendered(
+        title="Posteriors under examination",
+        subtitle=f"{count} observations; fits: {', '.join(fit.name for fit in looked_at)}",
+        sections=sections,
+        footer=f"amortvi {__version__}; {draws} draws an observation, seed {seed}. Bounds and gaps are in nats an observation.",
+    )
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(page, encoding="utf-8")
+    return path
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """One fit with what was found of it."""
+
+    name: str
+    vi: AmortizedVI
+    posterior: Posterior
+    diagnosis: Diagnosis
+
+
+def _verdicts(fits: list[_Fit]) -> Section:
+    verdicts = [Verdict(fit.name, fit.diagnosis.fault, fit.diagnosis.statement) for fit in fits]
+    meaning = (
+        "fine: within the tolerance. family: the posterior family is too narrow. encoder: its answer is not the best of the "
+        "family. optimizer: training was not done. do not trust: the evidence is not known well enough to say."
+    )
+    return Section("Verdicts", [Part(paragraphs=[meaning], verdicts=verdicts)])
+
+
+def _comparison(table: Any) -> Section:
+    score = {"elbo": "the ELBO, since all fits share one model", "evidence": "the held-out evidence log p(x)"}
+    ranked = f"Ranked by {score[table.attrs['score']]}; differences are paired, observation by observation."
+    ties = [str(name) for name in table.index if table.loc[name, "verdict"] == "within noise of the best"]
+    noise = (
+        f"Within noise of the best (two standard errors): {', '.join(ties)}."
+        if ties
+        else "Every other fit is worse than the best by more than two standard errors."
+    )
+    picture = drawn(lambda ax: plots.plot_comparison(table, ax=ax), "Difference to the best, with one standard error.")
+    return Section("Comparison", [Part(paragraphs=[ranked, noise], table=tabled(table), figures=[picture])])
+
+
+def _gaps(fits: list[_Fit]) -> Section:
+    found = {fit.name: fit.diagnosis.gaps for fit in fits}
+    figure = drawn(lambda ax: plots.plot_gaps(found, ax=ax), "What each fit loses against the evidence, and to what.")
+    parts = [Part(figures=[figure])]
+    for name, gaps in found.items():
+        counts = ", ".join(f"{verdict}: {count}" for verdict, count in gaps.verdicts().items() if count)
+        worst = gaps.to_frame().sort_values("inference_gap", ascending=False).head(_WORST)
+        worst.index.name = worst.index.name or "observation"
+        parts.append(Part(f"{name}: means", [f"Verdicts an observation: {counts}."], table=tabled(gaps.summary())))
+        parts.append(Part(f"{name}: the {len(worst)} observations that lose most", table=tabled(worst, digits=2)))
+    return Section("Gaps", parts)
+
+
+def _trust(fits: list[_Fit], draws: int) -> Section:
+    threshold = k_hat_threshold(draws)
+    text = (
+        f"k-hat is the shape of the tail of the importance weights of each posterior's own draws. Up to {threshold:.2f} "
+        f"(for {draws} draws) they can be corrected by their weights; above 0.7 no practical number of draws is enough."
+    )
+    figures = []
+    for fit in fits:
+        found = fit.diagnosis.gaps.amortized
+        share = float(found.reliable.double().mean())
+        caption = f"{fit.name}: k-hat of each observation; {share:.0%} below the threshold."
+        figures.append(drawn(lambda ax, found=found: plots.plot_k_hat(found, ax=ax), caption))  # type: ignore[misc]
+    return Section("Trust", [Part(paragraphs=[text], figures=figures)])
+
+
+def _calibration(fits: list[_Fit], x: Any, simulations: int, seed: int) -> Section:
+    parts = []
+    for fit in fits:
+        try:
+            found = calibrate(fit.vi, simulations, x=x, seed=seed)
+        except ModelError as error:
+            parts.append(Part(fit.name, [f"The model cannot be simulated from as it is: {error}"]))
+            continue
+        parts.append(Part(fit.name, [str(found)], figures=_calibration_figures(fit.name, found)))
+    text = (
+        f"{simulations} observations were simulated from the model, with latents that are known: their ranks among posterior "
+        f"draws are uniform if the posterior is right, for data that come from the model."
+    )
+    return Section("Calibration", [Part(paragraphs=[text]), *parts])
+
+
+def _calibration_figures(name: str, found: Calibration) -> list[Any]:
+    return [
+        drawn(lambda ax: plots.plot_ranks(found, ax=ax), f"{name}: ranks of the truth (SBC)."),
+        drawn(lambda ax: plots.plot_coverage(found, ax=ax), f"{name}: expected against nominal coverage."),
+    ]
+
+
+def _latents(fits: list[_Fit], x: Any, labels: Any, seed: int) -> Section:
+    parts = []
+    for fit in fits:
+        used: LatentUsage = latent_usage(fit.vi, x, seed=seed)
+        figures = [
+            drawn(lambda ax, used=used: plots.plot_latent_usage(used, ax=ax), f"{fit.name}: use of each latent.")
+        ]  # type: ignore[misc]
+        if fit.posterior.latents.sites[0].shape.numel() > 1:
+            ellipses = 20 if fit.posterior.family.has_closed_form_moments else 0
+            figures.append(
+                drawn(
+                    lambda ax, fit=fit, ellipses=ellipses: plots.plot_latent_map(  # type: ignore[misc]
+                        fit.posterior, labels, ellipses=ellipses, ax=ax
+                    ),
+                    f"{fit.name}: posterior means in the first two latents.",
+                )
+            )
+        parts.append(Part(fit.name, [str(used)], figures=figures))
+    return Section("Latents", parts)
+
+
+def _training(fits: Mapping[str, AmortizedVI], looked_at: list[_Fit]) -> Section:
+    lines = [f"{fit.name}: {convergence(fit.vi)}" for fit in looked_at]
+    figure = drawn(lambda ax: plots.plot_history(fits, ax=ax), "The bound against the epoch.")
+    return Section("Training", [Part(paragraphs=lines, figures=[figure])])
