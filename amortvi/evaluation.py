@@ -4,46 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import pyro
 import torch
 from torch import Tensor
-from torch.distributions import Distribution
 
-from amortvi._chunks import Gathered, Tile, spans
-from amortvi._modes import evaluation_mode
+from amortvi._chunks import Gathered
 from amortvi.data_check import check_data
 from amortvi.generative import GenerativeModel
-from amortvi.objectives import log_weights
-from amortvi.observations import Batch
-from amortvi.observations.pieces import numbers_per_row
 from amortvi.posterior import Posterior
+from amortvi.weighing import Weighed, weigh_batch, weighing, weighing_tile
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Weighed", "evaluate", "weigh"]
-
-
-@dataclass(frozen=True)
-class Weighed:
-    """Draws from the posteriors of a batch, with their weights.
-
-    Args:
-        batch: ``B`` observations.
-        posterior: their posteriors, batch shape ``(B,)``.
-        log_weight: ``log p(x, z) - log q(z | x)``, ``(K, B)``, on the CPU in double precision.
-        log_ratio: ``log q(z | x) - log p(z)``, ``(K, B)``, on the CPU in double precision.
-        vector: the draws, unconstrained, ``(K, B, D)``, on the CPU, where they were asked for.
-    """
-
-    batch: Batch
-    posterior: Distribution
-    log_weight: Tensor
-    log_ratio: Tensor
-    vector: Tensor | None
+__all__ = ["evaluate", "weigh"]
 
 
 def weigh(
@@ -74,26 +49,13 @@ def weigh(
         DataError: a value is outside the support of the model's likelihood.
     """
     prototype = posterior.prototype
-
-    def run(batch: Batch) -> None:
-        log_weights(model, prototype, posterior.of(batch), batch, 1)
-
-    with torch.no_grad(), evaluation_mode(model), pyro.validation_enabled(False), model.own_parameters():
+    with weighing(model):
         gathered = Gathered(posterior.size, observation_dim)
-        tile = Tile.of(draws, numbers_per_row(run, posterior.first()))
+        tile = weighing_tile(model, prototype, posterior.of, posterior.first(), draws)
         for batch, q in posterior.chunks(tile.numbers_per_observation):
             check_data(model, batch)
-            ratios, weights, vectors = [], [], []
-            for span in spans(draws, tile.draws):
-                drawn = log_weights(model, prototype, q, batch, len(span))
-                # Sums over draws in double precision, on the CPU since not every accelerator has it.
-                ratio = drawn.log_ratio.cpu().double()
-                ratios.append(ratio)
-                weights.append(drawn.log_likelihood.cpu().double() - ratio)
-                if keep_draws:
-                    vectors.append(drawn.vector.cpu())
-            vector = torch.cat(vectors) if keep_draws else None
-            gathered.add(reduce(Weighed(batch, q, torch.cat(weights), torch.cat(ratios), vector)))
+            weighed = weigh_batch(model, prototype, batch, q, draws, at_once=tile.draws, keep_draws=keep_draws)
+            gathered.add(reduce(weighed))
     return gathered.result()
 
 

@@ -15,8 +15,9 @@ from torch.distributions import Distribution
 from amortvi._checks import positive_int
 from amortvi._chunks import Gathered, rows_at_once
 from amortvi._modes import random_state
-from amortvi.errors import DataError, FamilyError
+from amortvi.errors import DataError, FamilyError, OptionError
 from amortvi.families import Family
+from amortvi.generative import GenerativeModel
 from amortvi.latents import LatentVector
 from amortvi.marginals import Workload, checked_quantiles, site_moments, site_quantiles, site_summary
 from amortvi.observations import Batch, Observations
@@ -24,6 +25,7 @@ from amortvi.observations.pieces import numbers_per_row, pieces
 from amortvi.observations.selection import Rows, positions, selected
 from amortvi.posterior_sources import PosteriorSource
 from amortvi.prototype import Prototype
+from amortvi.resampling import proposals_or_none, resampled
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,6 +50,7 @@ class Posterior:
         source: gives the posteriors of a batch.
         observations: the observations.
         device: where the source computes.
+        model: the generative model, where draws are to be resampled with it; it is not copied.
 
     Example:
         >>> import torch, amortvi as avi
@@ -64,12 +67,18 @@ class Posterior:
     """
 
     def __init__(
-        self, prototype: Prototype, source: PosteriorSource, observations: Observations, device: torch.device
+        self,
+        prototype: Prototype,
+        source: PosteriorSource,
+        observations: Observations,
+        device: torch.device,
+        model: GenerativeModel | None = None,
     ) -> None:
         self.prototype = prototype
         self.observations = observations
         self.source = source
         self.device = device
+        self.model = model
         self._width: int | None = None
 
     @property
@@ -231,21 +240,37 @@ class Posterior:
         size = self.latents.dim**2
         return self._gather(size, lambda q: {"": change(q.covariance_matrix)})[""]  # type: ignore[attr-defined]
 
-    def sample(self, draws: int, *, seed: int | None = None) -> dict[str, Tensor]:
+    def sample(
+        self, draws: int, *, resample: bool = False, proposals: int | None = None, seed: int | None = None
+    ) -> dict[str, Tensor]:
         """Draw from the posterior of each observation.
 
         Args:
             draws: how many draws of each.
+            resample: whether draws are to come from the *exact* posterior, as far as these posteriors allow: more are drawn,
+                weighed with the model as it is now, and of them ``draws`` are chosen in proportion to their Pareto-smoothed
+                weights. One draw may be chosen several times. There is a warning for observations whose k-hat says that the
+                weights are not to be trusted.
+            proposals: how many to resample from; by default ten for each draw, and 1,000 at least.
             seed: reproduces them and leaves the caller's random state as it was; ``None`` goes on with that state.
 
         Returns:
             For each site ``(draws, N, *nested, *event)``.
 
         Raises:
-            OptionError: ``draws`` is not a positive integer.
+            OptionError: ``draws`` is not a positive integer; there are fewer proposals than draws, or proposals without
+                ``resample``; or these posteriors were made without their model.
+            NonFiniteError: with ``resample``, a draw has a weight that is no number, or all of an observation have none.
         """
         shape = torch.Size([positive_int("draws", draws)])
+        number = proposals_or_none(shape[0], resample, proposals)
         with random_state(seed, self.device):
+            if number is not None:
+                if self.model is None:
+                    raise OptionError(
+                        "resample=True needs a Posterior that knows its model, as AmortizedVI.posterior returns."
+                    )
+                return resampled(self.model, self, shape[0], number)
             return self._gather(
                 draws * self.latents.dim,
                 lambda q: self.latents.constrain(q.sample(shape))[0],

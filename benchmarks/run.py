@@ -23,6 +23,7 @@ QUESTIONS = (
     "import_time",
     "compile_time",
     "refinement",
+    "k_hat",
     "gpu",
 )
 

@@ -14,20 +14,21 @@ from amortvi._checks import require
 
 if TYPE_CHECKING:
     import pandas as pd
-    from matplotlib.axes import Axes
 
 __all__ = ["Figure", "Part", "Section", "Table", "Verdict", "drawn", "rendered", "tabled"]
 
 _RESOLUTION = 130
 _SIZE = (5.6, 3.8)
+_BROAD = (7.4, 3.8)
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A picture: PNG in base 64, and what it shows."""
+    """A picture: PNG in base 64, what it shows, and whether it is wider than others."""
 
     png: str
     caption: str
+    broad: bool = False
 
 
 @dataclass(frozen=True)
@@ -71,18 +72,31 @@ class Section:
         return re.sub(r"[^a-z]+", "-", self.title.lower()).strip("-")
 
 
-def drawn(draw: Callable[[Axes], Any], caption: str, size: tuple[float, float] = _SIZE) -> Figure:
-    """Draw on Axes of a figure of its own, which no window and no list of open figures knows of."""
+def drawn(
+    caption: str, plot: Callable[..., Any], *results: Any, broad: bool = False, rows: int | None = None, **options: Any
+) -> Figure:
+    """Draw in a figure of its own, which no window and no list of open figures knows of.
+
+    Args:
+        caption: what the picture shows.
+        plot: one of `amortvi.plots`, called with ``results``, ``options`` and the Axes as ``ax``.
+        results: what is drawn.
+        broad: whether there is a legend beside the Axes.
+        rows: how many rows a picture has whose height goes by them.
+        options: of the plot.
+    """
+    width, height = _BROAD if broad else _SIZE
+    size = (width, height if rows is None else 1.6 + 0.45 * rows)
     figure = require("matplotlib.figure", extra="report", purpose="a report").Figure(figsize=size, layout="constrained")
-    draw(figure.subplots())
+    plot(*results, ax=figure.subplots(), **options)
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=_RESOLUTION)
-    return Figure(base64.b64encode(content.getvalue()).decode("ascii"), caption)
+    return Figure(base64.b64encode(content.getvalue()).decode("ascii"), caption, broad)
 
 
 def tabled(frame: pd.DataFrame, digits: int = 3) -> Table:
     """Return a data frame with its index as text."""
-    names = [str(name or "") for name in frame.index.names]
+    names = [str(name or "").replace("_", " ") for name in frame.index.names]
     rows = [
         [*_cells(index if isinstance(index, tuple) else (index,), digits), *_cells(row, digits)]
         for index, row in zip(frame.index, frame.itertuples(index=False), strict=True)
@@ -91,7 +105,14 @@ def tabled(frame: pd.DataFrame, digits: int = 3) -> Table:
 
 
 def _cells(values: Sequence[Any], digits: int) -> list[str]:
-    return [f"{value:,.{digits}f}" if isinstance(value, float) else str(value) for value in values]
+    return [_number(value, digits) if isinstance(value, float) else str(value).replace("_", " ") for value in values]
+
+
+def _number(value: float, digits: int) -> str:
+    """Write a number out, a small one by its exponent, and none as minus zero."""
+    if 0 < abs(value) < 0.5 * 10.0**-digits:
+        return f"{value:.0e}"
+    return f"{value:,.{digits}f}"
 
 
 def rendered(title: str, subtitle: str, sections: Sequence[Section], footer: str) -> str:

@@ -14,23 +14,24 @@ from amortvi.comparison import compare
 from amortvi.diagnostics import (
     Calibration,
     Diagnosis,
-    LatentUsage,
     calibrate,
     convergence,
     diagnose,
     latent_usage,
 )
 from amortvi.errors import ModelError, OptionError
+from amortvi.families import family_label
 from amortvi.fitting import FamilyFits
 from amortvi.importance import k_hat_threshold
 from amortvi.inference import AmortizedVI
 from amortvi.posterior import Posterior
-from amortvi.report.page import Part, Section, Verdict, drawn, rendered, tabled
+from amortvi.report.page import Figure, Part, Section, Verdict, drawn, rendered, tabled
 
 __all__ = ["report"]
 
 _WORST = 5
 _FEWEST_SIMULATIONS = 100
+_ELLIPSES = 20
 
 
 def report(
@@ -86,7 +87,7 @@ def report(
         raise OptionError(
             f"simulations must be 0 or at least {_FEWEST_SIMULATIONS} to tell anything; got {simulations}."
         )
-    fits = {fits.guide.family.__class__.__name__: fits} if isinstance(fits, AmortizedVI) else fits
+    fits = {family_label(fits.family): fits} if isinstance(fits, AmortizedVI) else fits
     table = compare(fits, x, particles=draws, seed=seed)
     looked_at = [
         _Fit(name, vi, vi.posterior(x), diagnose(vi, x, draws=draws, tolerance=tolerance, seed=seed))
@@ -140,13 +141,15 @@ def _comparison(table: Any) -> Section:
         if ties
         else "Every other fit is worse than the best by more than two standard errors."
     )
-    picture = drawn(lambda ax: plots.plot_comparison(table, ax=ax), "Difference to the best, with one standard error.")
+    caption = "Difference to the best, with one standard error."
+    picture = drawn(caption, plots.plot_comparison, table, rows=len(table))
     return Section("Comparison", [Part(paragraphs=[ranked, noise], table=tabled(table), figures=[picture])])
 
 
 def _gaps(fits: list[_Fit]) -> Section:
     found = {fit.name: fit.diagnosis.gaps for fit in fits}
-    figure = drawn(lambda ax: plots.plot_gaps(found, ax=ax), "What each fit loses against the evidence, and to what.")
+    caption = "What each fit loses against the evidence, and to what."
+    figure = drawn(caption, plots.plot_gaps, found, rows=len(found))
     parts = [Part(figures=[figure])]
     for name, gaps in found.items():
         counts = ", ".join(f"{verdict}: {count}" for verdict, count in gaps.verdicts().items() if count)
@@ -168,7 +171,7 @@ def _trust(fits: list[_Fit], draws: int) -> Section:
         found = fit.diagnosis.gaps.amortized
         share = float(found.reliable.double().mean())
         caption = f"{fit.name}: k-hat of each observation; {share:.0%} below the threshold."
-        figures.append(drawn(lambda ax, found=found: plots.plot_k_hat(found, ax=ax), caption))  # type: ignore[misc]
+        figures.append(drawn(caption, plots.plot_k_hat, found))
     return Section("Trust", [Part(paragraphs=[text], figures=figures)])
 
 
@@ -180,7 +183,9 @@ def _calibration(fits: list[_Fit], x: Any, simulations: int, seed: int) -> Secti
         except ModelError as error:
             parts.append(Part(fit.name, [f"The model cannot be simulated from as it is: {error}"]))
             continue
-        parts.append(Part(fit.name, [str(found)], figures=_calibration_figures(fit.name, found)))
+        tests = found.to_frame().set_index("kind").astype({"statistic": float})
+        verdict = f"Verdict: {found.verdict}."
+        parts.append(Part(fit.name, [verdict], table=tabled(tests), figures=_calibration_figures(fit.name, found)))
     text = (
         f"{simulations} observations were simulated from the model, with latents that are known: their ranks among posterior "
         f"draws are uniform if the posterior is right, for data that come from the model."
@@ -188,35 +193,29 @@ def _calibration(fits: list[_Fit], x: Any, simulations: int, seed: int) -> Secti
     return Section("Calibration", [Part(paragraphs=[text]), *parts])
 
 
-def _calibration_figures(name: str, found: Calibration) -> list[Any]:
+def _calibration_figures(name: str, found: Calibration) -> list[Figure]:
     return [
-        drawn(lambda ax: plots.plot_ranks(found, ax=ax), f"{name}: ranks of the truth (SBC)."),
-        drawn(lambda ax: plots.plot_coverage(found, ax=ax), f"{name}: expected against nominal coverage."),
+        drawn(f"{name}: ranks of the truth (SBC).", plots.plot_ranks, found, broad=True),
+        drawn(f"{name}: expected against nominal coverage.", plots.plot_coverage, found, broad=True),
     ]
 
 
 def _latents(fits: list[_Fit], x: Any, labels: Any, seed: int) -> Section:
     parts = []
     for fit in fits:
-        used: LatentUsage = latent_usage(fit.vi, x, seed=seed)
-        figures = [
-            drawn(lambda ax, used=used: plots.plot_latent_usage(used, ax=ax), f"{fit.name}: use of each latent.")
-        ]  # type: ignore[misc]
-        if fit.posterior.latents.sites[0].shape.numel() > 1:
-            ellipses = 20 if fit.posterior.family.has_closed_form_moments else 0
-            figures.append(
-                drawn(
-                    lambda ax, fit=fit, ellipses=ellipses: plots.plot_latent_map(  # type: ignore[misc]
-                        fit.posterior, labels, ellipses=ellipses, ax=ax
-                    ),
-                    f"{fit.name}: posterior means in the first two latents.",
-                )
-            )
-        parts.append(Part(fit.name, [str(used)], figures=figures))
+        used = latent_usage(fit.vi, x, seed=seed)
+        figures = [drawn(f"{fit.name}: use of each latent.", plots.plot_latent_usage, used)]
+        site = fit.posterior.latents.sites[0]
+        if site.shape.numel() > 1:
+            known = fit.posterior.family.has_closed_form_moments and site.is_unconstrained
+            ellipses = _ELLIPSES if known else 0
+            caption = f"{fit.name}: posterior means in the first two latents."
+            figures.append(drawn(caption, plots.plot_latent_map, fit.posterior, labels, ellipses=ellipses))
+        parts.append(Part(fit.name, str(used).splitlines(), figures=figures))
     return Section("Latents", parts)
 
 
 def _training(fits: Mapping[str, AmortizedVI], looked_at: list[_Fit]) -> Section:
     lines = [f"{fit.name}: {convergence(fit.vi)}" for fit in looked_at]
-    figure = drawn(lambda ax: plots.plot_history(fits, ax=ax), "The bound against the epoch.")
+    figure = drawn("The bound against the epoch.", plots.plot_history, fits)
     return Section("Training", [Part(paragraphs=lines, figures=[figure])])

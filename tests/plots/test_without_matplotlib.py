@@ -18,13 +18,36 @@ from amortvi.posterior import Posterior
 
 TABLE = pd.DataFrame({"difference": [0.0], "difference_se": [0.0]}, index=["full"])
 
+
+def _usage(fits: avi.FamilyFits) -> avi.diagnostics.LatentUsage:
+    return avi.latent_usage(fits["full"], torch.randn(5, 4), points=10)
+
+
+def _reference(posterior: Posterior) -> avi.Reference:
+    vector = torch.randn(2, 10, len(posterior), posterior.latents.dim)
+    ones = torch.ones(len(posterior))
+    return avi.Reference(vector, vector[..., 0] > torch.inf, ones, ones, posterior.prototype, None)
+
+
 CALLS: dict[str, Callable[[avi.FamilyFits, Posterior], Any]] = {
     "plot_comparison": lambda fits, posterior: plots.plot_comparison(TABLE),
     "plot_correlation": lambda fits, posterior: plots.plot_correlation(posterior),
+    "plot_coverage": lambda fits, posterior: plots.plot_coverage(avi.calibrate(fits["full"], 20, 10, seed=0)),
     "plot_history": lambda fits, posterior: plots.plot_history(fits),
     "plot_images": lambda fits, posterior: plots.plot_images(torch.rand(2, 4)),
+    "plot_k_hat": lambda fits, posterior: plots.plot_k_hat(avi.evidence(fits["full"], torch.randn(5, 4), draws=30)),
+    "plot_aggregate_posterior": lambda fits, posterior: plots.plot_aggregate_posterior(_usage(fits)),
+    "plot_latent_usage": lambda fits, posterior: plots.plot_latent_usage(_usage(fits)),
+    "plot_predictive_check": lambda fits, posterior: plots.plot_predictive_check(
+        avi.predictive_check(fits["full"], torch.randn(5, 4), draws=2)
+    ),
     "plot_latent_map": lambda fits, posterior: plots.plot_latent_map(posterior),
+    "plot_rank_histogram": lambda fits, posterior: plots.plot_rank_histogram(
+        avi.calibrate(fits["full"], 20, 10, seed=0), "z[0]"
+    ),
+    "plot_ranks": lambda fits, posterior: plots.plot_ranks(avi.calibrate(fits["full"], 20, 10, seed=0)),
     "plot_reconstructions": lambda fits, posterior: plots.plot_reconstructions(torch.rand(2, 4), torch.rand(2, 4)),
+    "plot_reference": lambda fits, posterior: plots.plot_reference(_reference(posterior), posterior),
 }
 
 

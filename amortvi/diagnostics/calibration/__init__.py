@@ -1,0 +1,7 @@
+"""Whether posteriors are right about truth drawn from their own model."""
+
+from amortvi.diagnostics.calibration.calibrate import calibrate
+from amortvi.diagnostics.calibration.ranks import ecdf_band
+from amortvi.diagnostics.calibration.result import Calibration, CalibrationTest
+
+__all__ = ["Calibration", "CalibrationTest", "calibrate", "ecdf_band"]
