@@ -10,7 +10,15 @@ import numpy as np
 
 from amortvi.errors import MissingDependencyError, OptionError
 
-__all__ = ["natural_int", "positive_float", "positive_int", "require", "seed_or_none"]
+__all__ = [
+    "finite_float",
+    "natural_int",
+    "not_negative_float",
+    "positive_float",
+    "positive_int",
+    "require",
+    "seed_or_none",
+]
 
 
 def positive_int(name: str, value: object) -> int:
@@ -38,6 +46,24 @@ def positive_float(name: str, value: object) -> float:
         raise OptionError(f"{name} must be a number above zero; got {value!r} of type {type(value).__name__}.")
     if not math.isfinite(number) or number <= 0:
         raise OptionError(f"{name} must be a finite number above zero; got {number}.")
+    return number
+
+
+def not_negative_float(name: str, value: object) -> float:
+    """Return ``value`` if it is a finite number of at least zero, else raise `OptionError` naming ``name``."""
+    number = _as_float(value)
+    if number is None or not math.isfinite(number) or number < 0:
+        raise OptionError(
+            f"{name} must be a finite number of at least 0; got {value!r} of type {type(value).__name__}."
+        )
+    return number
+
+
+def finite_float(name: str, value: object) -> float:
+    """Return ``value`` if it is a finite number, else raise `OptionError` naming ``name``."""
+    number = _as_float(value)
+    if number is None or not math.isfinite(number):
+        raise OptionError(f"{name} must be a finite number; got {value!r} of type {type(value).__name__}.")
     return number
 
 

@@ -93,6 +93,9 @@ class Stream(IntEnum):
     SETUP = 3
     RESTART = 4
     REHEARSAL = 5
+    SIMULATION = 6
+    CALIBRATION = 7
+    REFERENCE = 8
 
 
 def derived_seed(seed: int | None, *keys: int) -> int | None:

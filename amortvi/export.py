@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
@@ -15,6 +14,7 @@ from torch.distributions import Distribution
 
 from amortvi._chunks import Gathered, Tile, spans
 from amortvi._modes import evaluation_mode
+from amortvi.arviz_layout import DATA_GROUPS, Groups, assemble
 from amortvi.data_check import check_data
 from amortvi.generative import GenerativeModel
 from amortvi.observations import Batch
@@ -23,15 +23,11 @@ from amortvi.plates import PlateLayout
 from amortvi.posterior import Posterior
 from amortvi.predictive import layout_is_unknown, observation_rows, simulate
 from amortvi.prototype import Prototype
+from amortvi.resampling import Resampler
 from amortvi.scoring import log_jacobian, score, sum_of
 from amortvi.sites import is_deterministic
 
 __all__ = ["DrawCounts", "to_arviz"]
-
-Groups = dict[str, dict[str, Tensor]]
-
-_DATA = ("observed_data", "constant_data")
-"""The groups whose variables begin with the observations; in all others a chain and a draw dimension come first."""
 
 _ORDER = (
     "posterior",
@@ -40,7 +36,7 @@ _ORDER = (
     "sample_stats",
     "prior",
     "prior_predictive",
-    *_DATA,
+    *DATA_GROUPS,
 )
 
 
@@ -52,11 +48,14 @@ class DrawCounts:
         posterior: of the latents, with their log-likelihood and weights.
         predictive: whether data are drawn for each posterior draw.
         prior: of latents and data from the prior.
+        proposals: how many draws of the posterior family those of the latents are resampled from; ``None`` takes its draws as
+            they are.
     """
 
     posterior: int
     predictive: bool
     prior: int
+    proposals: int | None = None
 
 
 def to_arviz(
@@ -84,15 +83,19 @@ def to_arviz(
         one = DrawCounts(1, counts.predictive, min(1, counts.prior))
         probe = _Exporter(model, prototype, one)
         width = numbers_per_row(lambda batch: probe.groups(batch, posterior.of(batch), 1), posterior.first())
-        most = max(counts.posterior, counts.prior)
+        most = max(counts.posterior, counts.prior, counts.proposals or 0)
         for batch, q in posterior.chunks(width * most):
             check_data(model, batch)
             for group, values in exporter.groups(batch, q, Tile.of(most, width).draws).items():
                 if group not in gathered:
-                    gathered[group] = Gathered(posterior.size, dim=0 if group in _DATA else 1)
+                    gathered[group] = Gathered(posterior.size, dim=0 if group in DATA_GROUPS else 1)
                 gathered[group].add(values)
-    groups = {group: values.result() for group, values in gathered.items()}
-    return _assemble(_without_observed_arguments(groups), prototype.plate, exporter.nested, posterior.index, attrs)
+    if exporter.resampler is not None:
+        exporter.resampler.warn()
+    groups = _without_observed_arguments({group: values.result() for group, values in gathered.items()})
+    for group in groups.keys() - DATA_GROUPS:
+        groups[group] = {name: value.unsqueeze(0) for name, value in groups[group].items()}  # all draws are one chain
+    return assemble(groups, prototype.plate, exporter.nested, posterior.index, attrs)
 
 
 class _Exporter:
@@ -102,20 +105,27 @@ class _Exporter:
         self.model = model
         self.prototype = prototype
         self.counts = counts
+        self.resampler: Resampler | None = None
+        if counts.proposals is not None:
+            self.resampler = Resampler(model, prototype, counts.posterior, counts.proposals)
         self.nested: dict[str, list[str]] = {}
 
     def groups(self, batch: Batch, q: Distribution, at_once: int) -> Groups:
-        """Return every group for one batch: ``(draws, B, ...)``, and ``(B, ...)`` for those in `_DATA`."""
+        """Return every group for one batch: ``(draws, B, ...)``, and ``(B, ...)`` for those in `DATA_GROUPS`."""
         model, prototype, counts = self.model, self.prototype, self.counts
-        vector = q.sample(torch.Size([counts.posterior]))
+        resampler = self.resampler
+        vector = resampler(batch, q, at_once=at_once) if resampler else q.sample(torch.Size([counts.posterior]))
         values, log_dets = prototype.latents.constrain(vector)
         log_q = q.log_prob(vector)
         log_q = (log_q - log_jacobian(log_dets, log_q)).cpu().double()
         scored, observed = self._score(batch, values, at_once)
         log_joint = scored.pop("log_joint")["log_joint"]
+        stats = {"log_q": log_q, "log_joint": log_joint}
+        if resampler is None:
+            stats["log_weight"] = log_joint - log_q  # resampled draws have had theirs
         groups = {
             **scored,
-            "sample_stats": {"log_q": log_q, "log_joint": log_joint, "log_weight": log_joint - log_q},
+            "sample_stats": stats,
             "observed_data": observed,
             "constant_data": dict(_named_arguments(model, batch)),
         }
@@ -208,81 +218,3 @@ def _without_observed_arguments(groups: Groups) -> Groups:
     }
     others = {group: values for group, values in groups.items() if group != "constant_data"}
     return {**others, "constant_data": constant} if constant else others
-
-
-def _assemble(
-    groups: Groups, plate: str, nested: Mapping[str, list[str]], index: Any | None, attrs: Mapping[str, str]
-) -> Any:
-    import arviz  # imported where it is used: it takes longer than everything else that amortvi imports
-    import xarray
-
-    names = _Names(plate, nested)
-    datasets = {group: _dataset(xarray, names, group, values, index, attrs) for group, values in groups.items()}
-    if int(arviz.__version__.partition(".")[0]) < 1:
-        return arviz.InferenceData(attrs=dict(attrs), **datasets)
-    tree = xarray.DataTree.from_dict(datasets)
-    tree.attrs.update(attrs)
-    return tree
-
-
-class _Names:
-    """Names of variables and dimensions; a variable called like a dimension would be taken for its coordinate.
-
-    Args:
-        plate: the data plate.
-        nested: for each site the plates inside the data plate that it stands in.
-    """
-
-    def __init__(self, plate: str, nested: Mapping[str, list[str]]) -> None:
-        self.plate = plate
-        self.nested = nested
-        self._dimensions = {
-            self.dimension(name) for name in (plate, *(name for found in nested.values() for name in found))
-        }
-
-    def dimension(self, plate: str) -> str:
-        """The dimension of a plate: its name, unless ArviZ has that for another."""
-        return _plain(f"{plate}_dim" if plate in ("chain", "draw") else plate)
-
-    def variable(self, name: str) -> str:
-        """The name of a variable; an argument of the model may be called like the plate."""
-        return _plain(f"{name}_argument" if name in self._dimensions else name)
-
-    def dimensions(self, group: str, name: str, count: int) -> list[str]:
-        """The names of the ``count`` dimensions of a variable."""
-        data = self.dimension(self.plate)
-        lead = [data] if group in _DATA else ["chain", "draw", data]
-        # A log-probability is summed over the nested plates, an argument may be called like a site.
-        summed = group in ("sample_stats", "log_likelihood", "constant_data")
-        inner = [] if summed else [self.dimension(plate) for plate in self.nested.get(name, [])]
-        rest = count - len(lead) - len(inner)
-        return [*lead, *inner, *(f"{self.variable(name)}_dim_{i}" for i in range(rest))]
-
-
-def _plain(name: str) -> str:
-    """A name without the slash, which Pyro's scopes put into names and NetCDF into paths."""
-    return name.replace("/", ".")
-
-
-def _dataset(
-    xarray: Any, names: _Names, group: str, values: Mapping[str, Tensor], index: Any | None, attrs: Mapping[str, str]
-) -> Any:
-    variables: dict[str, tuple[list[str], np.ndarray[Any, Any]]] = {}
-    coords: dict[str, np.ndarray[Any, Any]] = {}
-    for name, value in values.items():
-        array = value.numpy() if group in _DATA else value.numpy()[np.newaxis]
-        dims = names.dimensions(group, name, array.ndim)
-        variables[names.variable(name)] = (dims, array)
-        coords |= {dim: np.arange(size) for dim, size in zip(dims, array.shape, strict=True)}
-    if index is not None:
-        coords[names.dimension(names.plate)] = _labels(index)
-    return xarray.Dataset(variables, coords=coords, attrs=dict(attrs))
-
-
-def _labels(index: Any) -> np.ndarray[Any, Any]:
-    """A data frame's index as a coordinate that NetCDF can hold: numbers, times or text."""
-    labels = np.asarray(index)
-    if labels.dtype.kind in "biufM":
-        return labels
-    # Several levels, time zones, categories and whatever else has no type of its own there.
-    return np.asarray([", ".join(map(str, label)) if isinstance(label, tuple) else str(label) for label in index])

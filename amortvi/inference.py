@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from amortvi import checkpoint, evaluation, export, predictive
+from amortvi import checkpoint, evaluation, export, predictive, usage
 from amortvi._checks import natural_int, positive_int
 from amortvi._modes import Stream, derived_seed, random_state
 from amortvi._version import __version__
@@ -20,9 +20,11 @@ from amortvi.generative import GenerativeModel
 from amortvi.guide import AmortizedGuide
 from amortvi.objectives import ObjectiveChoice, make_objective
 from amortvi.observations import Batch, Observations, as_observations
+from amortvi.observations.selection import some
 from amortvi.posterior import Posterior
 from amortvi.posterior_sources import Amortized
 from amortvi.refinement import Refinement, RefineMethod, refine
+from amortvi.resampling import proposals_or_none
 from amortvi.training import CompileChoice, FitOptions, OptimizerFactory, ScheduleFactory, Trainer, history_frame
 
 if TYPE_CHECKING:
@@ -165,7 +167,8 @@ class AmortizedVI:
             epochs: passes over the data.
             batch_size: observations a step, 128 by default; a `DataLoader` brings its own.
             lr: the learning rate.
-            objective: ``"elbo"`` or an `objectives.Objective`.
+            objective: ``"elbo"``, ``"iwae"`` (the importance-weighted bound of 5 draws), or an `objectives.Objective`, such as
+                ``objectives.ELBO(kl_weight=objectives.LinearSchedule(epochs=20))``.
             optimizer: a `torch.optim` class, or a callable ``(parameters, lr=...) -> Optimizer``.
             lr_schedule: a callable ``(optimizer) -> schedule`` as in `torch.optim.lr_scheduler`; it steps once an epoch.
             gradient_clip: the largest norm of the gradient.
@@ -212,6 +215,10 @@ class AmortizedVI:
             self._example = example.take(slice(0, _EXAMPLE_ROWS))
             self._objective_name = repr(bound)
             self._trainer.run(bound, train, validation, options, self.device)
+        # A model that is given may well have latents of which the data say nothing; one that learns chose not to use them.
+        learns = not self.freeze_model and any(p.requires_grad for p in self._generative.parameters())
+        if learns and len(self._trainer.records) * (train.steps(options.batch_size) or 1) >= usage.FEWEST_STEPS:
+            usage.warn_of_dead_latents(self._generative, self._posterior(some(train, usage.LOOKED_AT)))
         return self
 
     @contextlib.contextmanager
@@ -282,7 +289,7 @@ class AmortizedVI:
         return self._posterior(self._observations(x))
 
     def _posterior(self, observations: Observations) -> Posterior:
-        return Posterior(self._guide.prototype, Amortized(self._guide), observations, self.device)
+        return Posterior(self._guide.prototype, Amortized(self._guide), observations, self.device, self._generative)
 
     def refine(
         self,
@@ -408,6 +415,8 @@ class AmortizedVI:
         *,
         posterior_predictive: bool = True,
         prior_draws: int = 100,
+        resample: bool = False,
+        proposals: int | None = None,
         seed: int | None = None,
     ) -> Any:
         """Return draws and log-probabilities for ArviZ.
@@ -417,7 +426,9 @@ class AmortizedVI:
         arguments), ``posterior_predictive``, ``prior`` and ``prior_predictive``. Dimensions: ``chain`` (one), ``draw``,
         the name of the data plate, nested plates, and ``<site>_dim_<i>``; a DataFrame's index labels the observations.
 
-        The draws are independent and come from ``q``, not from the exact posterior; ``log_weight`` is what corrects that.
+        The draws are independent and come from ``q``, not from the exact posterior; ``log_weight`` is what corrects that. With
+        ``resample=True`` it is corrected already: there is no ``log_weight`` then, which must not be applied twice, and the
+        attribute ``resampled_from`` says how many proposals the draws were chosen from.
         They make one chain, so r-hat says nothing: ``az.summary(data, kind="stats")``. Where the only latents are those of
         each observation, leaving one out leaves the prior: its elpd is ``log p(x)``, which the log of the mean weight
         estimates directly, while ``az.loo`` goes by the likelihood alone and rightly warns of a high k-hat.
@@ -427,6 +438,9 @@ class AmortizedVI:
             draws: posterior draws of each observation.
             posterior_predictive: whether to draw data as well, one for each posterior draw.
             prior_draws: draws from the prior for each observation; 0 leaves the two groups out.
+            resample: whether draws are to come from the exact posterior, as far as ``q`` allows, by importance resampling; see
+                `Posterior.sample`.
+            proposals: draws of ``q`` to resample from; by default ten for each draw, and 1,000 at least.
             seed: reproduces the draws and leaves the caller's random state as it was.
 
         Returns:
@@ -436,8 +450,10 @@ class AmortizedVI:
             NotFittedError: the guide has not seen data yet.
             DataError: the observations cannot be used.
             OptionError: a number of draws is out of range.
+            NonFiniteError: with ``resample``, a draw has a weight that is no number, or all of an observation have none.
         """
         count = positive_int("draws", draws)
+        number = proposals_or_none(count, resample, proposals)
         prior = natural_int("prior_draws", prior_draws)
         attrs = {
             "inference_library": "amortvi",
@@ -445,13 +461,15 @@ class AmortizedVI:
             "posterior_family": family_label(self.family),
             "objective": self._objective_name,
         }
+        if number is not None:
+            attrs["resampled_from"] = f"{number} draws of the posterior family"
         posterior = self.posterior(x)
         with random_state(seed, self.device):
             return export.to_arviz(
                 self._generative,
                 self._guide.prototype,
                 posterior,
-                export.DrawCounts(count, posterior_predictive, prior),
+                export.DrawCounts(count, posterior_predictive, prior, number),
                 attrs,
             )
 

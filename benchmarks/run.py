@@ -24,6 +24,7 @@ QUESTIONS = (
     "compile_time",
     "refinement",
     "k_hat",
+    "annealing",
     "gpu",
 )
 

@@ -20,6 +20,7 @@ class Settings:
         repetitions: how often each competitor is measured.
         epochs: passes over the data in one measurement; 0 where there are none.
         note: what else there is to say of how it was measured.
+        observations: how many of them are measured; 0 where that is not to be chosen.
     """
 
     name: str
@@ -28,9 +29,12 @@ class Settings:
     repetitions: int
     epochs: int
     note: str
+    observations: int = 0
 
 
-def start(name: str, doc: str | None, *, threads: int = 1, repetitions: int = 9, epochs: int = 0) -> Settings:
+def start(
+    name: str, doc: str | None, *, threads: int = 1, repetitions: int = 9, epochs: int = 0, observations: int = 0
+) -> Settings:
     """Read the command line and keep this process, and those it starts, to its cores.
 
     Call it before anything is computed, and before JAX is imported, which looks at the cores that it has when it starts.
@@ -41,17 +45,20 @@ def start(name: str, doc: str | None, *, threads: int = 1, repetitions: int = 9,
         threads: the default of ``--threads``.
         repetitions: the default of ``--repetitions``.
         epochs: the default of ``--epochs``, or 0 for a question that has none.
+        observations: the default of ``--observations``, or 0 for a question that has none.
     """
     text = doc or name
     parser = argparse.ArgumentParser(
         prog=f"python -m benchmarks.{name}", description=text, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    counts = {"--threads": threads, "--repetitions": repetitions} | ({"--epochs": epochs} if epochs else {})
+    counts = {"--threads": threads, "--repetitions": repetitions}
+    counts |= {name: default for name, default in (("--epochs", epochs), ("--observations", observations)) if default}
     for option, default in counts.items():
         parser.add_argument(option, type=_positive, default=default, metavar="N", help=f"by default {default}")
     given = parser.parse_args()
     note = _keep_to_cores(given.threads)
-    return Settings(name, text.splitlines()[0], given.threads, given.repetitions, getattr(given, "epochs", 0), note)
+    epochs, observations = (getattr(given, option, 0) for option in ("epochs", "observations"))
+    return Settings(name, text.splitlines()[0], given.threads, given.repetitions, epochs, note, observations)
 
 
 def _positive(text: str) -> int:

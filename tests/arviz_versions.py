@@ -6,7 +6,10 @@ from typing import Any, NamedTuple
 
 import arviz
 import matplotlib
+import numpy as np
+import torch
 import xarray
+from torch import Tensor
 
 matplotlib.use("Agg")
 
@@ -58,3 +61,16 @@ def plot_predictive(data: Any, *, prior: bool = False) -> Any:
     if IS_OLD:
         return arviz.plot_ppc(data, num_pp_samples=10, group="prior" if prior else "posterior")
     return arviz.plot_ppc_dist(data, num_samples=10, group="prior_predictive" if prior else "posterior_predictive")
+
+
+def psislw(log_weights: Tensor) -> tuple[Tensor, Tensor]:
+    """ArviZ's Pareto-smoothed, normalised log weights ``(K, B)`` and k-hats ``(B,)``, for log weights ``(K, B)``."""
+    given = log_weights.t().contiguous().numpy()
+    with np.errstate(all="ignore"):
+        if IS_OLD:
+            smoothed, k_hat = arviz.psislw(given)
+        else:
+            from arviz_stats.base import array_stats
+
+            smoothed, k_hat = array_stats.psislw(-given)  # it takes log-likelihoods of what is left out
+    return torch.from_numpy(np.asarray(smoothed)).t(), torch.from_numpy(np.asarray(k_hat))

@@ -112,7 +112,7 @@ def test_banded_skeleton_agrees_with_torch(skeletons: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("check", avi.testing.OBJECTIVE_CHECKS, ids=lambda check: check.__name__)
 def test_objective_skeleton(check: Callable[[avi.objectives.Objective], None], skeletons: dict[str, Any]) -> None:
-    check(skeletons["ImportanceWeighted"](5))
+    check(skeletons["Combined"](5))
 
 
 def test_plot_skeleton(skeletons: dict[str, Any]) -> None:

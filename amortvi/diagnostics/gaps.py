@@ -8,8 +8,8 @@ With :math:`q^*` the best posterior of the same family for one observation,
       = \underbrace{\log p(x) - L[q^*]}_{\text{approximation gap: the family}}
       + \underbrace{L[q^*] - L[q]}_{\text{amortization gap: the encoder}} .
 
-:math:`q^*` is found by refinement, and the evidence by importance sampling from the refined posterior of the richest family,
-which is how both can be trusted only as far as the weights of that can.
+:math:`q^*` is found by refinement, and the evidence by importance sampling from the refined posterior of the family that comes
+closest, in a defensive mixture (see `amortvi.diagnostics.proposals`); it is known as far as those weights can be trusted.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from torch import Tensor
 
 from amortvi._checks import natural_int, positive_float, positive_int
 from amortvi.diagnostics.evidence import Evidence, evidence
+from amortvi.diagnostics.proposals import defensive
 from amortvi.errors import OptionError
 from amortvi.families import FamilyChoice, family_label
 from amortvi.families import resolve as resolve_family
@@ -47,6 +48,7 @@ class Gaps:
         family: the label of the posterior's own family.
         amortized: bounds, k-hat and effective sample size of the amortized posterior.
         refined: the same of the refined posterior of each family, by label; the own one among them.
+        proposed: the evidence, from the refined posterior that comes closest, with a part of the draws from heavier tails.
         tolerance: how much may be lost and still be fine.
         index: the user's labels of the observations, where there are any.
     """
@@ -54,25 +56,19 @@ class Gaps:
     family: str
     amortized: Evidence
     refined: Mapping[str, Evidence]
+    proposed: Evidence
     tolerance: float
     index: Any | None = None
 
     @property
-    def richest(self) -> str:
-        """The label of the family that comes closest, whose refined posterior gives the evidence."""
-        return max(
-            self.refined, key=lambda label: float(torch.nan_to_num(self.refined[label].elbo, nan=-torch.inf).mean())
-        )
-
-    @property
     def evidence(self) -> Tensor:
-        """``log p(x)``, ``(N,)``, estimated from the refined posterior of the richest family."""
-        return self.refined[self.richest].smoothed
+        """``log p(x)``, ``(N,)``."""
+        return self.proposed.smoothed
 
     @property
     def evidence_se(self) -> Tensor:
         """Its Monte Carlo standard error, ``(N,)``."""
-        return self.refined[self.richest].standard_error
+        return self.proposed.standard_error
 
     @property
     def approximation(self) -> Tensor:
@@ -97,7 +93,7 @@ class Gaps:
     @property
     def trusted(self) -> Tensor:
         """Whether the evidence is known, ``(N,)``: the weights that it comes from are not too heavy-tailed."""
-        return self.refined[self.richest].reliable & torch.isfinite(self.inference)
+        return self.proposed.reliable & torch.isfinite(self.inference)
 
     @property
     def verdict(self) -> list[Verdict]:
@@ -200,11 +196,14 @@ def gaps(
     chosen = _others(families, own)
     refined = {own: vi.refine(amortized, seed=seed)}
     refined |= {label: vi.refine(amortized, family, seed=seed) for label, family in chosen.items()}
+    # One seed for all: posteriors that are alike then have alike draws, and their difference little noise.
+    weighed = {label: evidence(vi, posterior, draws=count, seed=seed) for label, posterior in refined.items()}
+    closest = max(weighed, key=lambda label: float(torch.nan_to_num(weighed[label].elbo, nan=-torch.inf).mean()))
     return Gaps(
         family=own,
-        # One seed for all: posteriors that are alike then have alike draws, and their difference little noise.
         amortized=evidence(vi, amortized, draws=count, seed=seed),
-        refined={label: evidence(vi, posterior, draws=count, seed=seed) for label, posterior in refined.items()},
+        refined=weighed,
+        proposed=evidence(vi, defensive(refined[closest]), draws=count, seed=seed),
         tolerance=tolerance,
         index=amortized.index,
     )

@@ -8,15 +8,32 @@ from typing import TypeAlias
 from amortvi.errors import OptionError
 from amortvi.objectives.base import Estimate, Objective
 from amortvi.objectives.elbo import ELBO
+from amortvi.objectives.iwae import IWAE
+from amortvi.objectives.renyi import Renyi
+from amortvi.objectives.schedules import CyclicalSchedule, LinearSchedule, WeightSchedule
 from amortvi.objectives.weights import LogWeights, log_weights
 
-__all__ = ["ELBO", "Estimate", "LogWeights", "Objective", "ObjectiveChoice", "log_weights", "make_objective"]
+__all__ = [
+    "ELBO",
+    "IWAE",
+    "NAMED",
+    "CyclicalSchedule",
+    "Estimate",
+    "LinearSchedule",
+    "LogWeights",
+    "Objective",
+    "ObjectiveChoice",
+    "Renyi",
+    "WeightSchedule",
+    "log_weights",
+    "make_objective",
+]
 
 ObjectiveChoice: TypeAlias = str | Objective
 """A name in `NAMED`, or an objective."""
 
-NAMED: dict[str, Callable[[], Objective]] = {"elbo": ELBO}
-"""The objectives that can be chosen by name."""
+NAMED: dict[str, Callable[[], Objective]] = {"elbo": ELBO, "iwae": IWAE}
+"""The objectives that can be chosen by name; ``"iwae"`` has 5 draws."""
 
 
 def make_objective(choice: ObjectiveChoice) -> Objective:

@@ -13,7 +13,7 @@ log-probabilities inside the logarithm of a sum, where the scale does not come o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from torch import Size, Tensor
@@ -94,7 +94,7 @@ def log_weights(
     draws: int,
     *,
     closed_form_kl: bool = False,
-    density: Distribution | None = None,
+    log_density: Callable[[Tensor], Tensor] | None = None,
 ) -> LogWeights:
     """Draw ``draws`` latents of each observation from its posterior and score them under model and posterior.
 
@@ -105,8 +105,7 @@ def log_weights(
         batch: ``B`` observations.
         draws: ``K``.
         closed_form_kl: use the family's KL to ``N(0, I)`` in place of the two densities that estimate it.
-        density: what scores the draws as ``q``; by default ``posterior`` itself. With parameters that are cut off from the
-            graph, the gradient follows the draws alone.
+        log_density: what scores the draws as ``log q``, ``(K, B, D)`` to ``(K, B)``; by default ``posterior`` itself.
 
     Raises:
         ModelError: the model fails, or its plate has not the size of the batch.
@@ -117,7 +116,7 @@ def log_weights(
     if closed_form_kl:
         log_posterior, kl = None, posterior.kl_standard_normal()  # type: ignore[attr-defined]  # the family says it has it
     else:
-        log_q = (density or posterior).log_prob(vector)
+        log_q = (log_density or posterior.log_prob)(vector)
         log_posterior, kl = log_q - log_jacobian(log_dets, log_q), None
     latent = {site.name for site in prototype.latents.sites}
     return LogWeights(

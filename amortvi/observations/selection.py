@@ -9,11 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from amortvi._modes import random_state
 from amortvi.errors import DataError
 from amortvi.observations.batch import Batch
 from amortvi.observations.observations import Observations, TensorObservations
 
-__all__ = ["Rows", "positions", "selected"]
+__all__ = ["Rows", "positions", "selected", "some"]
 
 Rows: TypeAlias = int | slice | Sequence[int] | Sequence[bool] | np.ndarray[Any, Any] | Tensor
 """Integer positions, a slice, or a boolean mask."""
@@ -75,3 +76,20 @@ def selected(observations: Observations, rows: np.ndarray[Any, np.dtype[np.int64
         start += batch.size
     found = Batch.joined(parts).take(torch.from_numpy(order))
     return TensorObservations(found, observations.name, index)
+
+
+def some(observations: Observations, count: int) -> TensorObservations:
+    """Return about ``count`` of the observations, held in memory, or all where there are fewer.
+
+    From memory they are taken evenly from first to last; of what a loader gives, the first batches are taken.
+    """
+    if isinstance(observations, TensorObservations):
+        rows = np.linspace(0, observations.size - 1, min(count, observations.size)).round().astype(np.int64)
+        return selected(observations, rows)
+    parts: list[Batch] = []
+    with random_state(0):  # a loader that shuffles must not take random numbers from the caller
+        for batch in observations.in_any_order():
+            parts.append(batch)
+            if sum(part.size for part in parts) >= count:
+                break
+    return TensorObservations(Batch.joined(parts), observations.name)

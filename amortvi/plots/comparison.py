@@ -18,7 +18,7 @@ __all__ = ["plot_comparison"]
 
 _AXIS_LABELS = {
     "elbo": "ELBO ± 1 SE\n(nats per observation)",
-    "difference": "ELBO difference to the best ± 1 SE\n(nats per observation)",
+    "difference": "Difference to the best ± 1 SE\n(nats per observation)",
 }
 _WIDTH = 6.4
 

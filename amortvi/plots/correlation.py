@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import operator
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from amortvi.errors import OptionError
 from amortvi.plots._arrays import to_array
 from amortvi.plots._axes import axes_or_new, color_bar
-from amortvi.plots._posteriors import check_posterior
+from amortvi.plots._posteriors import check_posterior, position_of
 from amortvi.posterior import Posterior
 
 if TYPE_CHECKING:
@@ -53,7 +51,7 @@ def plot_correlation(posterior: Posterior, observation: int = 0, *, ax: Axes | N
         ['z[0]', 'z[1]']
     """
     check_posterior(posterior)
-    position = _position(observation, len(posterior))
+    position = position_of("observation", observation, len(posterior))
     correlation = to_array(posterior.select(position).correlation[0].double())
     ax = axes_or_new(ax)
     picture = ax.imshow(correlation, cmap="RdBu_r", vmin=-1, vmax=1)
@@ -69,14 +67,3 @@ def plot_correlation(posterior: Posterior, observation: int = 0, *, ax: Axes | N
             shade = "white" if abs(value) > 0.6 else "black"
             ax.text(column, row, f"{value:z.2f}", ha="center", va="center", color=shade, fontsize="small")
     return ax
-
-
-def _position(observation: int, size: int) -> int:
-    """Return the position from 0 of one of ``size`` observations."""
-    try:
-        position = operator.index(observation)
-    except TypeError:
-        position = size
-    if isinstance(observation, bool) or not -size <= position < size:
-        raise OptionError(f"observation must be a position among the {size} observations; got {observation!r}.")
-    return position % size

@@ -142,7 +142,7 @@ def refine(
     observations = posterior.observations
     batch = replace(observations.as_batch(), parameters=result["parameters"])
     held = TensorObservations(batch, observations.name, observations.index)
-    return Posterior(prototype, Stored(own), held, posterior.device)
+    return Posterior(prototype, Stored(own), held, posterior.device, model)
 
 
 def _made(choice: FamilyChoice, dim: int, device: torch.device, seed: int) -> Family:

@@ -13,6 +13,7 @@ from pyro import distributions as dist
 from torch import Tensor, nn
 
 from amortvi._modes import random_state
+from amortvi.engine.recording import record
 from amortvi.families import Diagonal
 from amortvi.generative import GenerativeModel
 from amortvi.guide import AmortizedGuide
@@ -59,16 +60,60 @@ def _bounds(objective: Objective, model: Callable[..., Any], x: Tensor, runs: in
 
 
 def check_shape_and_gradient(objective: Objective) -> None:
-    """The bound is a number an observation, with a finite gradient for each parameter of the guide."""
+    """The bound is a number an observation; what training follows has a finite gradient for each parameter of the guide."""
     x = _model().simulate(_OBSERVATIONS, seed=0)
     model = GenerativeModel(_model())
     guide = _guide(model, x)
-    bound = objective.estimate(model, guide, Batch((x,))).bound
-    assert bound.shape == (_OBSERVATIONS,), f"the bound has shape {tuple(bound.shape)}, expected ({_OBSERVATIONS},)"
-    bound.mean().backward()
+    estimate = objective.estimate(model, guide, Batch((x,)))
+    for name, value in (("bound", estimate.bound), ("surrogate", estimate.surrogate)):
+        shape = (_OBSERVATIONS,) if value is None else tuple(value.shape)
+        assert shape == (_OBSERVATIONS,), f"the {name} has shape {shape}, expected ({_OBSERVATIONS},)"
+    estimate.loss(_OBSERVATIONS).backward()
     for name, parameter in guide.named_parameters():
         assert parameter.grad is not None, f"{name} gets no gradient"
         assert bool(torch.isfinite(parameter.grad).all()), f"{name} gets a gradient that is not finite"
+
+
+def check_bound_stays_the_same(objective: Objective) -> None:
+    """What is reported is one quantity throughout a fit, so that epochs can be compared; with and without a gradient."""
+    model, x = GenerativeModel(_model()), _model().simulate(_OBSERVATIONS, seed=0)
+    guide = _guide(model, x)
+    bounds = []
+    for epochs in (0.0, 0.5, 1.0, 7.25, 1000.0):
+        objective.advance(epochs)
+        with random_state(0):
+            bounds.append(objective.estimate(model, guide, Batch((x,))).bound.detach())
+    with random_state(0), torch.no_grad():
+        bounds.append(objective.estimate(model, guide, Batch((x,))).bound)
+    same = all(torch.allclose(bound, bounds[0], rtol=1e-12) for bound in bounds)
+    assert same, (
+        "the bound of the same draws changes while training: let it be reported unweighted, and give a surrogate"
+    )
+
+
+def check_can_be_recorded(objective: Objective) -> None:
+    """A recorded step has the numbers of an eager one, also when the objective has moved on since it was recorded."""
+    model, x = GenerativeModel(_model()), _model().simulate(_OBSERVATIONS, seed=0)
+    guide = _guide(model, x)
+
+    def loss_and_gradient(x: Tensor) -> list[Tensor]:
+        # As a fit does it: what distributions check is read from their tensors.
+        with pyro.validation_enabled(False):
+            loss = objective.estimate(model, guide, Batch((x,))).loss(_OBSERVATIONS)
+        return [loss.detach(), *torch.autograd.grad(loss, list(guide.parameters()))]
+
+    objective.advance(0.25)
+    recording = record(loss_and_gradient, [x], [x + 1])
+    for epochs in (0.25, 3.5, 1000.0):
+        objective.advance(epochs)
+        with random_state(1):
+            expected = loss_and_gradient(x)
+        with random_state(1), torch.no_grad():
+            recorded = recording.graph(x, *(tensor.detach() for tensor in recording.outside))[: recording.results]
+        same = all(torch.allclose(a, b, rtol=1e-9, atol=1e-12) for a, b in zip(recorded, expected, strict=True))
+        assert same, (
+            "a recorded step is another than an eager one: keep what changes in a tensor that is changed in place"
+        )
 
 
 def check_below_evidence(objective: Objective) -> None:
@@ -97,6 +142,8 @@ def check_batch_size(objective: Objective) -> None:
 
 OBJECTIVE_CHECKS: tuple[Callable[[Objective], None], ...] = (
     check_shape_and_gradient,
+    check_bound_stays_the_same,
+    check_can_be_recorded,
     check_below_evidence,
     check_batch_size,
 )

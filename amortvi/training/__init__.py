@@ -1,6 +1,6 @@
 """Training: the fit loop and what it keeps."""
 
-from amortvi.training.engines import CompileChoice
+from amortvi.engine import CompileChoice
 from amortvi.training.history import EpochRecord, history_frame
 from amortvi.training.trainer import FitOptions, OptimizerFactory, ScheduleFactory, Trainer
 

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Generic, Literal, TypeAlias, TypeVar
+from typing import Any, Generic, TypeVar
 
-from amortvi.engine import AutoStep, Budget, CompilingStep, Estimation, Step
+from amortvi.engine import AutoStep, Budget, CompileChoice, CompilingStep, Estimation, Step
 
-__all__ = ["CompileChoice", "Engine"]
-
-CompileChoice: TypeAlias = bool | Literal["auto"]
-"""Compile every step, none, or where there are enough steps to come for it to pay."""
+__all__ = ["Engine"]
 
 Computation = TypeVar("Computation", bound=Estimation)
 

@@ -14,17 +14,31 @@ from torch import nn
 from amortvi._modes import Stream, derived_seed, evaluation_mode, kept_modes, random_state, reseed
 from amortvi.engine import Averages, FoundLateError, State, Step
 from amortvi.errors import NonFiniteError
+from amortvi.objectives import Objective
 from amortvi.observations import Batch, Minibatch, Observations
 from amortvi.training.early_stopping import EarlyStopping
 from amortvi.training.history import EpochRecord
 from amortvi.training.progress import Progress
 from amortvi.training.snapshot import OptimizerSnapshot, Snapshot
 
-__all__ = ["Loop", "Schedule"]
+__all__ = ["Loop", "Schedule", "Validation"]
 
-_CHECKED_AT_ONCE = 512
+_CHECKED_AT_ONCE = 512  # observations: a check runs the model once, and this many cost it little more than one
 
 Schedule: TypeAlias = torch.optim.lr_scheduler.LRScheduler | torch.optim.lr_scheduler.ReduceLROnPlateau
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What is looked at after each epoch.
+
+    Args:
+        observations: the validation data.
+        step: the objective without an update.
+    """
+
+    observations: Observations
+    step: Step
 
 
 @dataclass
@@ -34,7 +48,8 @@ class Loop:
     Args:
         step: one update of the parameters.
         reference: the same, looking at every number: where ``step`` met one that is not finite, it finds out which.
-        validation_step: the objective without an update, for the validation data.
+        objective: what the steps climb; it is told how far the training is.
+        steps: how many an epoch takes, or ``None`` if unknown.
         check: raises an error for a batch that the model cannot take; called in the first epoch.
         modules: model and guide.
         state: what is kept of them to go back to.
@@ -42,7 +57,7 @@ class Loop:
         optimizer: whose learning rate is recorded, and whose state is kept to go back to.
         schedule: called after each epoch, where there is one.
         train: the training data.
-        validation: the validation data, where there are some.
+        validation: what is looked at after each epoch, where there are validation data.
         batch_size: observations a step.
         early_stopping: says when to stop, where it is wanted.
         device: where the batches go.
@@ -52,7 +67,8 @@ class Loop:
 
     step: Step
     reference: Step
-    validation_step: Step | None
+    objective: Objective
+    steps: int | None
     check: Callable[[Batch], None]
     modules: tuple[nn.Module, ...]
     state: State
@@ -60,7 +76,7 @@ class Loop:
     optimizer: torch.optim.Optimizer
     schedule: Schedule | None
     train: Observations
-    validation: Observations | None
+    validation: Validation | None
     batch_size: int | None
     early_stopping: EarlyStopping | None
     device: torch.device
@@ -95,10 +111,15 @@ class Loop:
 
     def _check_what_is_in_memory(self) -> None:
         """Look at the data before anything is learned from them; those of a loader are looked at as they come."""
-        for observations in (self.train, self.validation):
-            if observations is not None and observations.in_memory:
+        all_of_them = [self.train] if self.validation is None else [self.train, self.validation.observations]
+        for observations in all_of_them:
+            if observations.in_memory:
                 for batch in observations.batches(max(self.batch_size or 0, _CHECKED_AT_ONCE)):
                     self.check(batch.to(self.device))
+
+    def _check_what_comes(self, observations: Observations, minibatch: Minibatch) -> None:
+        if not observations.in_memory:
+            self.check(minibatch.gather())
 
     def _epoch(self, number: int, *, new_data: bool) -> EpochRecord:
         start = time.perf_counter()
@@ -114,7 +135,7 @@ class Loop:
                 torch.set_rng_state(random)
                 averages = self._train(number, self.reference, new_data=new_data)
             learning_rate = float(self.optimizer.param_groups[0]["lr"])
-            validation = self._validate(new_data)
+            validation = Averages() if self.validation is None else self._validate(self.validation, new_data=new_data)
         except (Exception, KeyboardInterrupt) as error:
             # Whatever went wrong, the fit is as it was before this epoch; but who stops it keeps what is learned by then.
             if isinstance(error, Exception) or not self._is_finite():
@@ -134,12 +155,18 @@ class Loop:
             step.begin()
             for at.position, rows in enumerate(self.train.shuffled(self.batch_size, self._shuffler(number)), start=1):
                 minibatch = rows.to(self.device)
-                if new_data and not self.train.in_memory:
-                    self.check(minibatch.gather())
+                if new_data:
+                    self._check_what_comes(self.train, minibatch)
+                self.objective.advance(self._passes(number, at.position))
                 step(minibatch)
                 self.progress.step()
             step.end()
             return step.totals.read()
+
+    def _passes(self, epoch: int, position: int) -> float:
+        """How often the data have been gone through before a step; within an epoch too, if its length is known."""
+        within = 0.0 if self.steps is None else min(1.0, (position - 1) / self.steps)
+        return epoch - 1 + within
 
     @contextmanager
     def _named(self, epoch: int) -> Iterator[_Position]:
@@ -163,21 +190,19 @@ class Loop:
         seed = derived_seed(self.seed, Stream.SHUFFLE, epoch)
         return generator.manual_seed(int(torch.randint(2**62, ())) if seed is None else seed)
 
-    def _validate(self, new_data: bool) -> Averages:
+    def _validate(self, validation: Validation, *, new_data: bool) -> Averages:
         """The objective on the validation data, with the same draws after each epoch, so that epochs compare."""
-        if self.validation is None or self.validation_step is None:
-            return Averages()
-        seed = derived_seed(self.seed or 0, Stream.VALIDATION)
+        seed, step = derived_seed(self.seed or 0, Stream.VALIDATION), validation.step
         with evaluation_mode(*self.modules), random_state(seed, self.device):
-            self.validation_step.totals.clear()
-            self.validation_step.begin()
-            for batch in self.validation.in_any_order():
-                on_device = batch.to(self.device)
-                if new_data and not self.validation.in_memory:
-                    self.check(on_device)
-                self.validation_step(Minibatch(on_device))
-            self.validation_step.end()
-            return self.validation_step.totals.read()
+            step.totals.clear()
+            step.begin()
+            for batch in validation.observations.in_any_order():
+                minibatch = Minibatch(batch.to(self.device))
+                if new_data:
+                    self._check_what_comes(validation.observations, minibatch)
+                step(minibatch)
+            step.end()
+            return step.totals.read()
 
     def _schedule(self, elbo: float) -> None:
         if isinstance(self.schedule, torch.optim.lr_scheduler.ReduceLROnPlateau):

@@ -13,6 +13,7 @@ from amortvi._checks import positive_float, positive_int, seed_or_none
 from amortvi.data_check import check_data
 from amortvi.engine import (
     Budget,
+    CompileChoice,
     CompiledEstimation,
     CompiledStep,
     EagerEstimation,
@@ -21,6 +22,7 @@ from amortvi.engine import (
     State,
     Totals,
     Update,
+    is_compile_choice,
     place_state,
 )
 from amortvi.errors import OptionError
@@ -29,9 +31,9 @@ from amortvi.guide import AmortizedGuide
 from amortvi.objectives import Objective
 from amortvi.observations import Observations, check_batch_size
 from amortvi.training.early_stopping import EarlyStopping
-from amortvi.training.engines import CompileChoice, Engine
+from amortvi.training.engines import Engine
 from amortvi.training.history import EpochRecord
-from amortvi.training.loop import Loop, Schedule
+from amortvi.training.loop import Loop, Schedule, Validation
 from amortvi.training.progress import Progress
 
 __all__ = ["FitOptions", "OptimizerFactory", "ScheduleFactory", "Trainer"]
@@ -90,7 +92,7 @@ class FitOptions:
         }
         for name, value in checked.items():
             object.__setattr__(self, name, value)  # numbers of NumPy or of a tensor, as plain ones
-        if self.compile not in (True, False, "auto"):
+        if not is_compile_choice(self.compile):
             raise OptionError(f"compile must be 'auto', True or False; got {self.compile!r}.")
         if not callable(self.optimizer):
             raise OptionError(
@@ -181,6 +183,7 @@ class Trainer:
         train = train.resident(device)
         steps = train.steps(options.batch_size)
         budget = Budget(options.epochs)
+        objective.to(device)
         step, reference = self._updates.steps(
             Update(
                 self.model,
@@ -197,22 +200,24 @@ class Trainer:
             budget,
             steps,
         )
-        validation_step = None
+        held_out = None
         if validation is not None:
             validation = validation.resident(device)
-            validation_step, _ = self._estimations.steps(
+            estimation, _ = self._estimations.steps(
                 Estimation(self.model, self.guide, state, objective, validation.size, Totals(device)),
                 options.compile,
                 budget,
                 validation.steps(None),
             )
+            held_out = Validation(validation, estimation)
         first = self.records[-1].epoch + 1 if self.records else 1
         progress = Progress(options.epochs, steps, visible=options.progress)
         with progress, self.model.own_parameters():
             Loop(
                 step=step,
                 reference=reference,
-                validation_step=validation_step,
+                objective=objective,
+                steps=steps,
                 check=lambda batch: check_data(self.model, batch),
                 modules=both,
                 state=state,
@@ -220,7 +225,7 @@ class Trainer:
                 optimizer=optimizer,
                 schedule=schedule,
                 train=train,
-                validation=validation,
+                validation=held_out,
                 batch_size=options.batch_size,
                 early_stopping=None if options.patience is None else EarlyStopping(options.patience, state),
                 device=device,

@@ -1,4 +1,4 @@
-"""The ELBO: conformance, its closed-form and sampled forms, its gradient, and what others get wrong."""
+"""Conformance of every objective, and the ELBO: its closed-form and sampled forms, and its gradient."""
 
 import math
 from collections.abc import Callable
@@ -23,6 +23,21 @@ OBJECTIVES = {
     "elbo, 5 particles": objectives.ELBO(5),
     "elbo, sampled KL": objectives.ELBO(kl="sampled"),
     "elbo, exact KL": objectives.ELBO(kl="closed_form"),
+    "sticking the landing": objectives.ELBO(gradient="sticking_the_landing"),
+    "beta-VAE": objectives.ELBO(kl_weight=4.0),
+    "free bits": objectives.ELBO(free_bits=0.3),
+    "free bits, sampled KL": objectives.ELBO(3, kl="sampled", free_bits=0.3),
+    "linear schedule": objectives.ELBO(kl_weight=objectives.LinearSchedule(epochs=5, start=0.1)),
+    "all at once": objectives.ELBO(
+        2, gradient="sticking_the_landing", kl_weight=objectives.CyclicalSchedule(epochs=20), free_bits=0.2
+    ),
+    "iwae": objectives.IWAE(),
+    "iwae, plain gradient": objectives.IWAE(gradient="plain"),
+    "iwae, 1 particle": objectives.IWAE(1),
+    "renyi": objectives.Renyi(0.5),
+    "renyi, plain gradient": objectives.Renyi(0.5, gradient="plain"),
+    "renyi, order 1": objectives.Renyi(1.0),
+    "renyi, order 2": objectives.Renyi(2.0, 3),
 }
 
 
@@ -40,10 +55,57 @@ class _ScaledInside(objectives.Objective):
         return torch.logsumexp(scale * weights.log_weight, 0) / scale
 
 
-def test_suite_catches_a_scale_inside_the_logarithm() -> None:
-    check = next(check for check in OBJECTIVE_CHECKS if check.__name__ == "check_batch_size")
-    with pytest.raises(AssertionError, match="depends on the batch's size"):
-        check(_ScaledInside(5))
+class _CountsInPython(objectives.Objective):
+    """A weight that a recorded step would hold fixed."""
+
+    weight = 0.0
+
+    def advance(self, epochs: float) -> None:
+        self.weight = min(1.0, epochs / 10)
+
+    def bound(self, weights: objectives.LogWeights) -> torch.Tensor:
+        return weights.log_weight.mean(0)
+
+    def surrogate(self, weights: objectives.LogWeights, posterior: object, guide: AmortizedGuide) -> torch.Tensor:
+        return weights.reconstruction - self.weight * weights.kl
+
+
+class _ReportsItsWeight(_CountsInPython):
+    """A bound that rises as its weight does, and means another thing in each epoch."""
+
+    def bound(self, weights: objectives.LogWeights) -> torch.Tensor:
+        return weights.reconstruction - self.weight * weights.kl
+
+
+class _SurrogateOfTheBatch(_CountsInPython):
+    """One number for all observations."""
+
+    def surrogate(self, weights: objectives.LogWeights, posterior: object, guide: AmortizedGuide) -> torch.Tensor:
+        return weights.log_weight.mean()
+
+
+class _TooHigh(objectives.Objective):
+    """The largest weight, as if it were the mean one."""
+
+    def bound(self, weights: objectives.LogWeights) -> torch.Tensor:
+        return weights.log_weight.amax(0)
+
+
+@pytest.mark.parametrize(
+    ("faulty", "name", "message"),
+    [
+        (_ScaledInside(5), "check_batch_size", "depends on the batch's size"),
+        (_CountsInPython(), "check_can_be_recorded", "a recorded step is another than an eager one"),
+        (_ReportsItsWeight(), "check_bound_stays_the_same", "changes while training"),
+        (_SurrogateOfTheBatch(), "check_shape_and_gradient", r"the surrogate has shape \(\), expected"),
+        (_TooHigh(20), "check_below_evidence", "exceeds the evidence"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_suite_catches(faulty: objectives.Objective, name: str, message: str) -> None:
+    check = next(check for check in OBJECTIVE_CHECKS if check.__name__ == name)
+    with pytest.raises(AssertionError, match=message):
+        check(faulty)
 
 
 LOADINGS = torch.tensor([[1.0, 0.8, 0.1], [0.2, 1.0, 0.4], [0.5, -0.5, 0.9], [0.3, 0.2, 0.1]], dtype=torch.float64)

@@ -25,7 +25,9 @@ def minimize_quadratics(count: int, size: int, tolerance: float) -> tuple[Minimu
         gradient = (curvature[rows] @ offset.unsqueeze(-1)).squeeze(-1)
         return 0.5 * (gradient * offset).sum(-1), gradient
 
-    found = minimize(value_and_gradient, torch.zeros(count, size, dtype=torch_double), tolerance=tolerance, max_steps=500)
+    found = minimize(
+        value_and_gradient, torch.zeros(count, size, dtype=torch_double), tolerance=tolerance, max_steps=500
+    )
     value, _ = value_and_gradient(torch.arange(count), found.point)
     return found, value
 
