@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+from torch import nn
 
 from amortvi.diagnostics.diagnosis import Diagnosis, diagnose
 from amortvi.errors import OptionError
@@ -163,7 +164,14 @@ def _checked_score(by: Score, runs: Sequence[Fit]) -> str:
         raise OptionError(f"by must be 'auto', 'evidence' or 'elbo'; got {by!r}.")
     if by != "auto":
         return by
-    return "elbo" if all(run.vi.generative is runs[0].vi.generative for run in runs) else "evidence"
+    return "elbo" if all(_share_a_model(run.vi, runs[0].vi) for run in runs) else "evidence"
+
+
+def _share_a_model(one: AmortizedVI, other: AmortizedVI) -> bool:
+    """Whether two estimators have the same model with the same parameters; a function gets parameters in each of them."""
+    if one.generative is other.generative:
+        return True
+    return isinstance(one.model, nn.Module) and one.model is other.model
 
 
 def _runs(fits: FamilyFits | Mapping[str, AmortizedVI]) -> Sequence[Fit]:

@@ -133,6 +133,18 @@ def test_one_frozen_model_has_one_evidence() -> None:
     assert (table["k_hat"] < 1).all()
 
 
+def test_what_ranks_is_found_out() -> None:
+    """Estimators that were given one module have one model; a function gets parameters of its own in each."""
+    model = make_model()
+    shared = {
+        name: avi.AmortizedVI(model, make_encoder(), name, freeze_model=True).fit(X, **SHORT) for name in FAMILIES[:2]
+    }
+    assert avi.compare(shared, X[:20], particles=5).attrs["score"] == "elbo"
+    assert avi.compare(shared, X[:20], particles=5, by="evidence").attrs["score"] == "evidence"
+    own = {name: avi.AmortizedVI(make_model(), make_encoder(), name).fit(X, **SHORT) for name in FAMILIES[:2]}
+    assert avi.compare(own, X[:20], particles=5).attrs["score"] == "evidence"
+
+
 @pytest.mark.parametrize("order", [["broken", "full"], ["full", "broken"]])
 def test_a_bound_that_is_not_a_number_is_the_last_one(fits: FamilyFits, order: list[str]) -> None:
     """It is shown, and hides nothing of the others."""

@@ -192,13 +192,13 @@ def reference(
     it has no mass near only by chance: an r-hat near one says that they agree, not that nothing was missed.
 
     Given the model, the posteriors of observations do not depend on one another. By default each is sampled by itself, with a
-    step size, a mass matrix and divergences of its own. That takes some ten seconds an observation, nearly all of it in Python.
+    step size, a mass matrix and divergences of its own. It takes about half a minute an observation, nearly all of it in Python.
     ``together=20`` samples 20 as one vector in a little more than twice the time of one, and is as exact; but the step size is
     then what the hardest of them needs, and a divergence counts against all of them, since it can't be told whose it was.
 
     Args:
         vi: a fitted estimator.
-        x: ``N`` observations, as for `AmortizedVI.fit`; all of them are sampled, so choose a few.
+        x: ``N`` observations, as for `AmortizedVI.fit`, or a `Posterior`; all of them are sampled, so choose a few.
         chains: chains of each observation, one after the other, at least 2.
         draws: draws to keep of each chain, at least 4.
         warmup: draws before these, in which step size and (diagonal) mass matrix are adapted.

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import chi2
 
 from amortvi._modes import random_state
 from amortvi.diagnostics.reference import Reference, unconstrained_draws
@@ -100,7 +99,8 @@ def _histograms(ax: Axes, samples: Mapping[str, npt.NDArray[np.float64]]) -> Non
 
 def _clouds(ax: Axes, samples: Mapping[str, npt.NDArray[np.float64]]) -> None:
     angle = np.linspace(0, 2 * np.pi, 200)
-    circle = np.sqrt(chi2.ppf(_LEVEL, df=2)) * np.stack([np.cos(angle), np.sin(angle)])
+    # The quantile of the chi-square distribution with two degrees of freedom.
+    circle = np.sqrt(-2 * np.log1p(-_LEVEL)) * np.stack([np.cos(angle), np.sin(angle)])
     for number, (name, sample) in enumerate(samples.items()):
         shown = sample[:: -(-len(sample) // _MOST_POINTS)]
         ax.plot(*shown.T, ".", color=color(number), markersize=2, alpha=0.4, rasterized=True)

@@ -33,6 +33,7 @@ CALLS: dict[str, Callable[[avi.FamilyFits, Posterior], Any]] = {
     "plot_comparison": lambda fits, posterior: plots.plot_comparison(TABLE),
     "plot_correlation": lambda fits, posterior: plots.plot_correlation(posterior),
     "plot_coverage": lambda fits, posterior: plots.plot_coverage(avi.calibrate(fits["full"], 20, 10, seed=0)),
+    "plot_gaps": lambda fits, posterior: plots.plot_gaps(avi.gaps(fits["full"], torch.randn(5, 4), draws=30)),
     "plot_history": lambda fits, posterior: plots.plot_history(fits),
     "plot_images": lambda fits, posterior: plots.plot_images(torch.rand(2, 4)),
     "plot_k_hat": lambda fits, posterior: plots.plot_k_hat(avi.evidence(fits["full"], torch.randn(5, 4), draws=30)),

@@ -107,7 +107,7 @@ def annealed_evidence(
 
     Args:
         vi: a fitted estimator.
-        x: ``N`` observations, as for `AmortizedVI.fit`.
+        x: ``N`` observations, as for `AmortizedVI.fit`, or a `Posterior`, of any family, to start from.
         temperatures: steps from the start to the joint density. With one there is no move: plain importance sampling.
         chains: ``K``, independent runs of each observation, at least 2.
         start: ``"posterior"``, the approximate one, which is usually close; or ``"prior"``, the model's own distribution of the

@@ -37,7 +37,7 @@ _TARGET = 0.65
 """The acceptance probability to aim at: what is best for Hamiltonian moves in many dimensions (Beskos et al., 2013)."""
 
 _PILOT_CHAINS = 4
-_PILOT_MOVES = 100
+_PILOT_MOVES = 150
 """Moves that pilot runs take at least, however few the temperatures: from a rough first step size it takes some tens."""
 _GAIN = 0.1
 """By how much of what the acceptance probability is off the logarithm of a step size changes at a move; so it follows what
