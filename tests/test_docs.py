@@ -14,6 +14,7 @@ import pytest
 import torch
 
 import amortvi as avi
+from tests.exact import linear_gaussian, solved
 
 matplotlib.use("Agg")
 
@@ -113,6 +114,13 @@ def test_banded_skeleton_agrees_with_torch(skeletons: dict[str, Any]) -> None:
 @pytest.mark.parametrize("check", avi.testing.OBJECTIVE_CHECKS, ids=lambda check: check.__name__)
 def test_objective_skeleton(check: Callable[[avi.objectives.Objective], None], skeletons: dict[str, Any]) -> None:
     check(skeletons["Combined"](5))
+
+
+def test_diagnostic_skeleton(skeletons: dict[str, Any]) -> None:
+    model = linear_gaussian()
+    found = skeletons["narrowing"](solved(model), model.simulate(5, seed=0), "z").to_frame()
+    expected = torch.linalg.inv(model.precision()).diagonal().sqrt()
+    torch.testing.assert_close(torch.as_tensor(found.to_numpy()), expected.expand(5, -1))
 
 
 def test_plot_skeleton(skeletons: dict[str, Any]) -> None:

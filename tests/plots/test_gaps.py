@@ -43,5 +43,5 @@ def test_one_is_enough(found: dict[str, avi.Gaps], ax: Axes) -> None:
 
 @pytest.mark.parametrize("wrong", [{}, None, {"full": 1}, "gaps"])
 def test_other_things_are_refused(wrong, ax: Axes) -> None:
-    with pytest.raises(OptionError, match="gaps must be what amortvi.gaps returns"):
+    with pytest.raises(OptionError, match=r"gaps must be what amortvi\.gaps returns"):
         plot_gaps(wrong, ax=ax)
