@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 from torch import nn
+from torch.utils.data import DataLoader, Dataset
 
 from amortvi.diagnostics.diagnosis import Diagnosis, diagnose
 from amortvi.errors import OptionError
@@ -61,10 +63,11 @@ def compare(
         A row a family, best first. Means an observation in nats are ``elbo``, ``elbo_se``, ``difference`` to the best score
         and ``difference_se``, ``iwae``, ``reconstruction``, ``kl``; then come ``parameters`` (trained ones of encoder and
         family), ``seconds`` a fit, ``seeds``, ``seed_sd``, the standard deviation of the mean score between seeds (NaN for
-        one), and ``verdict``: ``"best"``, ``"within noise of the best"`` (two standard errors of the difference) or
-        ``"worse"``. With ``gaps`` there are also ``evidence``, ``approximation_gap``, ``amortization_gap`` and
-        ``inference_gap``, ``k_hat`` (the median) and ``fault``, as `diagnose` names it for most seeds.
-        ``attrs["score"]`` says what ranked.
+        one), and ``verdict``: ``"best"``, ``"within noise of the best"`` (two standard errors of the difference, the spread
+        between seeds counted in) or ``"worse"``. With one seed it is a verdict on these fits; how much a family's fits differ
+        from seed to seed only several tell. With ``gaps`` there are also ``evidence``, ``approximation_gap``,
+        ``amortization_gap`` and ``inference_gap`` (over the observations whose evidence is known), ``k_hat`` (the median) and
+        ``fault``, as `diagnose` names it for most seeds. ``attrs["score"]`` says what ranked.
 
     Raises:
         OptionError: ``fits`` is neither from `fit_families` nor a dict of fitted estimators, or is empty; another option is
@@ -75,13 +78,25 @@ def compare(
 
     runs = _runs(fits)
     score = _checked_score(by, runs)
+    x = _held(x, runs[0].vi)
     found: dict[str, list[_Scored]] = {}
     for run in runs:
         found.setdefault(run.family, []).append(_scored(run, x, score, particles, gaps, seed))
     scores = {family: np.mean([own.score for own in several], axis=0) for family, several in found.items()}
     # A bound that is not a number is the worst of all: no comparison with it would hold.
     best = max(scores, key=lambda family: float(np.nan_to_num(scores[family].mean(), nan=-np.inf)))
-    rows = [_row(family, found[family], scores[family], scores[best], is_best=family == best) for family in found]
+    variances = {family: _seed_variance(several) for family, several in found.items()}
+    rows = [
+        _row(
+            family,
+            found[family],
+            scores[family],
+            scores[best],
+            is_best=family == best,
+            between_seeds=math.sqrt(variances[family] + variances[best]),
+        )
+        for family in found
+    ]
     table = pd.DataFrame(rows).set_index("family").sort_values("difference", ascending=False)
     table.attrs["score"] = score
     return table
@@ -113,6 +128,7 @@ def _row(
     best: npt.NDArray[np.float64],
     *,
     is_best: bool,
+    between_seeds: float,
 ) -> dict[str, Any]:
     elbo = np.mean([own.bounds["elbo"] for own in found], axis=0)
     difference = score - best
@@ -134,27 +150,40 @@ def _row(
         "seconds": float(np.mean([own.run.seconds for own in found])),
         "seeds": len(found),
         "seed_sd": float(np.std(per_seed, ddof=1)) if len(found) > 1 else float("nan"),
-        "verdict": "best" if is_best else _verdict(float(difference.mean()), error),
+        "verdict": "best" if is_best else _verdict(float(difference.mean()), math.hypot(error, between_seeds)),
     }
 
 
 def _verdict(difference: float, error: float) -> str:
+    if math.isnan(error) and math.isfinite(difference):
+        return "not known from one observation"
     # Written so that a difference that is not a number is no tie.
     return "within noise of the best" if abs(difference) <= _NOISE * error else "worse"
+
+
+def _held(x: Any, vi: AmortizedVI) -> Any:
+    """Return data that may be drawn anew at each reading as they are now, so that all fits see the same."""
+    if isinstance(x, Dataset | DataLoader):
+        return vi.posterior(x).in_memory().observations
+    return x
+
+
+def _seed_variance(found: Sequence[_Scored]) -> float:
+    """The variance of a mean score over seeds; nothing is known of it from one."""
+    means = [float(own.score.mean()) for own in found]
+    return float(np.var(means, ddof=1)) / len(means) if len(means) > 1 else 0.0
 
 
 def _gap_columns(found: Sequence[Diagnosis]) -> dict[str, Any]:
     """Return the means over observations and seeds."""
     if not found:
         return {}
-    gaps = [diagnosis.gaps for diagnosis in found]
     faults = Counter(diagnosis.fault for diagnosis in found)
+    summaries = [diagnosis.gaps.summary()["mean"] for diagnosis in found]
+    names = ("evidence", "approximation_gap", "amortization_gap", "inference_gap")
     return {
-        "evidence": float(np.mean([each.evidence.mean() for each in gaps])),
-        "approximation_gap": float(np.mean([each.approximation.mean() for each in gaps])),
-        "amortization_gap": float(np.mean([each.amortization.mean() for each in gaps])),
-        "inference_gap": float(np.mean([each.inference.mean() for each in gaps])),
-        "k_hat": float(np.median(np.concatenate([each.amortized.k_hat.numpy() for each in gaps]))),
+        **{name: float(np.mean([summary[name] for summary in summaries])) for name in names},
+        "k_hat": float(np.median(np.concatenate([diagnosis.gaps.amortized.k_hat.numpy() for diagnosis in found]))),
         "fault": faults.most_common(1)[0][0],
     }
 

@@ -455,15 +455,15 @@ class AmortizedVI:
         count = positive_int("draws", draws)
         number = proposals_or_none(count, resample, proposals)
         prior = natural_int("prior_draws", prior_draws)
+        posterior = self.posterior(x)
         attrs = {
             "inference_library": "amortvi",
             "inference_library_version": __version__,
-            "posterior_family": family_label(self.family),
+            "posterior_family": posterior.label,
             "objective": self._objective_name,
         }
         if number is not None:
             attrs["resampled_from"] = f"{number} draws of the posterior family"
-        posterior = self.posterior(x)
         with random_state(seed, self.device):
             return export.to_arviz(
                 self._generative,

@@ -20,7 +20,7 @@ from amortvi.families import Family
 from amortvi.generative import GenerativeModel
 from amortvi.latents import LatentVector
 from amortvi.marginals import Workload, checked_quantiles, site_moments, site_quantiles, site_summary
-from amortvi.observations import Batch, Observations
+from amortvi.observations import Batch, Observations, TensorObservations
 from amortvi.observations.pieces import numbers_per_row, pieces
 from amortvi.observations.selection import Rows, positions, selected
 from amortvi.posterior_sources import PosteriorSource
@@ -92,6 +92,11 @@ class Posterior:
         return self.source.family
 
     @property
+    def label(self) -> str:
+        """The name under which tables show the family."""
+        return self.source.label
+
+    @property
     def index(self) -> Any | None:
         """The user's labels of the observations, where there are any."""
         return self.observations.index
@@ -122,6 +127,15 @@ class Posterior:
         chosen = copy.copy(self)
         chosen.observations = selected(self.observations, positions(rows, len(self)))
         return chosen
+
+    def in_memory(self) -> Posterior:
+        """Return the same with the observations read once and held; where they are held already, itself."""
+        if self.observations.in_memory:
+            return self
+        held = copy.copy(self)
+        read = self.observations
+        held.observations = TensorObservations(read.as_batch(), read.name, read.index)
+        return held
 
     def first(self) -> Batch:
         """Return one observation, on the device of the source, to try something on."""

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from torch import Tensor
 from torch.distributions import Distribution
 
-from amortvi.families import Family
+from amortvi.families import Family, family_label
 from amortvi.guide import AmortizedGuide
 from amortvi.observations import Batch
 
@@ -20,6 +20,8 @@ class PosteriorSource(ABC):
 
     family: Family
     """The family that they belong to."""
+    label: str
+    """The name under which tables show it."""
 
     @abstractmethod
     def parameters(self, batch: Batch) -> Tensor:
@@ -42,6 +44,7 @@ class Amortized(PosteriorSource):
         # The model is not needed to evaluate the guide, and may be large: the copy shares it.
         self.guide = copy.deepcopy(guide, {id(model): model}).eval().requires_grad_(False)
         self.family = self.guide.family
+        self.label = family_label(guide.family_choice)
 
     def parameters(self, batch: Batch) -> Tensor:
         return self.guide.parameters_of(*batch.args, **batch.kwargs)
@@ -52,10 +55,12 @@ class Stored(PosteriorSource):
 
     Args:
         family: what they are the parameters of.
+        label: the name under which tables show it.
     """
 
-    def __init__(self, family: Family) -> None:
+    def __init__(self, family: Family, label: str) -> None:
         self.family = family
+        self.label = label
 
     def parameters(self, batch: Batch) -> Tensor:
         assert batch.parameters is not None

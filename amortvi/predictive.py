@@ -99,7 +99,7 @@ def simulate(
         fixed = {} if values is None else {name: value[span.start : span.stop] for name, value in values.items()}
         placed = site_values(prototype.latents, fixed) if fixed else {}
         sampler = SiteSampler(prototype.plate, placed, len(span) * batch.size)
-        run_model(model, batch.repeat(len(span)), sampler)
+        run_model(model, batch.arguments().repeat(len(span)), sampler)
         return {name: value.unflatten(0, (len(span), batch.size)).cpu() for name, value in sampler.drawn.items()}
 
     with torch.no_grad(), evaluation_mode(model):

@@ -46,7 +46,7 @@ class PriorRuns:
         self.latents = prototype.latents
         self.runs = runs
         reader = _LatentReader(prototype, runs * batch.size)
-        run_model(model, batch.repeat(runs), reader)
+        run_model(model, batch.arguments().repeat(runs), reader)
         self._priors = reader.priors
         values = {name: value.unflatten(0, (runs, batch.size)) for name, value in reader.values.items()}
         self.vector: Tensor = self.latents.unconstrain(values)[0]

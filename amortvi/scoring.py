@@ -71,7 +71,7 @@ def score(
     """
     draws = next(iter(values.values())).shape[0]
     scorer = SiteScorer(prototype, site_values(prototype.latents, values), draws, batch.size, skip_priors)
-    run_model(model, batch.repeat(draws), scorer)
+    run_model(model, batch.arguments().repeat(draws), scorer)
     missing = {site.name for site in prototype.latents.sites} - scorer.met
     if missing:
         raise ModelError(f"the model did not reach its latent sites {sorted(missing)} this time: {_FIXED_SITES}")

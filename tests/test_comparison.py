@@ -32,7 +32,11 @@ def _by_hand(fits: FamilyFits, x: Tensor, particles: int, seed: int) -> pd.DataF
     for family, found in tables.items():
         paired = score[family] - score[best]
         own = [table["iwae"].mean() for table in found]
-        noise = abs(paired.mean()) <= 2 * paired.sem()
+        seeds = [
+            np.var([t["iwae"].mean() for t in tables[name]], ddof=1) / 2 if len(found) > 1 else 0.0
+            for name in (family, best)
+        ]
+        noise = abs(paired.mean()) <= 2 * math.sqrt(paired.sem() ** 2 + sum(seeds))
         guide = fits[family].guide
         rows[family] = {
             "elbo": elbo[family].mean(),
@@ -145,6 +149,17 @@ def test_what_ranks_is_found_out() -> None:
     assert avi.compare(own, X[:20], particles=5).attrs["score"] == "evidence"
 
 
+def test_what_seeds_differ_by_is_noise() -> None:
+    """One family under two names: what separates them is nothing but the seeds."""
+    options = {**SHORT, "epochs": 3}
+    fits = avi.fit_families(make_model(), make_encoder(), ["diagonal"], X, seeds=[0, 1, 2, 3], **options)
+    first, second = fits.fits[:2], fits.fits[2:]
+    table = avi.compare(
+        FamilyFits([Fit(name, f.seed, f.vi, 0.0) for name, part in (("a", first), ("b", second)) for f in part]), X
+    )
+    assert sorted(table["verdict"]) == ["best", "within noise of the best"]
+
+
 @pytest.mark.parametrize("order", [["broken", "full"], ["full", "broken"]])
 def test_a_bound_that_is_not_a_number_is_the_last_one(fits: FamilyFits, order: list[str]) -> None:
     """It is shown, and hides nothing of the others."""
@@ -162,6 +177,7 @@ def test_a_bound_that_is_not_a_number_is_the_last_one(fits: FamilyFits, order: l
 def test_one_observation_has_no_standard_error(fits: FamilyFits) -> None:
     table = avi.compare(fits, X[:1], particles=3)
     assert table[["elbo_se", "difference_se"]].isna().all(axis=None)
+    assert list(table["verdict"]) == ["best", *["not known from one observation"] * (len(table) - 1)]
     assert np.isfinite(table["elbo"]).all()
 
 

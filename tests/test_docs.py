@@ -86,7 +86,7 @@ def test_page_runs(page: str) -> None:
 @pytest.fixture(scope="module")
 def skeletons() -> dict[str, Any]:
     """What CONTRIBUTING.md defines; its own calls of the suites are the page's affair."""
-    namespace: dict[str, Any] = {"__name__": "skeletons"}
+    namespace: dict[str, Any] = {"__name__": __name__}
     for block in blocks("CONTRIBUTING.md"):
         if block.runs and ("\nclass " in block.code or "\ndef " in block.code):
             exec(block.compiled(), namespace)

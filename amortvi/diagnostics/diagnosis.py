@@ -9,8 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-from torch import Tensor
-
 from amortvi.diagnostics.convergence import Convergence, convergence
 from amortvi.diagnostics.gaps import Gaps, gaps
 from amortvi.inference import AmortizedVI
@@ -22,6 +20,10 @@ Fault: TypeAlias = Literal["fine", "family", "encoder", "optimizer", "do not tru
 _MOST = 0.5
 
 
+_FALLEN = 0.5
+"""A learning rate that never came below this part of its largest still shakes the encoder about its best."""
+
+
 @dataclass(frozen=True)
 class Diagnosis:
     """What is wrong with a fit, if anything.
@@ -29,73 +31,120 @@ class Diagnosis:
     Args:
         gaps: of the observations that were looked at.
         convergence: of the fit.
+        frozen: whether the model was held fixed, so that no more can be gained than is lost.
     """
 
     gaps: Gaps
     convergence: Convergence
+    frozen: bool = False
+
+    @property
+    def loss(self) -> Loss:
+        """The mean loss of the observations whose evidence is known."""
+        return Loss.of(self.gaps)
+
+    @property
+    def gain(self) -> float:
+        """What as many epochs again may bring in nats an observation, where the bound was still rising, else zero."""
+        trend = self.convergence.trend
+        if self.convergence.state != "rising" or trend is None:
+            return 0.0
+        return min(trend.gain, max(self.loss.whole, 0.0)) if self.frozen else trend.gain
 
     @property
     def fault(self) -> Fault:
         """``"fine"``, ``"family"``, ``"encoder"``, ``"optimizer"`` or ``"do not trust"``, of the observations as a whole.
 
         * Not to be trusted: the evidence of most observations has weights too heavy-tailed to be known.
-        * The optimizer: the bound was still rising, by more than was lost to the family; or the encoder loses most and the
-          epochs were too few to tell whether it had learned what it can.
-        * The larger of the mean gaps otherwise, unless both together are within the tolerance.
+        * Fine: no more is lost than the tolerance, two Monte Carlo standard errors allowed for, and no more is to be gained.
+        * The optimizer: the bound was still rising, by more than was lost to the family; or the encoder loses most, and the
+          history does not say that it had come to rest.
+        * The larger of the mean gaps otherwise.
         """
-        found = self.gaps
-        if found.verdicts()["do not trust"] > _MOST * len(found.evidence):
+        found, loss = self.gaps, self.loss
+        if int((~found.trusted).sum()) > _MOST * len(found.trusted):
             return "do not trust"
-        trusted = self._trusted
-        approximation, amortization = (float(gap[trusted].mean()) for gap in (found.approximation, found.amortization))
-        loss = found.inference[trusted]
-        error = float(loss.std() / len(loss) ** 0.5) if len(loss) > 1 else float(found.inference_se[trusted])
-        rising, unknown = self._gain > 0, self.convergence.state == "too few epochs"
-        if rising and self._gain > approximation:
-            return "optimizer"
-        if float(loss.mean()) <= found.tolerance + 2 * error:
+        if loss.whole <= found.tolerance + 2 * loss.error and self.gain <= found.tolerance:
             return "fine"
-        if approximation >= amortization:
+        if self.gain > max(loss.family, found.tolerance):
+            return "optimizer"
+        if loss.family >= loss.encoder:
             return "family"
-        return "optimizer" if rising or unknown else "encoder"
-
-    @property
-    def _trusted(self) -> Tensor:
-        return self.gaps.trusted
-
-    @property
-    def _gain(self) -> float:
-        """What as many epochs again may bring, where the bound was rising."""
-        trend = self.convergence.trend
-        return trend.gain if self.convergence.state == "rising" and trend is not None else 0.0
+        return "encoder" if self.convergence.state in ("converged", "overfitting") else "optimizer"
 
     @property
     def statement(self) -> str:
         """The fault in a sentence or two, with what can be done."""
-        found, trusted = self.gaps, self._trusted
-        count = len(found.evidence)
-        if self.fault == "do not trust":
+        found, fault, loss = self.gaps, self.fault, self.loss
+        count, unknown = len(found.trusted), int((~found.trusted).sum())
+        if fault == "do not trust":
             return (
-                f"the evidence of {int((~trusted).sum())} of {count} observations cannot be known from these weights: k-hat is "
-                f"above its threshold, for refined posteriors too. Compare with annealed_evidence or with reference (NUTS)."
+                f"the evidence of {unknown} of {count} observations cannot be known from these weights: k-hat is above its "
+                f"threshold, for refined posteriors too. Compare with annealed_evidence or with reference (NUTS)."
             )
-        approximation, amortization, loss = (
-            float(gap[trusted].mean()) for gap in (found.approximation, found.amortization, found.inference)
-        )
-        lost = f"{loss:.2f} nats an observation are lost, {approximation:.2f} to the family and {amortization:.2f} to the encoder"
+        parts = f"{loss.family:.2f} to the family and {loss.encoder:.2f} to the encoder"
+        lost = f"{loss.whole:.2f} nats an observation are lost, {parts}"
         advice = {
             "fine": f"within the tolerance of {found.tolerance:g} nats or two standard errors.",
             "family": f"a richer one than {found.family!r} would gain most.",
-            "encoder": "a larger encoder, or one that sees more of the observation, would gain most; vi.refine makes up for it.",
-            "optimizer": f"{self.convergence.reason} More epochs or a larger learning rate come first.",
+            "encoder": self._advice_on_the_encoder(),
+            "optimizer": f"{self.convergence.reason} {self._advice_on_the_optimizer()}",
         }
-        left_out = (
-            "" if bool(trusted.all()) else f" {int((~trusted).sum())} of {count} observations could not be judged."
+        left_out = f" {unknown} of {count} observations could not be judged." if unknown else ""
+        return f"{lost}; {advice[fault]}{left_out}"
+
+    def _advice_on_the_encoder(self) -> str:
+        if self.convergence.state == "overfitting":
+            return (
+                f"{self.convergence.reason} More data or a smaller encoder would gain most; vi.refine makes up for it."
+            )
+        rate = (
+            " The learning rate was never lowered: let it fall first, since at one that stays an encoder shakes about its best."
+            if self.convergence.learning_rate > _FALLEN
+            else ""
         )
-        return f"{lost}; {advice[self.fault]}{left_out}"
+        return (
+            "a larger encoder, or one that sees more of the observation, or more data would gain most; vi.refine makes up for "
+            f"it.{rate}"
+        )
+
+    def _advice_on_the_optimizer(self) -> str:
+        if self.convergence.state in ("rising", "too few epochs"):
+            return "More epochs or a larger learning rate come first."
+        return "A smaller learning rate, or one that falls, comes first."
 
     def __str__(self) -> str:
         return f"{self.fault}: {self.statement}"
+
+    __repr__ = __str__
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Mean losses in nats an observation, over those whose evidence is known.
+
+    Args:
+        family: the approximation gap.
+        encoder: the amortization gap.
+        whole: the inference gap.
+        error: its Monte Carlo standard error; what observations differ by is no error, since these are the ones asked about.
+    """
+
+    family: float
+    encoder: float
+    whole: float
+    error: float
+
+    @classmethod
+    def of(cls, gaps: Gaps) -> Loss:
+        """Return the mean losses; NaN where no evidence is known."""
+        known = gaps.trusted
+        return cls(
+            family=float(gaps.approximation[known].mean()),
+            encoder=float(gaps.amortization[known].mean()),
+            whole=float(gaps.inference[known].mean()),
+            error=float(gaps.inference_se[known].square().sum().sqrt()) / max(1, int(known.sum())),
+        )
 
 
 def diagnose(vi: AmortizedVI, x: Any, *, draws: int = 1000, tolerance: float = 0.1, seed: int = 0) -> Diagnosis:
@@ -104,8 +153,8 @@ def diagnose(vi: AmortizedVI, x: Any, *, draws: int = 1000, tolerance: float = 0
     Args:
         vi: a fitted estimator.
         x: observations, as for `AmortizedVI.fit`; held-out ones tell what new data will lose.
-        draws: for each bound and for the evidence.
-        tolerance: in nats; a loss up to this is fine.
+        draws: for each bound and for the evidence, at least 21.
+        tolerance: in nats an observation; a loss up to this is fine, and so is a gain that training was not run for.
         seed: of all draws; the caller's random state stays as it was.
 
     Raises:
@@ -121,4 +170,5 @@ def diagnose(vi: AmortizedVI, x: Any, *, draws: int = 1000, tolerance: float = 0
         >>> avi.diagnose(vi, x).fault
         'family'
     """
-    return Diagnosis(gaps(vi, x, draws=draws, tolerance=tolerance, seed=seed), convergence(vi))
+    found = gaps(vi, x, draws=draws, tolerance=tolerance, seed=seed)
+    return Diagnosis(found, convergence(vi, tolerance=tolerance), vi.freeze_model)

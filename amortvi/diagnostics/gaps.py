@@ -28,14 +28,15 @@ from amortvi.errors import OptionError
 from amortvi.families import FamilyChoice, family_label
 from amortvi.families import resolve as resolve_family
 from amortvi.inference import AmortizedVI
-from amortvi.posterior import Posterior
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Gaps", "Verdict", "gaps"]
+__all__ = ["FEWEST_DRAWS", "Gaps", "Verdict", "gaps"]
 
 Verdict: TypeAlias = Literal["fine", "family", "encoder", "do not trust"]
+
+FEWEST_DRAWS = 21
 
 VERDICTS: tuple[Verdict, ...] = ("fine", "family", "encoder", "do not trust")
 
@@ -128,11 +129,14 @@ class Gaps:
         return pd.DataFrame({**arrays, "verdict": self.verdict}, index=self.index)
 
     def summary(self) -> pd.DataFrame:
-        """Return the means over the observations with their standard errors, a row a quantity, in nats."""
+        """Return the means over the observations whose evidence is known, with their standard errors, a row a quantity, in nats.
+
+        ``count`` is how many these are; the evidence of the others tends to be too low, and the family's loss with it.
+        """
         import pandas as pd
 
-        values = self.to_frame().drop(columns=["verdict", "evidence_se", "k_hat", "ess"])
-        return pd.DataFrame({"mean": values.mean(), "se": values.sem()})
+        values = self.to_frame().drop(columns=["verdict", "evidence_se", "k_hat", "ess"])[self.trusted.numpy()]
+        return pd.DataFrame({"mean": values.mean(), "se": values.sem(), "count": len(values)})
 
     def verdicts(self) -> dict[Verdict, int]:
         """Return how many observations got each verdict."""
@@ -141,7 +145,10 @@ class Gaps:
 
     def __str__(self) -> str:
         counts = ", ".join(f"{verdict}: {count}" for verdict, count in self.verdicts().items() if count)
-        means = {name: float(getattr(self, name).mean()) for name in ("inference", "approximation", "amortization")}
+        means = {
+            name: float(getattr(self, name)[self.trusted].mean())
+            for name in ("inference", "approximation", "amortization")
+        }
         return (
             f"Gaps of {self.family!r} over {len(self.evidence)} observations (mean, nats): inference {means['inference']:.3f} = "
             f"approximation {means['approximation']:.3f} (family) + amortization {means['amortization']:.3f} (encoder). "
@@ -167,7 +174,7 @@ def gaps(
         x: observations, as for `AmortizedVI.fit`.
         families: families to refine beside the posterior's own. The one that comes closest gives the evidence, so a rich
             one should be among them.
-        draws: for each bound and for the evidence.
+        draws: for each bound and for the evidence, at least 21, from which on there is a k-hat; a thousand tell more.
         tolerance: in nats; a loss up to this is fine.
         seed: of all draws; the caller's random state stays as it was.
 
@@ -190,15 +197,20 @@ def gaps(
         (tensor(True), 20)
     """
     count, seed = positive_int("draws", draws), natural_int("seed", seed)
+    if count < FEWEST_DRAWS:
+        raise OptionError(f"draws must be at least {FEWEST_DRAWS}, the fewest that have a k-hat; got {count}.")
     positive_float("tolerance", tolerance)
-    amortized = vi.posterior(x)
-    own = _label(vi, amortized)
+    # Held, so that data that are drawn anew at each reading are the same for every bound.
+    amortized = vi.posterior(x).in_memory()
+    own = amortized.label
     chosen = _others(families, own)
     refined = {own: vi.refine(amortized, seed=seed)}
     refined |= {label: vi.refine(amortized, family, seed=seed) for label, family in chosen.items()}
     # One seed for all: posteriors that are alike then have alike draws, and their difference little noise.
     weighed = {label: evidence(vi, posterior, draws=count, seed=seed) for label, posterior in refined.items()}
-    closest = max(weighed, key=lambda label: float(torch.nan_to_num(weighed[label].elbo, nan=-torch.inf).mean()))
+    # By the observations that all of them have a bound for: one that has none must not decide for the others.
+    known = torch.stack([found.elbo.isfinite() for found in weighed.values()]).all(0)
+    closest = max(weighed, key=lambda label: float(weighed[label].elbo[known].sum()))
     return Gaps(
         family=own,
         amortized=evidence(vi, amortized, draws=count, seed=seed),
@@ -207,12 +219,6 @@ def gaps(
         tolerance=tolerance,
         index=amortized.index,
     )
-
-
-def _label(vi: AmortizedVI, posterior: Posterior) -> str:
-    """Return the label of a posterior's family; one that was refined may be of another than the estimator's."""
-    same = type(posterior.family) is type(vi.guide.family)
-    return family_label(vi.family) if same else type(posterior.family).__name__
 
 
 def _others(families: Sequence[FamilyChoice], own: str) -> dict[str, FamilyChoice]:

@@ -79,6 +79,10 @@ class Batch:
             return self
         return self.map(lambda value: value.repeat(times, *(1,) * (value.dim() - 1)))
 
+    def arguments(self) -> Batch:
+        """Return what the model is called with, without the parameters of the posteriors."""
+        return Batch(self.args, self.kwargs)
+
     def to(self, device: torch.device) -> Batch:
         """Return the batch on ``device``."""
         return self.map(lambda value: value.to(device, non_blocking=True))

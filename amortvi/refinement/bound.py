@@ -8,6 +8,8 @@ exact, and what is left comes from how far the posterior is from one.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
@@ -19,7 +21,7 @@ from amortvi.observations import Batch
 from amortvi.prototype import Prototype
 from amortvi.scoring import LogJoint
 
-__all__ = ["Bound", "matched_noise"]
+__all__ = ["Bound", "Noise", "matched_noise"]
 
 
 def matched_noise(draws: int, dim: int, generator: torch.Generator) -> Tensor:
@@ -46,6 +48,24 @@ def matched_noise(draws: int, dim: int, generator: torch.Generator) -> Tensor:
     return torch.cat([half, -half])
 
 
+@dataclass(frozen=True)
+class Noise:
+    """What ``K`` draws of each observation are made of.
+
+    Args:
+        standard: normal noise, ``(K, D)``, the same for every observation; see `matched_noise`.
+        seed: of the draws of a family that is not made of normal noise.
+    """
+
+    standard: Tensor
+    seed: int
+
+    @classmethod
+    def drawn(cls, draws: int, dim: int, generator: torch.Generator) -> Noise:
+        """Return noise for ``draws`` draws of ``dim`` numbers."""
+        return cls(matched_noise(draws, dim, generator), int(torch.randint(2**31, (), generator=generator)))
+
+
 class Bound:
     """The ELBO of each observation of a batch, in nats, at given parameters of its posterior.
 
@@ -54,27 +74,38 @@ class Bound:
         prototype: its structure.
         family: of the posteriors.
         batch: ``B`` observations.
-        seed: of the draws of families that are not made of normal noise.
+        whole: parameters of all the observations that these are some of, ``(N, P)``.
+        rows: which of them these are, ``(B,)``.
     """
 
-    def __init__(self, model: GenerativeModel, prototype: Prototype, family: Family, batch: Batch, seed: int) -> None:
+    def __init__(
+        self,
+        model: GenerativeModel,
+        prototype: Prototype,
+        family: Family,
+        batch: Batch,
+        whole: Tensor,
+        rows: Tensor | None = None,
+    ) -> None:
         self.log_joint = LogJoint(model, prototype, batch)
         self.family = family
         self.batch = batch
-        self.seed = seed
+        self.whole = whole
+        self.rows = torch.arange(len(whole), device=whole.device) if rows is None else rows
 
     def select(self, rows: Tensor) -> Bound:
         """Return the bound of some of the observations."""
         target = self.log_joint
-        return Bound(target.model, target.prototype, self.family, self.batch.take(rows), self.seed)
+        chosen = self.batch.take(rows)
+        return Bound(target.model, target.prototype, self.family, chosen, self.whole, self.rows[rows])
 
-    def __call__(self, parameters: Tensor, noise: Tensor) -> Tensor:
-        """Return the ELBO, ``(B,)``, at ``parameters``, ``(B, P)``, estimated on ``noise``, ``(K, D)``."""
+    def __call__(self, parameters: Tensor, noise: Noise) -> Tensor:
+        """Return the ELBO, ``(B,)``, at ``parameters``, ``(B, P)``."""
         posterior = self.family.distribution(parameters)
         vector = self._draws(posterior, parameters, noise)
         return (self.log_joint(vector) - posterior.log_prob(vector)).mean(0)
 
-    def with_gradient(self, parameters: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    def with_gradient(self, parameters: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
         """Return the ELBO, ``(B,)``, and its gradient, ``(B, P)``."""
         with torch.enable_grad():
             point = parameters.detach().requires_grad_()
@@ -82,7 +113,7 @@ class Bound:
             (gradient,) = torch.autograd.grad(bound.sum(), point)
         return bound.detach(), gradient
 
-    def path_gradient(self, parameters: Tensor, noise: Tensor) -> Tensor:
+    def path_gradient(self, parameters: Tensor, noise: Noise) -> Tensor:
         """Return the gradient ``(B, P)`` along the draws alone, which has no noise where the posterior is exact.
 
         The part that is left out, the score of the draws, is zero on average (Roeder, Wu and Duvenaud, 2017).
@@ -94,12 +125,12 @@ class Bound:
             (gradient,) = torch.autograd.grad((self.log_joint(vector) - log_q).mean(0).sum(), point)
         return gradient
 
-    def _draws(self, posterior: Distribution, parameters: Tensor, noise: Tensor) -> Tensor:
-        draws, dim = noise.shape
-        observations = self.batch.size
+    def _draws(self, posterior: Distribution, parameters: Tensor, noise: Noise) -> Tensor:
+        draws, dim = noise.standard.shape
         if self.family.takes_noise:
-            expanded = noise.to(parameters).unsqueeze(1).expand(draws, observations, dim)
+            expanded = noise.standard.to(parameters).unsqueeze(1).expand(draws, self.batch.size, dim)
             return posterior.from_noise(expanded)  # type: ignore[attr-defined]  # the family says so
-        # The same noise for the same seed, as long as the observations are the same.
-        with random_state(self.seed, parameters.device):
-            return posterior.rsample(torch.Size([draws]))
+        # Drawn for all the observations together: the noise of one is then the same whichever others are searched with it.
+        whole = self.whole.index_copy(0, self.rows, parameters)
+        with random_state(noise.seed, parameters.device):
+            return self.family.distribution(whole).rsample(torch.Size([draws]))[:, self.rows]

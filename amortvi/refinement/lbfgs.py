@@ -9,9 +9,11 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-__all__ = ["Minimum", "minimize"]
+__all__ = ["NUMBERS_KEPT", "Minimum", "minimize"]
 
 _MEMORY = 10
+NUMBERS_KEPT = 2 * _MEMORY
+"""How many numbers are kept for each that is searched."""
 _SUFFICIENT_DECREASE = 1e-4
 _SHORTEST_STEP = 2.0**-12
 _IN_A_ROW = 2

@@ -15,15 +15,15 @@ from amortvi._chunks import Gathered
 from amortvi._modes import evaluation_mode, random_state
 from amortvi.data_check import check_data
 from amortvi.errors import AmortviWarning, OptionError
-from amortvi.families import Family, FamilyChoice, make_family
+from amortvi.families import Family, FamilyChoice, family_label, make_family
 from amortvi.generative import GenerativeModel
 from amortvi.observations import Batch, TensorObservations
 from amortvi.observations.pieces import numbers_per_row
 from amortvi.posterior import Posterior
 from amortvi.posterior_sources import Stored
 from amortvi.refinement.adam import climb
-from amortvi.refinement.bound import Bound, matched_noise
-from amortvi.refinement.lbfgs import Minimum, minimize
+from amortvi.refinement.bound import Bound, Noise
+from amortvi.refinement.lbfgs import NUMBERS_KEPT, Minimum, minimize
 
 __all__ = ["RefineMethod", "Refinement", "refine"]
 
@@ -71,12 +71,10 @@ class Refinement:
     def search(self, bound: Bound, start: Tensor, generator: torch.Generator) -> Minimum:
         """Maximise the bound of each observation from ``start``, ``(B, P)``."""
         dim = bound.family.dim
-        fixed = matched_noise(self.draws_for(dim), dim, generator)
+        fixed = Noise.drawn(self.draws_for(dim), dim, generator)
         if self.method == "adam":
             return climb(
-                lambda rows, points: bound.select(rows).path_gradient(
-                    points, matched_noise(_STEP_DRAWS, dim, generator)
-                ),
+                lambda rows, points: bound.select(rows).path_gradient(points, Noise.drawn(_STEP_DRAWS, dim, generator)),
                 lambda rows, points: bound.select(rows)(points, fixed),
                 start,
                 lr=self.lr,
@@ -113,27 +111,30 @@ def refine(
         FamilyError: the family is unknown, or cannot start from the posterior of another.
         DataError: a value is outside the support of the model's likelihood.
     """
+    # Data that are drawn anew at each reading, such as images binarised on the fly, are read once: parameters are of these.
+    posterior = posterior.in_memory()
     prototype, dim = posterior.prototype, posterior.latents.dim
-    own = posterior.family if family is None else _made(family, dim, posterior.device, seed)
+    own = posterior.family if family is None else _made(family, posterior, seed)
+    label = posterior.label if family is None else family_label(family)
     draws = options.draws_for(dim)
     gathered = Gathered(posterior.size)
 
     def started(batch: Batch) -> tuple[Bound, Tensor]:
         start = _start(posterior, own, batch, from_encoder=family is None)
-        return Bound(model, prototype, own, batch, seed), start
+        return Bound(model, prototype, own, batch, start), start
 
     def probe(batch: Batch) -> None:
         bound, start = started(batch)
-        bound.with_gradient(start, matched_noise(draws, dim, torch.Generator().manual_seed(seed)))
+        bound.with_gradient(start, Noise.drawn(draws, dim, torch.Generator().manual_seed(seed)))
 
     with torch.no_grad(), evaluation_mode(model), pyro.validation_enabled(False), model.own_parameters():
-        width = numbers_per_row(probe, posterior.first())
+        width = max(numbers_per_row(probe, posterior.first()), NUMBERS_KEPT * own.num_parameters)
         for batch, _ in posterior.chunks(width):
             check_data(model, batch)
             generator = torch.Generator().manual_seed(seed)
             bound, start = started(batch)
             found = options.search(bound, start, generator)
-            fresh = matched_noise(max(_CHECK_DRAWS, draws), dim, generator)
+            fresh = Noise.drawn(max(_CHECK_DRAWS, draws), dim, generator)
             better = bound(found.point, fresh) > bound(start, fresh)
             parameters = torch.where(better.unsqueeze(-1), found.point, start)
             gathered.add({"parameters": parameters, "converged": found.converged})
@@ -142,13 +143,14 @@ def refine(
     observations = posterior.observations
     batch = replace(observations.as_batch(), parameters=result["parameters"])
     held = TensorObservations(batch, observations.name, observations.index)
-    return Posterior(prototype, Stored(own), held, posterior.device, model)
+    return Posterior(prototype, Stored(own, label), held, posterior.device, model)
 
 
-def _made(choice: FamilyChoice, dim: int, device: torch.device, seed: int) -> Family:
-    """Make a family of which only the meaning of its parameters is wanted."""
+def _made(choice: FamilyChoice, posterior: Posterior, seed: int) -> Family:
+    """Make a family of which only the meaning of its parameters is wanted, as if for the encoder that there is."""
     with random_state(seed):
-        return make_family(choice, dim, context_features=1).to(device).requires_grad_(False)
+        family = make_family(choice, posterior.latents.dim, posterior.family.context_features)
+    return family.to(posterior.device).requires_grad_(False)
 
 
 def _start(posterior: Posterior, family: Family, batch: Batch, *, from_encoder: bool) -> Tensor:

@@ -19,7 +19,8 @@ from amortvi.diagnostics import (
     diagnose,
     latent_usage,
 )
-from amortvi.errors import ModelError, OptionError
+from amortvi.diagnostics.gaps import FEWEST_DRAWS
+from amortvi.errors import AmortviError, OptionError
 from amortvi.families import family_label
 from amortvi.fitting import FamilyFits
 from amortvi.importance import k_hat_threshold
@@ -80,7 +81,8 @@ def report(
         ...     "Verdicts" in path.read_text(encoding="utf-8")
         True
     """
-    positive_int("draws", draws)
+    if positive_int("draws", draws) < FEWEST_DRAWS:
+        raise OptionError(f"draws must be at least {FEWEST_DRAWS}, the fewest that have a k-hat; got {draws}.")
     positive_float("tolerance", tolerance)
     seed = natural_int("seed", seed)
     if 0 < natural_int("simulations", simulations) < _FEWEST_SIMULATIONS:
@@ -88,6 +90,7 @@ def report(
             f"simulations must be 0 or at least {_FEWEST_SIMULATIONS} to tell anything; got {simulations}."
         )
     fits = {family_label(fits.family): fits} if isinstance(fits, AmortizedVI) else fits
+    x, labels = _checked_data(fits, x, labels)
     table = compare(fits, x, particles=draws, seed=seed)
     looked_at = [
         _Fit(name, vi, vi.posterior(x), diagnose(vi, x, draws=draws, tolerance=tolerance, seed=seed))
@@ -113,6 +116,18 @@ def report(
     return path
 
 
+def _checked_data(fits: Any, x: Any, labels: Any) -> tuple[Any, Any]:
+    """Return the observations, read once, and the labels, if these are as many."""
+    first = next(iter(fits.values()), None) if isinstance(fits, Mapping) else None
+    if not isinstance(first, AmortizedVI):
+        return x, labels  # of which `compare` says what is wrong
+    posterior = first.posterior(x).in_memory()
+    if labels is not None and (not hasattr(labels, "__len__") or len(labels) != len(posterior)):
+        got = f"{len(labels)}" if hasattr(labels, "__len__") else type(labels).__name__
+        raise OptionError(f"labels must be one an observation, {len(posterior)} of them; got {got}.")
+    return x if first.posterior(x).observations.in_memory else posterior.observations, labels
+
+
 @dataclass(frozen=True)
 class _Fit:
     """One fit with what was found of it."""
@@ -135,12 +150,14 @@ def _verdicts(fits: list[_Fit]) -> Section:
 def _comparison(table: Any) -> Section:
     score = {"elbo": "the ELBO, since all fits share one model", "evidence": "the held-out evidence log p(x)"}
     ranked = f"Ranked by {score[table.attrs['score']]}; differences are paired, observation by observation."
-    ties = [str(name) for name in table.index if table.loc[name, "verdict"] == "within noise of the best"]
-    noise = (
-        f"Within noise of the best (two standard errors): {', '.join(ties)}."
-        if ties
-        else "Every other fit is worse than the best by more than two standard errors."
-    )
+    others = table["verdict"].drop(table.index[table["verdict"] == "best"])
+    ties = [str(name) for name in others.index[others == "within noise of the best"]]
+    if ties:
+        noise = f"Within noise of the best (two standard errors): {', '.join(ties)}."
+    elif (others == "worse").all():
+        noise = "Every other fit is worse than the best by more than two standard errors."
+    else:
+        noise = "From one observation nothing can be said of differences."
     caption = "Difference to the best, with one standard error."
     picture = drawn(caption, plots.plot_comparison, table, rows=len(table))
     return Section("Comparison", [Part(paragraphs=[ranked, noise], table=tabled(table), figures=[picture])])
@@ -180,8 +197,8 @@ def _calibration(fits: list[_Fit], x: Any, simulations: int, seed: int) -> Secti
     for fit in fits:
         try:
             found = calibrate(fit.vi, simulations, x=x, seed=seed)
-        except ModelError as error:
-            parts.append(Part(fit.name, [f"The model cannot be simulated from as it is: {error}"]))
+        except AmortviError as error:
+            parts.append(Part(fit.name, [f"The calibration could not be done: {error}"]))
             continue
         tests = found.to_frame().set_index("kind").astype({"statistic": float})
         verdict = f"Verdict: {found.verdict}."
@@ -201,6 +218,8 @@ def _calibration_figures(name: str, found: Calibration) -> list[Figure]:
 
 
 def _latents(fits: list[_Fit], x: Any, labels: Any, seed: int) -> Section:
+    if len(fits[0].posterior) < 2:
+        return Section("Latents", [Part(paragraphs=["How latents are used shows from several observations only."])])
     parts = []
     for fit in fits:
         used = latent_usage(fit.vi, x, seed=seed)

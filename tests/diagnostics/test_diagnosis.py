@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -35,9 +37,9 @@ def fitted(family: str, encoder: nn.Module, epochs: int, lr: float) -> avi.Amort
 @pytest.mark.parametrize(
     ("fault", "family", "bottleneck", "epochs", "lr"),
     [
-        ("fine", "full", None, 200, 0.02),
-        ("family", "diagonal", None, 200, 0.02),
-        ("encoder", "full", 1, 200, 0.02),
+        ("fine", "full", None, 120, 0.03),
+        ("family", "diagonal", None, 120, 0.03),
+        ("encoder", "full", 1, 120, 0.03),
         ("optimizer", "full", None, 20, 5e-4),
         ("optimizer", "full", None, 5, 5e-4),
     ],
@@ -53,7 +55,14 @@ def test_planted_faults(fault, family, bottleneck, epochs, lr) -> None:
 
 
 def diagnosed(
-    *, approximation: float, amortization: float, reliable: bool = True, state: str = "converged", gain: float = 0.0
+    *,
+    approximation: float,
+    amortization: float,
+    reliable: bool = True,
+    state: str = "converged",
+    gain: float = 0.0,
+    frozen: bool = False,
+    spread: float = 0.0,
 ) -> avi.Diagnosis:
     """A diagnosis of gaps and a history that are made up."""
     count = 20
@@ -62,9 +71,10 @@ def diagnosed(
     def evidence(elbo: float, k_hat: float) -> avi.Evidence:
         return avi.Evidence(level, level, level, level + elbo, level, level + k_hat, level + 100, draws=1000)
 
+    scatter = 1 + spread * torch.linspace(-1, 1, count, dtype=torch.float64)
     gaps = avi.Gaps(
         family="diagonal",
-        amortized=evidence(-approximation - amortization, 0.9),
+        amortized=replace(evidence(0.0, 0.9), elbo=-approximation - amortization * scatter),
         refined={"diagonal": evidence(-approximation, 0.5)},
         proposed=evidence(0.0, 0.3 if reliable else 0.9),
         tolerance=0.1,
@@ -81,7 +91,7 @@ def diagnosed(
         best_epoch=50,
         learning_rate=1.0,
     )
-    return avi.Diagnosis(gaps, made)
+    return avi.Diagnosis(gaps, made, frozen)
 
 
 @pytest.mark.parametrize(
@@ -98,7 +108,14 @@ def diagnosed(
         # An encoder is not blamed before it had its time, a family is.
         ({"approximation": 0.5, "amortization": 1.0, "state": "too few epochs"}, "optimizer"),
         ({"approximation": 1.0, "amortization": 0.5, "state": "too few epochs"}, "family"),
-        # What falls, or scatters, is not made better by more of the same.
+        # With a frozen model no more can be gained than is lost.
+        ({"approximation": 0.02, "amortization": 0.02, "state": "rising", "gain": 2.0, "frozen": True}, "fine"),
+        ({"approximation": 0.2, "amortization": 1.0, "state": "rising", "gain": 9.0, "frozen": True}, "optimizer"),
+        # Observations that differ make the mean loss no less of one.
+        ({"approximation": 0.0, "amortization": 6.0, "spread": 0.95}, "encoder"),
+        # What falls or scatters has not come to rest; an encoder that overfits has.
+        ({"approximation": 0.5, "amortization": 1.0, "state": "falling", "gain": -2.0}, "optimizer"),
+        ({"approximation": 0.5, "amortization": 1.0, "state": "too much scatter"}, "optimizer"),
         ({"approximation": 0.5, "amortization": 1.0, "state": "overfitting", "gain": -2.0}, "encoder"),
     ],
 )
@@ -106,6 +123,15 @@ def test_the_rule(options, fault) -> None:
     found = diagnosed(**options)
     assert found.fault == fault
     assert found.statement
+
+
+def test_the_advice_goes_by_the_history() -> None:
+    overfitted = diagnosed(approximation=0.5, amortization=1.0, state="overfitting", gain=-2.0)
+    assert "overfits" in overfitted.statement
+    assert "a smaller encoder" in overfitted.statement
+    shaking = diagnosed(approximation=0.0, amortization=1.0)
+    assert "The learning rate was never lowered" in shaking.statement
+    assert "A smaller learning rate" in diagnosed(approximation=0, amortization=1, state="too much scatter").statement
 
 
 def test_what_could_not_be_judged_is_counted() -> None:

@@ -118,8 +118,30 @@ def test_an_evidence_that_cannot_be_known_is_not_to_be_trusted() -> None:
 def test_what_was_refined_can_be_looked_at_again() -> None:
     vi, _ = shifted(avi.families.Diagonal, 1.0)
     found = avi.gaps(vi, vi.refine(X[:10], "full"))
-    assert found.family == "FullCovariance"
+    assert found.family == "full"
+    assert list(found.refined) == ["full"]
     assert set(found.verdict) == {"fine"}
+    assert vi.to_arviz(vi.refine(X[:2], "full"), draws=2, prior_draws=0, seed=0).attrs["posterior_family"] == "full"
+
+
+def test_one_observation_without_a_bound_does_not_decide_for_the_others() -> None:
+    class Broken(nn.Module):
+        """Its first observation has no posterior."""
+
+        def __init__(self, best: nn.Module) -> None:
+            super().__init__()
+            self.best = best
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.where((x == X[0]).all(1, keepdim=True), torch.nan, self.best(x))
+
+    vi = held(MODEL, Broken(solved(MODEL, avi.families.Diagonal).encoder), avi.families.Diagonal, X[1:5])
+    with pytest.warns(avi.errors.AmortviWarning):
+        found = avi.gaps(vi, X[:10])
+    assert found.verdict == ["do not trust", *["family"] * 9]
+    assert found.summary()["count"].eq(9).all()
+    assert found.summary().loc["approximation_gap", "mean"] == pytest.approx(MODEL.diagonal_gap(), abs=0.05)
+    assert "nan" not in str(found)
 
 
 @pytest.mark.parametrize(
@@ -129,6 +151,7 @@ def test_what_was_refined_can_be_looked_at_again() -> None:
         ({"families": ["full", "full"]}, OptionError, "different labels"),
         ({"families": ["fulll"]}, FamilyError, "family must be one of"),
         ({"draws": 0}, OptionError, "draws must be a positive integer"),
+        ({"draws": 20}, OptionError, "draws must be at least 21, the fewest that have a k-hat; got 20"),
         ({"tolerance": -1}, OptionError, "tolerance must be a finite number above zero"),
         ({"seed": -1}, OptionError, "seed must be"),
     ],

@@ -25,8 +25,8 @@ def test_the_density_in_one_dimension_is_that_of_the_two_parts() -> None:
     loc, scale = found.gaussian.mean[0], found.gaussian.variance.sqrt()[0]
     standard = (value.squeeze(-1) - loc) / scale
     normal = torch.distributions.Normal(0.0, 1.0).log_prob(standard).exp()
-    student = StudentT(5.0).log_prob(standard).exp()
-    torch.testing.assert_close(found.log_prob(value).exp(), (0.8 * normal + 0.2 * student) / scale)
+    student = StudentT(3.0).log_prob(standard).exp()
+    torch.testing.assert_close(found.log_prob(value).exp(), (0.5 * normal + 0.5 * student) / scale)
 
 
 def test_draws_are_from_the_density() -> None:
@@ -36,7 +36,7 @@ def test_draws_are_from_the_density() -> None:
     target = MultivariateNormal(found.gaussian.mean, found.gaussian.covariance_matrix)
     draws = found.rsample(torch.Size([100_000]))
     weights = (target.log_prob(draws) - found.log_prob(draws)).exp()
-    assert float(weights.max()) <= 1 / 0.8 + 1e-9
+    assert float(weights.max()) <= 2 + 1e-9
     error = float(weights.std()) / math.sqrt(len(weights))
     assert abs(float(weights.mean()) - 1) < 5 * error
     centred = draws - found.gaussian.mean
@@ -46,14 +46,14 @@ def test_draws_are_from_the_density() -> None:
 
 
 def test_weights_of_a_heavier_tail_become_bounded() -> None:
-    """A Student target: for a Gaussian proposal its weights have no variance, for the mixture they are at most 5."""
+    """A Student target: for a Gaussian proposal its weights have no variance, for the mixture they are at most 2."""
     torch.manual_seed(0)
     gaussian = FullCovariance(1, 1).double().distribution(torch.zeros(2, dtype=torch.float64))
-    heavy = StudentT(torch.tensor(5.0, dtype=torch.float64))
+    heavy = StudentT(torch.tensor(3.0, dtype=torch.float64))
     plain, guarded = gaussian.rsample(torch.Size([4000])), DefensiveMixture(gaussian).rsample(torch.Size([4000]))
     of_plain = heavy.log_prob(plain[:, 0]) - gaussian.log_prob(plain)
     of_guarded = heavy.log_prob(guarded[:, 0]) - DefensiveMixture(gaussian).log_prob(guarded)
-    assert float(of_guarded.max()) <= math.log(5) + 1e-9
+    assert float(of_guarded.max()) <= math.log(2) + 1e-9
     k_hat = pareto_smoothed(torch.stack([of_plain, of_guarded], dim=1)).k_hat
     assert float(k_hat[1]) < 0.5 < float(k_hat[0])
 

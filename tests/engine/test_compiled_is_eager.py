@@ -11,8 +11,6 @@ from torch.utils._pytree import tree_map
 import amortvi as avi
 from tests.any_models import CASES, Case
 
-every_model = pytest.mark.parametrize("name", CASES)
-
 
 @pytest.fixture(autouse=True)
 def empty_param_store() -> Iterator[None]:
@@ -64,7 +62,28 @@ def both(name: str, **options: Any) -> tuple[avi.AmortizedVI, avi.AmortizedVI]:
     return fitted(CASES[name], True, **options), fitted(CASES[name], False, **options)
 
 
-@every_model
+RECORDED = (
+    "parameters of a function",
+    "a network outside",
+    "the method of a module",
+    "many supports",
+    "one latent on another",
+    "plates on both sides",
+    "subsampled in parts",
+    "a mask",
+    "weights",
+    "keywords",
+    "normalisation and dropout",
+    "convolutions",
+)
+"""What is recorded each time: a model of each kind."""
+
+
+def some_of_them(chosen: tuple[str, ...]) -> list[Any]:
+    return [name if name in chosen else pytest.param(name, marks=pytest.mark.slow) for name in CASES]
+
+
+@pytest.mark.parametrize("name", some_of_them(RECORDED))
 @pytest.mark.usefixtures("not_compiled")
 def test_recorded_is_eager(name: str) -> None:
     assert_equal(*both(name, validation_data=None), SINGLE.get(name, TOLERANCE))
@@ -79,9 +98,7 @@ COMPILED = (
 """What is compiled each time; the rest takes minutes, and differs in what is recorded more than in what is compiled."""
 
 
-@pytest.mark.parametrize(
-    "name", [name if name in COMPILED else pytest.param(name, marks=pytest.mark.slow) for name in CASES]
-)
+@pytest.mark.parametrize("name", some_of_them(COMPILED))
 def test_compiled_is_eager(name: str) -> None:
     one_shape = {"epochs": 20, "batch_size": None, "validation_data": None}
     assert_equal(*both(name, **one_shape), SINGLE.get(name, TOLERANCE))

@@ -131,7 +131,13 @@ def test_a_model_that_cannot_be_simulated_is_told(tmp_path: Path) -> None:
     x = torch.randn(20, 2, generator=torch.Generator().manual_seed(0))
     vi = avi.AmortizedVI(model, avi.encoders.MLP(2, [])).fit(x, epochs=30, lr=0.02, seed=0, progress=False)
     page = avi.report(vi, x, tmp_path / "a.html", draws=100, simulations=100).read_text(encoding="utf-8")
-    assert "The model cannot be simulated from as it is" in page
+    assert "The calibration could not be done" in page
+
+
+def test_one_observation_is_enough(fits: avi.FamilyFits, x: Tensor, tmp_path: Path) -> None:
+    page = avi.report(fits, x[:1], tmp_path / "a.html", draws=100, simulations=0).read_text(encoding="utf-8")
+    assert "From one observation nothing can be said of differences" in page
+    assert "shows from several observations only" in page
 
 
 def test_numbers_in_tables() -> None:
@@ -147,6 +153,10 @@ def test_arguments_are_checked_before_anything_is_done(fits: avi.FamilyFits, x: 
     path = tmp_path / "folder" / "a.html"
     with pytest.raises(OptionError, match="simulations must be 0 or at least 100"):
         avi.report(fits, x, path, simulations=5)
+    with pytest.raises(OptionError, match="draws must be at least 21"):
+        avi.report(fits, x, path, draws=20)
+    with pytest.raises(OptionError, match="labels must be one an observation, 40 of them; got 3"):
+        avi.report(fits, x, path, labels=[1, 2, 3])
     with pytest.raises(OptionError, match="draws must be a positive integer"):
         avi.report(fits, x, path, draws=0)
     with pytest.raises(OptionError, match="fits must come from fit_families"):
