@@ -120,7 +120,7 @@ def test_diagnostic_skeleton(skeletons: dict[str, Any]) -> None:
     model = linear_gaussian()
     found = skeletons["narrowing"](solved(model), model.simulate(5, seed=0), "z").to_frame()
     expected = torch.linalg.inv(model.precision()).diagonal().sqrt()
-    torch.testing.assert_close(torch.as_tensor(found.to_numpy()), expected.expand(5, -1))
+    torch.testing.assert_close(torch.tensor(found.to_numpy()), expected.expand(5, -1))
 
 
 def test_plot_skeleton(skeletons: dict[str, Any]) -> None:
