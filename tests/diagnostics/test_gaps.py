@@ -71,6 +71,30 @@ def test_an_encoder_that_is_off(family) -> None:
     assert set(found.verdict) == {"encoder" if cost > own else "family"}
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["diagonal", "full"])
+def test_trained_encoders_reach_what_their_family_can(family) -> None:
+    """Eight latents, a linear encoder, which can be exact: what is lost is the formula for a diagonal family, else nothing."""
+    model, epochs = linear_gaussian(8, 12), 400
+    torch.manual_seed(0)
+    vi = avi.AmortizedVI(model, avi.encoders.MLP(12, []), family, freeze_model=True)
+    vi.fit(
+        model.simulate(2000, seed=0),
+        epochs=epochs,
+        batch_size=100,
+        lr=0.05,
+        lr_schedule=lambda optimizer: torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs),
+        objective=avi.objectives.ELBO(gradient="sticking_the_landing"),
+        dtype=torch.float64,
+        seed=0,
+        progress=False,
+    )
+    found = avi.gaps(vi, model.simulate(300, seed=1))
+    assert float(found.amortization.mean()) < 0.02
+    exact = model.diagonal_gap() if family == "diagonal" else 0.0
+    assert abs(float(found.approximation.mean()) - exact) < (0.05 if exact else 0.02)
+
+
 def test_parts_make_the_whole_and_the_table_has_them_all() -> None:
     frame = pd.DataFrame(X[:7].numpy(), index=list("abcdefg"))
     vi, _ = shifted(avi.families.Diagonal, 0.3)
