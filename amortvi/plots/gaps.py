@@ -22,7 +22,7 @@ _PARTS = {"approximation": "approximation gap (family)", "amortization": "amorti
 
 
 def plot_gaps(gaps: Gaps | Mapping[str, Gaps], *, ax: Axes | None = None) -> Axes:
-    """Draw a bar a fit: the mean loss to the family, and behind it that to the encoder.
+    """Draw a bar a fit: the mean loss to the family, and behind it that to the encoder, where the evidence is known.
 
     Args:
         gaps: what `amortvi.gaps` returns, or several by name.
@@ -52,13 +52,14 @@ def plot_gaps(gaps: Gaps | Mapping[str, Gaps], *, ax: Axes | None = None) -> Axe
         )
     ax = axes_or_new(ax, (_WIDTH, 1.6 + 0.4 * len(named)))
     positions = np.arange(len(named))
-    means = {part: np.array([float(getattr(one, part).mean()) for one in named.values()]) for part in _PARTS}
+    summaries = [one.summary() for one in named.values()]
+    means = {part: np.array([summary.loc[f"{part}_gap", "mean"] for summary in summaries]) for part in _PARTS}
     # A part may be a little below zero, by Monte Carlo error; the other begins at zero all the same.
     starts = {"approximation": np.zeros(len(named)), "amortization": np.maximum(means["approximation"], 0)}
     for place, (part, label) in enumerate(_PARTS.items()):
         ax.barh(positions, means[part], left=starts[part], height=0.6, color=color(place), label=label)
-    whole = np.array([float(one.inference.mean()) for one in named.values()])
-    errors = np.array([float(one.inference.std() / len(one.inference) ** 0.5) for one in named.values()])
+    whole, errors = (np.array([summary.loc["inference_gap", of] for summary in summaries]) for of in ("mean", "se"))
+    # One observation has no standard error.
     ax.errorbar(whole, positions, xerr=np.nan_to_num(errors), fmt="none", color="0.2", capsize=4)
     ax.axvline(0, color="0.7", linewidth=1, zorder=0)
     ax.set_yticks(positions, list(named))

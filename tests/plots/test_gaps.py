@@ -20,8 +20,8 @@ def found(fits: avi.FamilyFits, x: Tensor) -> dict[str, avi.Gaps]:
 def test_bars_are_the_means(found: dict[str, avi.Gaps], ax: Axes) -> None:
     assert plot_gaps(found, ax=ax) is ax
     first, second, _ = ax.containers
-    approximation = [float(gaps.approximation.mean()) for gaps in found.values()]
-    amortization = [float(gaps.amortization.mean()) for gaps in found.values()]
+    approximation = [float(gaps.approximation[gaps.trusted].mean()) for gaps in found.values()]
+    amortization = [float(gaps.amortization[gaps.trusted].mean()) for gaps in found.values()]
     np.testing.assert_allclose([bar.get_width() for bar in first], approximation)
     np.testing.assert_allclose([bar.get_width() for bar in second], amortization)
     np.testing.assert_allclose([bar.get_x() for bar in second], np.maximum(approximation, 0))
