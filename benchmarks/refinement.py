@@ -19,7 +19,7 @@ TOGETHER, ALONE = 1000, 20
 
 def main() -> None:
     """Measure, print and save."""
-    given = settings.start("refinement", __doc__, threads=1, repetitions=5, epochs=40)
+    given = settings.start("refinement", __doc__, threads=2, repetitions=5, epochs=40)
     problem = problems.small()
     x = problem.x[:TOGETHER]
     measurements, ratios = {}, []
