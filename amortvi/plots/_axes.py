@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from amortvi._checks import require
 from amortvi.errors import OptionError
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.cm import ScalarMappable
 
-__all__ = ["axes_or_new", "color_bar", "matplotlib_module"]
+__all__ = ["axes_or_new", "color_bar", "legend_above", "legend_beside", "matplotlib_module", "point_area"]
 
 
 def matplotlib_module(name: str) -> ModuleType:
@@ -39,6 +39,21 @@ def axes_or_new(ax: Axes | None, figsize: tuple[float, float] | None = None) -> 
     if not isinstance(ax, kind):
         raise OptionError(f"ax must be one matplotlib Axes; got {type(ax).__name__}.")
     return ax
+
+
+def legend_beside(ax: Axes, **options: Any) -> None:
+    """Draw a legend to the right of the Axes: inside, it would lie on what is drawn."""
+    ax.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False, **options)
+
+
+def legend_above(ax: Axes) -> None:
+    """Draw a legend of two columns above the Axes."""
+    ax.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
+
+
+def point_area(count: int) -> float:
+    """Return the area of each of ``count`` points: the more, the smaller, so that they do not cover one another."""
+    return min(max(12_000 / count, 4.0), 30.0)
 
 
 def color_bar(ax: Axes, colors: ScalarMappable, label: str) -> None:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from amortvi.errors import DataError
 from amortvi.plots._arrays import to_array
-from amortvi.plots._axes import color_bar, matplotlib_module
+from amortvi.plots._axes import color_bar, legend_beside, matplotlib_module
 from amortvi.plots._palette import PALETTE, color
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Categories:
         """Draw a legend beside the Axes: inside, it would lie on points."""
         line = matplotlib_module("matplotlib.lines").Line2D
         handles = [line([], [], color=color(i), marker="o", linestyle="", label=n) for i, n in enumerate(self.names)]
-        ax.legend(handles=handles, loc="upper left", bbox_to_anchor=(1, 1), frameon=False, handletextpad=0.2)
+        legend_beside(ax, handles=handles, handletextpad=0.2)
 
 
 @dataclass(frozen=True)

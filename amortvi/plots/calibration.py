@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from amortvi.diagnostics.calibration import Calibration, ecdf_band
 from amortvi.errors import OptionError
-from amortvi.plots._axes import axes_or_new
+from amortvi.plots._axes import axes_or_new, legend_beside
 from amortvi.plots._palette import PALETTE, color
+from amortvi.plots._results import check_result
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -51,7 +52,7 @@ def plot_ranks(calibration: Calibration, *, ax: Axes | None = None) -> Axes:
         >>> ax.get_xlabel()
         'rank of the truth among the draws'
     """
-    _check(calibration)
+    check_result("calibration", calibration, Calibration, "amortvi.calibrate(vi)")
     ax = axes_or_new(ax)
     at, lower, upper = _band(calibration.simulations)
     ax.fill_between(at, lower - at, upper - at, color="0.9", linewidth=0, label=_BAND)
@@ -70,7 +71,7 @@ def plot_ranks(calibration: Calibration, *, ax: Axes | None = None) -> Axes:
     ax.set_xlim(0, 1)
     ax.set_xlabel("rank of the truth among the draws")
     ax.set_ylabel("share of ranks below, less the uniform share")
-    _legend_beside(ax)
+    legend_beside(ax)
     return ax
 
 
@@ -101,7 +102,7 @@ def plot_rank_histogram(calibration: Calibration, quantity: str, *, ax: Axes | N
         >>> int(sum(bar.get_height() for bar in ax.patches))
         100
     """
-    _check(calibration)
+    check_result("calibration", calibration, Calibration, "amortvi.calibrate(vi)")
     if quantity not in calibration.ranks:
         raise OptionError(f"quantity must be one of {list(calibration.ranks)}; got {quantity!r}.")
     from scipy.stats import binom  # imported where it is used: it is slow to import
@@ -146,7 +147,7 @@ def plot_coverage(calibration: Calibration, *, ax: Axes | None = None) -> Axes:
         >>> ax.get_ylabel()
         'expected coverage'
     """
-    _check(calibration)
+    check_result("calibration", calibration, Calibration, "amortvi.calibrate(vi)")
     ax = axes_or_new(ax)
     at, lower, upper = _band(calibration.simulations)
     ax.fill_between(at, lower, upper, color="0.9", linewidth=0, label=_BAND)
@@ -161,13 +162,8 @@ def plot_coverage(calibration: Calibration, *, ax: Axes | None = None) -> Axes:
     ax.set_aspect("equal")
     ax.set_xlabel("probability that a region claims")
     ax.set_ylabel("expected coverage")
-    _legend_beside(ax)
+    legend_beside(ax)
     return ax
-
-
-def _check(calibration: Any) -> None:
-    if not isinstance(calibration, Calibration):
-        raise OptionError(f"calibration must be what amortvi.calibrate(vi) returns; got {type(calibration).__name__}.")
 
 
 def _band(simulations: int) -> list[npt.NDArray[np.float64]]:
@@ -177,8 +173,3 @@ def _band(simulations: int) -> list[npt.NDArray[np.float64]]:
 
 def _share_below(values: npt.NDArray[np.float64], at: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     return np.searchsorted(np.sort(values), at, side="right") / len(values)
-
-
-def _legend_beside(ax: Axes) -> None:
-    """Draw the legend beside the Axes: inside, it would lie on curves."""
-    ax.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from amortvi.diagnostics.collapse import LatentUsage
-from amortvi.errors import OptionError
 from amortvi.plots._axes import axes_or_new, matplotlib_module
 from amortvi.plots._palette import color
+from amortvi.plots._results import check_result
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -49,7 +49,7 @@ def plot_latent_usage(usage: LatentUsage, *, ax: Axes | None = None) -> Axes:
         >>> len(ax.patches)
         2
     """
-    each = _checked(usage).each
+    each = check_result("usage", usage, LatentUsage, "amortvi.latent_usage").each
     kl, active = each.kl.numpy(), each.active.numpy()
     known = np.flatnonzero(~np.isnan(kl))
     order = known[np.argsort(-kl[known], kind="stable")]
@@ -95,7 +95,7 @@ def plot_aggregate_posterior(usage: LatentUsage, *, ax: Axes | None = None) -> A
         >>> [label.get_text() for label in ax.get_xticklabels()]
         ['z[0]', 'z[1]']
     """
-    each = _checked(usage).each
+    each = check_result("usage", usage, LatentUsage, "amortvi.latent_usage").each
     centre, scale = each.prior_mean.numpy(), each.prior_variance.sqrt().numpy()
     levels = [0.025, 0.25, 0.5, 0.75, 0.975]
     mine, prior = (
@@ -120,12 +120,6 @@ def plot_aggregate_posterior(usage: LatentUsage, *, ax: Axes | None = None) -> A
     bottom, top = ax.get_ylim()
     ax.set_ylim(bottom, top + 0.2 * (top - bottom))  # room for the legend
     return ax
-
-
-def _checked(usage: Any) -> LatentUsage:
-    if not isinstance(usage, LatentUsage):
-        raise OptionError(f"usage must be what amortvi.latent_usage returns; got {type(usage).__name__}.")
-    return usage
 
 
 def _name_dimensions(ax: Axes, labels: list[str]) -> None:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from amortvi.diagnostics.evidence import Evidence
-from amortvi.errors import OptionError
-from amortvi.plots._axes import axes_or_new
+from amortvi.plots._axes import axes_or_new, legend_above, point_area
 from amortvi.plots._palette import color
+from amortvi.plots._results import check_result
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -50,8 +50,7 @@ def plot_k_hat(evidence: Evidence, *, sort: bool = False, ax: Axes | None = None
         >>> ax.get_ylabel()
         'k-hat'
     """
-    if not isinstance(evidence, Evidence):
-        raise OptionError(f"evidence must be what amortvi.evidence returns; got {type(evidence).__name__}.")
+    check_result("evidence", evidence, Evidence, "amortvi.evidence")
     values, good = evidence.k_hat.numpy(), evidence.reliable.numpy()
     if sort:
         order = np.argsort(values, kind="stable")
@@ -76,8 +75,7 @@ def plot_k_hat(evidence: Evidence, *, sort: bool = False, ax: Axes | None = None
         (good, color(0), f"to be trusted ({int(good.sum())})"),
         (~good, color(1), f"not to be trusted ({int((~good).sum())})"),
     )
-    # The more points, the smaller, so that they do not cover one another.
-    area = float(np.clip(12_000 / len(values), 4, 30))
+    area = point_area(len(values))
     for chosen, shade, label in kinds:
         for inside, marker in (
             (values > highest, "^"),
@@ -93,5 +91,5 @@ def plot_k_hat(evidence: Evidence, *, sort: bool = False, ax: Axes | None = None
     ax.set_yticks([level for level in (-2, -1.5, -1, -0.5, 0, *_LANDMARKS, 1.5, 2) if low <= level <= high])
     ax.set_xlabel("observations in the order of their k-hat" if sort else "observation")
     ax.set_ylabel("k-hat")
-    ax.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
+    legend_above(ax)
     return ax

@@ -9,7 +9,7 @@ import numpy as np
 
 from amortvi.diagnostics.gaps import Gaps
 from amortvi.errors import OptionError
-from amortvi.plots._axes import axes_or_new
+from amortvi.plots._axes import axes_or_new, legend_above
 from amortvi.plots._palette import color
 
 if TYPE_CHECKING:
@@ -65,5 +65,5 @@ def plot_gaps(gaps: Gaps | Mapping[str, Gaps], *, ax: Axes | None = None) -> Axe
     ax.set_yticks(positions, list(named))
     ax.set_ylim(len(named) - 0.5, -0.5)
     ax.set_xlabel("Loss against the evidence ± 1 SE\n(nats per observation)")
-    ax.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
+    legend_above(ax)
     return ax

@@ -11,6 +11,7 @@ from amortvi.diagnostics.site_check import CheckedStatistic
 from amortvi.errors import OptionError
 from amortvi.plots._axes import axes_or_new
 from amortvi.plots._palette import color
+from amortvi.plots._results import check_result
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -62,10 +63,9 @@ def plot_predictive_check(
 
 
 def _chosen(check: Any, statistic: str | None, site: str | None) -> CheckedStatistic:
-    if not isinstance(check, PredictiveCheck):
-        raise OptionError(f"check must be what amortvi.predictive_check returns; got {type(check).__name__}.")
-    fitting = [s for s in check.statistics if statistic in (None, s.name) and site in (None, s.site)]
+    found = check_result("check", check, PredictiveCheck, "amortvi.predictive_check").statistics
+    fitting = [s for s in found if statistic in (None, s.name) and site in (None, s.site)]
     if not fitting:
-        known = [f"{s.name} of {s.site}" for s in check.statistics]
+        known = [f"{s.name} of {s.site}" for s in found]
         raise OptionError(f"there is no statistic {statistic!r} of site {site!r}; there is {known}.")
     return min(fitting, key=lambda s: s.two_sided) if statistic is None else fitting[0]

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from amortvi.errors import OptionError
 from amortvi.latents import LatentSite
 from amortvi.plots._arrays import to_array
-from amortvi.plots._axes import axes_or_new, matplotlib_module
+from amortvi.plots._axes import axes_or_new, matplotlib_module, point_area
 from amortvi.plots._labels import Categories, Scale, read_labels
 from amortvi.plots._palette import color
 from amortvi.plots._posteriors import check_posterior
@@ -145,9 +145,7 @@ def _draw_means(ax: Axes, means: npt.NDArray[Any], key: Categories | Scale | Non
     else:
         colors = key.colors()
         key.draw_key(ax)
-    # The more points, the smaller, so that they do not cover one another.
-    area = float(np.clip(12_000 / len(means), 4, 30))
-    ax.scatter(means[:, 0], means[:, 1], c=colors, s=area, alpha=0.7, linewidths=0)
+    ax.scatter(means[:, 0], means[:, 1], c=colors, s=point_area(len(means)), alpha=0.7, linewidths=0)
     return colors
 
 

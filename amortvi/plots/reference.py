@@ -14,7 +14,7 @@ from amortvi.errors import OptionError
 from amortvi.plots._arrays import to_array
 from amortvi.plots._axes import axes_or_new
 from amortvi.plots._palette import color
-from amortvi.plots._posteriors import check_posterior, position_of
+from amortvi.plots._posteriors import position_of
 from amortvi.posterior import Posterior
 
 if TYPE_CHECKING:
@@ -69,7 +69,6 @@ def plot_reference(
         >>> plot_reference(nuts, vi.posterior(x[:1]), ax=Figure().subplots()).get_ylabel()
         'z[1]'
     """
-    check_posterior(posterior)
     reference.check_same(posterior)
     _, _, observations, dim = reference.vector.shape
     position = position_of("observation", observation, observations)
