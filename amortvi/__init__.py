@@ -1,36 +1,46 @@
 """Amortized variational inference for Pyro models.
 
-An encoder network reads an observation and returns the parameters of its posterior ``q(z | x)``; the family of that
-posterior is yours to choose, compare and study in ArviZ. Start with `AmortizedVI`.
+An encoder network reads an observation and returns the parameters of its posterior ``q(z | x)``. Choose the family of that
+posterior, compare families, and study the result in ArviZ. Start with `AmortizedVI`.
 """
 
-from amortvi import datasets, diagnostics, encoders, errors, families, importance, models, objectives, plots, testing
-from amortvi._version import __version__
-from amortvi.comparison import compare
-from amortvi.diagnostics import (
-    Calibration,
-    Diagnosis,
-    Evidence,
-    Gaps,
-    Reference,
-    annealed_evidence,
-    bracket_evidence,
-    c2st,
-    calibrate,
-    convergence,
-    diagnose,
-    evidence,
-    gaps,
-    latent_usage,
-    predictive_check,
-    reference,
-)
-from amortvi.fitting import FamilyFits, FitArguments, fit_families
-from amortvi.guide import AmortizedGuide
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from amortvi import encoders, errors, families, importance, objectives
+from amortvi._util.version import __version__
+from amortvi.data import Observations, datasets
 from amortvi.inference import AmortizedVI
-from amortvi.posterior import Posterior
-from amortvi.report import report
-from amortvi.svi import SVI
+from amortvi.model import library as models
+from amortvi.posterior import AmortizedGuide, Posterior
+from amortvi.training import FitOptions
+
+if TYPE_CHECKING:
+    from amortvi import diagnostics, plots, testing
+    from amortvi.comparison import FamilyFits, compare, fit_families
+    from amortvi.compile import svi
+    from amortvi.compile.svi import SVI
+    from amortvi.diagnostics import (
+        Calibration,
+        Diagnosis,
+        Evidence,
+        Gaps,
+        Reference,
+        annealed_evidence,
+        bracket_evidence,
+        c2st,
+        calibrate,
+        convergence,
+        diagnose,
+        evidence,
+        gaps,
+        latent_usage,
+        predictive_check,
+        reference,
+    )
+    from amortvi.plots.report import report
 
 __all__ = [
     "SVI",
@@ -40,7 +50,7 @@ __all__ = [
     "Diagnosis",
     "Evidence",
     "FamilyFits",
-    "FitArguments",
+    "FitOptions",
     "Gaps",
     "Posterior",
     "Reference",
@@ -68,5 +78,37 @@ __all__ = [
     "predictive_check",
     "reference",
     "report",
+    "svi",
     "testing",
 ]
+
+# Imported at their first use: a fit needs none of them, and together they would double the time that the import takes.
+_LAZY = {
+    "SVI": "amortvi.compile.svi",
+    "report": "amortvi.plots.report",
+    "svi": "amortvi.compile",
+    **dict.fromkeys(("FamilyFits", "compare", "fit_families"), "amortvi.comparison"),
+    **dict.fromkeys(("diagnostics", "plots", "testing"), "amortvi"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'amortvi' has no attribute {name!r}")
+    home = _LAZY.get(name, "amortvi.diagnostics")
+    if home == "amortvi" or name == "svi":
+        return importlib.import_module(f"{home}.{name}")
+    return getattr(importlib.import_module(home), name)
+
+
+def __dir__() -> list[str]:
+    return __all__
+
+
+def _warn_of_inactive_latents(vi: AmortizedVI, x: Observations, options: FitOptions) -> None:
+    from amortvi.diagnostics.latents import warn_of_inactive_latents
+
+    warn_of_inactive_latents(vi, x, options)
+
+
+# AmortizedVI.after_fit.append(_warn_of_inactive_latents)

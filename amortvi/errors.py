@@ -1,4 +1,7 @@
-"""The errors that amortvi raises: each names the argument, what was got, what was expected, what to do."""
+"""Every error that amortvi raises, one class per kind of mistake.
+
+A message names the argument, what was given, what is expected and what to do.
+"""
 
 from __future__ import annotations
 
@@ -19,35 +22,35 @@ __all__ = [
 
 
 class AmortviError(Exception):
-    """Base of every error that amortvi raises on purpose."""
+    """Base class of all errors raised by amortvi."""
 
 
 class DataError(AmortviError, ValueError):
-    """The observations cannot be used: empty, not finite, of different lengths, of a wrong type or shape."""
+    """The observations cannot be used: empty, not finite, of unequal lengths, or of the wrong type or shape."""
 
 
 class ModelError(AmortviError, ValueError):
-    """The Pyro model is outside what amortized inference can take, for instance it has no plate."""
+    """The Pyro model is not supported, for example because it has no plate."""
 
 
 class EncoderError(AmortviError, ValueError):
-    """The encoder fails on the observations or returns something other than a ``(B, C)`` context."""
+    """The encoder fails on the observations or does not return a ``(B, C)`` context."""
 
 
 class FamilyError(AmortviError, ValueError):
-    """The posterior family is unknown, or was given options out of range."""
+    """The posterior family is unknown, was given invalid options, or cannot do what was asked of it."""
 
 
 class OptionError(AmortviError, ValueError):
-    """An option, such as ``epochs`` or ``lr``, has a value out of range."""
+    """An option, such as ``epochs`` or ``lr``, has an invalid value."""
 
 
 class NotFittedError(AmortviError, RuntimeError):
-    """The call needs a guide that has seen data; call ``fit`` (or ``load``) first."""
+    """The call needs a model that has seen data; call ``fit``, ``setup`` or ``load`` first."""
 
 
 class NonFiniteError(AmortviError, ArithmeticError):
-    """Training met a loss that is not finite; the last good parameters were kept."""
+    """A loss, gradient or log density is NaN or infinite; the last good parameters were kept."""
 
 
 class CaptureError(AmortviError, RuntimeError):
@@ -55,24 +58,24 @@ class CaptureError(AmortviError, RuntimeError):
 
 
 class CheckpointError(AmortviError, ValueError):
-    """A saved run does not belong to this model, encoder or family, or cannot be read."""
+    """A saved run cannot be read, or does not match this model, encoder or family."""
 
 
 class MissingDependencyError(AmortviError, ImportError):
-    """An optional dependency is not installed; the message names the extra that brings it."""
+    """An optional dependency is not installed; the message names the extra that provides it."""
 
 
 class AmortviWarning(UserWarning):
-    """Something that deserves a look but does not stop the work."""
+    """Something that deserves attention but does not stop the computation."""
 
 
 def quoted(error: BaseException, lines: int = 12) -> str:
-    """Return an error's type and message for another message; a long one, which may print whole tensors, is cut.
+    """Return the type and message of an error for use in another message, cut after ``lines`` lines.
 
     Example:
         >>> quoted(KeyError("z"))
         "KeyError: 'z'"
     """
     text = str(error).splitlines()
-    left_out = [f"... ({len(text) - lines} lines more)"] if len(text) > lines else []
-    return f"{type(error).__name__}: " + "\n".join([*text[:lines], *left_out])
+    omitted = [f"... ({len(text) - lines} more lines)"] if len(text) > lines else []
+    return f"{type(error).__name__}: " + "\n".join([*text[:lines], *omitted])

@@ -66,8 +66,8 @@ def bare_compiled_steps(problem: Problem, epochs: int) -> Competitor:
     The minibatches are chosen once, beforehand; the step gathers their rows, as it does in a fit. There is no shuffling,
     no history, no seed, no copy of the parameters to go back to.
     """
-    from amortvi.engine import CompiledStep, State, Totals, Update
-    from amortvi.observations import Batch, Minibatch
+    from amortvi.training.steps import CompiledStep, State, Totals, Update
+    from amortvi.data import Batch, Minibatch
 
     vi = estimator(problem)
     fit(vi, problem, epochs=1, compile=False)  # sets the guide up

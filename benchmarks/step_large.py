@@ -1,7 +1,7 @@
 """How long is a training step of a larger model, beside Pyro, plain PyTorch and NumPyro?
 
 12,800 images of MNIST, a VAE 784-400-50, diagonal posterior, batches of 128: a step in which arithmetic is most. Without MNIST
-(see `amortvi.datasets.mnist`) it takes random images, and says so.
+(see `amortvi.data.datasets.mnist`) it takes random images, and says so.
 """
 
 from __future__ import annotations

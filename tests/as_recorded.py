@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from amortvi.engine.compiler import Compiled
-from amortvi.engine.recording import Recording
+from amortvi.compile.compiler import Compiled
+from amortvi.compile.recording import Recording
 
 
 def run_as_recorded(recording: Recording, arguments: Sequence[Tensor]) -> Compiled:

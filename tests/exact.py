@@ -6,7 +6,7 @@ from pyro import distributions as dist
 from torch import Tensor, nn
 
 import amortvi as avi
-from amortvi.models import LinearGaussian
+from amortvi.model.library import LinearGaussian
 
 
 def linear_gaussian(latents: int = 3, features: int = 5, *, dtype: torch.dtype = torch.float64) -> LinearGaussian:

@@ -16,10 +16,10 @@ from pyro.optim import Adam
 from torch import Tensor, nn
 
 import amortvi as avi
-from amortvi._modes import evaluation_mode
+from amortvi._util.modes import evaluation_mode
 from amortvi.objectives import LogWeights, log_weights
-from amortvi.observations import Batch
-from amortvi.scoring import score
+from amortvi.data import Batch
+from amortvi.model.scoring import score
 from tests import any_models
 from tests.any_models import CASES, ROWS, Case
 

@@ -99,7 +99,7 @@ def test_a_missing_extra_is_named_when_it_is_needed() -> None:
         import sys
         sys.modules["sklearn"] = sys.modules["matplotlib"] = None  # as if they were not installed
         import torch, amortvi
-        for call in (amortvi.datasets.digits, lambda: amortvi.plots.plot_images(torch.rand(2, 4))):
+        for call in (amortvi.data.datasets.digits, lambda: amortvi.plots.plot_images(torch.rand(2, 4))):
             try:
                 call()
             except amortvi.errors.MissingDependencyError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from amortvi._checks import positive_int
+from amortvi._util.checks import positive_int
 from amortvi.errors import OptionError
 
 __all__ = ["checked_widths"]

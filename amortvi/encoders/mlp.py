@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from amortvi._checks import positive_int
+from amortvi._util.checks import positive_int
 from amortvi.encoders._widths import checked_widths
 from amortvi.errors import OptionError
 

@@ -2,187 +2,200 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import TypeVar
 
 import torch
-from pyro.distributions import TorchDistribution
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.distributions import Distribution
 
-from amortvi._checks import positive_float, positive_int
+from amortvi._util.checks import positive_int
+from amortvi._util.representation import options_repr
 from amortvi.errors import FamilyError
-from amortvi.families.gaussian import Gaussian, ScaleOperator
 
-__all__ = ["Family", "GaussianFamily"]
+__all__ = ["INITIAL_LOG_SCALE", "Family", "ParametricFamily", "require_parametric"]
 
+INITIAL_LOG_SCALE = -1.5
+"""The initial log scale. A decoder whose latents are at first as noisy as the prior learns to ignore some of them for good.
+With an initial scale of about 0.2 it learns to use them, and the scale then grows wherever a small one brings no gain."""
 
-class Head(nn.Linear):
-    """A linear map whose outputs learn at rates of their own: ``rates * (weight context + bias)``.
-
-    Optimizers such as Adam move every parameter by about the learning rate, so an output moves as fast as its rate says.
-
-    Args:
-        context_features: ``C``.
-        num_parameters: ``P``.
-    """
-
-    rates: Tensor
-
-    def __init__(self, context_features: int, num_parameters: int) -> None:
-        super().__init__(context_features, num_parameters)
-        self.register_buffer("rates", torch.ones(num_parameters), persistent=False)
-
-    def forward(self, context: Tensor) -> Tensor:
-        """Map ``(*B, C)`` to ``(*B, P)``."""
-        return self.rates * super().forward(context)
+Self = TypeVar("Self", bound="Family")
+Parametric = TypeVar("Parametric", bound="ParametricFamily")
 
 
 class Family(nn.Module, ABC):
-    """Maps the context of an observation to its posterior ``q(z | x)`` over ``R^dim``.
+    """A posterior family: maps the context of an observation to its posterior ``q(z | x)`` over ``R^D``.
 
-    A leaf declares ``num_parameters`` (the size of its parameter vector for one observation) and writes
-    `distribution`. The base owns the *head*, the linear map from context to parameters. What a family can do in closed
-    form it states in class attributes, so that others ask instead of testing for its type.
+    The options of a family are given at construction. Its sizes become known when a guide first sees data, in `setup`,
+    which calls `build` to create the parameters. A subclass writes `build` and `forward`. What its distributions know in
+    closed form is asked of them; see `amortvi.families.closed_forms`.
 
-    Args:
+    Attributes:
         dim: ``D``, the size of the unconstrained latent vector of one observation.
         context_features: ``C``, the size of the encoder's output for one observation.
-        num_parameters: ``P``, the size of the parameter vector.
-        head: with ``True`` a linear head maps ``C`` to ``P``; with ``False`` the context *is* the parameter vector, for
-            encoders whose last layer already gives the parameters (then ``C`` must equal ``P``).
-
-    Raises:
-        FamilyError: ``head=False`` and ``context_features != num_parameters``.
     """
 
-    has_closed_form_kl: ClassVar[bool] = False
-    """Its distributions have ``kl_standard_normal() -> (*B,)``."""
-    has_closed_form_moments: ClassVar[bool] = False
-    """Its distributions have ``mean``, ``variance`` and ``covariance_matrix`` in closed form."""
-    has_gaussian_marginals: ClassVar[bool] = False
-    """Each coordinate is marginally Gaussian, with the ``mean`` and ``variance`` of the distribution."""
-    takes_noise: ClassVar[bool] = False
-    """Its distributions have ``from_noise(noise)``, which makes draws of given standard normal noise."""
+    dim: int
+    context_features: int
 
-    def __init__(self, dim: int, context_features: int, *, num_parameters: int, head: bool = True) -> None:
-        super().__init__()
+    def setup(self: Self, dim: int, context_features: int) -> Self:
+        """Create the parameters for given sizes.
+
+        Args:
+            dim: ``D``.
+            context_features: ``C``.
+
+        Returns:
+            The family itself.
+
+        Raises:
+            OptionError: a size is not a positive integer.
+            FamilyError: the family cannot be built for these sizes.
+        """
         self.dim = positive_int("dim", dim)
         self.context_features = positive_int("context_features", context_features)
-        self.num_parameters = num_parameters
-        self.head: nn.Module
-        if head:
-            self.head = Head(context_features, num_parameters)
-        elif context_features == num_parameters:
-            self.head = nn.Identity()
-        else:
-            raise FamilyError(
-                f"{type(self).__name__}(head=False) takes the context as its parameters: for {dim} latent dimensions "
-                f"the encoder must return {num_parameters} features an observation; got {context_features}."
-            )
-
-    def forward(self, context: Tensor) -> TorchDistribution:
-        """Return the posteriors for ``context`` of shape ``(*B, C)``: batch shape ``*B``, event shape ``(D,)``."""
-        return self.distribution(self.head(context))
+        self.build()
+        return self
 
     @abstractmethod
-    def distribution(self, parameters: Tensor) -> TorchDistribution:
-        """Return the posteriors with the given ``parameters`` of shape ``(*B, P)``."""
+    def build(self) -> None:
+        """Create the parameters for ``self.dim`` and ``self.context_features``."""
+
+    @abstractmethod
+    def forward(self, context: Tensor) -> Distribution:
+        """Return the posteriors for ``context`` of shape ``(*B, C)``: batch shape ``*B``, event shape ``(D,)``."""
+
+    def __repr__(self) -> str:
+        return options_repr(self)
+
+
+class ParametricFamily(Family):
+    """A family whose posterior for one observation has ``P`` parameters, the first ``D`` of which are locations.
+
+    This part of the contract is optional. Refinement needs it, since it optimizes the parameters of each observation. A
+    subclass writes `num_parameters` and `distribution`; the base class owns the *head*, the linear map from context to
+    parameters. The head starts with random weights for the locations and with constants for the other parameters, so all
+    families with the same seed start at the same locations.
+
+    Args:
+        head: whether there is a linear head. Without one, the context itself is the parameter vector, for encoders whose
+            last layer already returns the parameters; ``C`` must then equal ``P``.
+
+    Raises:
+        FamilyError: at setup, if there is no head and ``C`` is not ``P``.
+    """
+
+    to_parameters: nn.Module
+    """The head, or the identity."""
+
+    def __init__(self, *, head: bool = True) -> None:
+        super().__init__()
+        self.head = head
+
+    @property
+    @abstractmethod
+    def num_parameters(self) -> int:
+        """``P``, the number of parameters for one observation."""
+
+    @abstractmethod
+    def distribution(self, parameters: Tensor) -> Distribution:
+        """Return the posteriors with ``parameters`` of shape ``(*B, P)``."""
+
+    def initial_parameters(self) -> Tensor:
+        """Return the parameters, ``(P,)``, at which the head starts, before random weights are added to the locations."""
+        return torch.zeros(self.num_parameters)
+
+    def learning_rates(self) -> Tensor:
+        """Return how fast each parameter moves during training, relative to the learning rate, ``(P,)``."""
+        return torch.ones(self.num_parameters)
 
     def parameters_near(self, loc: Tensor, scale: Tensor) -> Tensor:
-        """Return parameters ``(*B, P)`` of posteriors near independent Gaussians, to start a search from.
+        """Return parameters ``(*B, P)`` of posteriors close to independent Gaussians, as the start of a search.
 
         Args:
             loc: locations, ``(*B, D)``.
             scale: standard deviations, ``(*B, D)``.
 
         Raises:
-            FamilyError: the family does not say which these are.
+            FamilyError: the family does not implement this method.
         """
         raise FamilyError(
-            f"{type(self).__name__} does not say which of its parameters give a Gaussian of a given location and scale: write "
-            f"parameters_near(loc, scale) to have it searched for, starting from the posterior of another family."
+            f"{type(self).__name__} cannot be refined from the posterior of another family: implement "
+            f"parameters_near(loc, scale), which returns parameters close to a Gaussian of given location and scale."
         )
 
+    def build(self) -> None:
+        if self.head:
+            self.to_parameters = Head.at_start(self)
+        elif self.context_features == self.num_parameters:
+            self.to_parameters = nn.Identity()
+        else:
+            raise FamilyError(
+                f"{type(self).__name__}(head=False) uses the context as its parameters: for {self.dim} latent dimensions the "
+                f"encoder must return {self.num_parameters} features per observation; got {self.context_features}."
+            )
 
-INITIAL_LOG_SCALE = -1.5
-"""Where log scales start. A decoder that first meets latents as noisy as the prior learns to ignore some of them for good;
-from a scale of about 0.2 it learns to use them, and the scale then grows where nothing is gained by its being small."""
+    def forward(self, context: Tensor) -> Distribution:
+        """Return the posteriors for ``context`` of shape ``(*B, C)``."""
+        return self.distribution(self.to_parameters(context))
 
-SCALE_GAIN = 0.3
-"""How fast the numbers that make ``A`` move, relative to the locations. A posterior that widens faster than the decoder
-learns has the same effect as one that starts wide (measured; see "Initialisation" in the design notes)."""
+    def without_head(self: Parametric) -> Parametric:
+        """Return a frozen copy whose context is the parameter vector itself."""
+        bare = copy.deepcopy(self).requires_grad_(False)
+        bare.head, bare.to_parameters = False, nn.Identity()
+        bare.context_features = self.num_parameters
+        return bare
 
 
-class GaussianFamily(Family):
-    """A family of Gaussians ``z = loc + A eps``; a leaf says how ``A`` is built from raw numbers.
+class Head(nn.Module):
+    """A linear map whose outputs learn at different rates: ``rates * (weight context + bias)``.
 
-    The parameter vector is ``(loc, log_scale, mixing)``: ``D`` locations, ``D`` log scales, and what else `scale` needs
-    to mix the coordinates. The head starts with random weights for ``loc`` and constant scales, so every Gaussian family
-    of one seed starts at the same locations, and a richer one starts as the diagonal one.
+    Optimizers such as Adam change every weight by about the learning rate, so an output moves in proportion to its rate.
 
     Args:
-        dim: ``D``.
-        context_features: ``C``.
-        mixing: how many numbers a leaf takes beside the log scales.
-        mixing_rate: how fast those move, relative to the locations; it is divided by ``D``.
-        head: whether there is a head.
-
-    Raises:
-        OptionError: ``mixing_rate`` is not above zero.
+        weight: ``(P, C)``.
+        bias: ``(P,)``.
+        rates: ``(P,)``.
     """
 
-    has_closed_form_kl = True
-    has_closed_form_moments = True
-    has_gaussian_marginals = True
-    takes_noise = True
+    rates: Tensor
 
-    def __init__(
-        self,
-        dim: int,
-        context_features: int,
-        *,
-        mixing: int = 0,
-        mixing_rate: float = SCALE_GAIN,
-        head: bool = True,
-    ) -> None:
-        positive_float("mixing_rate", mixing_rate)
-        # Drawn before the head, whose size is the family's, so that one seed gives one start to all.
-        loc = nn.Linear(context_features, dim) if head else None
-        super().__init__(dim, context_features, num_parameters=2 * dim + mixing, head=head)
-        if loc is not None:
-            # Up to D mixing numbers act on one coordinate: together they are to move it no faster than its scale does.
-            rates = [1.0] * dim + [SCALE_GAIN] * dim + [mixing_rate / dim] * mixing
-            self.head = _start(self.head, loc, torch.tensor(rates), self.initial_scale())
+    def __init__(self, weight: Tensor, bias: Tensor, rates: Tensor) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight)
+        self.bias = nn.Parameter(bias)
+        self.register_buffer("rates", rates, persistent=False)
 
-    def initial_scale(self) -> Tensor:
-        """Return the ``(log_scale, mixing)`` that the head starts from."""
-        raw = torch.zeros(self.num_parameters - self.dim)
-        raw[: self.dim] = INITIAL_LOG_SCALE
-        return raw
+    @classmethod
+    def at_start(cls, family: ParametricFamily) -> Head:
+        """Return the head with which a family starts."""
+        loc = nn.Linear(family.context_features, family.dim)
+        rates, bias = family.learning_rates(), family.initial_parameters() / family.learning_rates()
+        weight = torch.zeros(family.num_parameters, family.context_features)
+        weight[: family.dim] = loc.weight.detach()
+        bias[: family.dim] += loc.bias.detach()
+        return cls(weight, bias, rates)
 
-    def distribution(self, parameters: Tensor) -> Gaussian:
-        """Return the Gaussians with the given ``parameters`` of shape ``(*B, P)``."""
-        loc, log_scale, mixing = parameters.split([self.dim, self.dim, self.num_parameters - 2 * self.dim], dim=-1)
-        return Gaussian(loc, self.scale(log_scale, mixing))
-
-    def parameters_near(self, loc: Tensor, scale: Tensor) -> Tensor:
-        """Return the parameters of Gaussians at ``loc`` with standard deviations ``scale``, mixed as at the start."""
-        mixing = self.initial_scale()[self.dim :].to(loc)
-        return torch.cat([loc, scale.log(), mixing.expand(*loc.shape[:-1], -1)], dim=-1)
-
-    @abstractmethod
-    def scale(self, log_scale: Tensor, mixing: Tensor) -> ScaleOperator:
-        """Return ``A`` built from ``log_scale`` ``(*B, D)`` and ``mixing`` ``(*B, M)``; any real numbers must do."""
+    def forward(self, context: Tensor) -> Tensor:
+        """Map ``(*B, C)`` to ``(*B, P)``."""
+        return self.rates * F.linear(context, self.weight, self.bias)
 
 
-def _start(head: nn.Module, loc: nn.Linear, rates: Tensor, scale: Tensor) -> Head:
-    """Return a head that starts at the locations of ``loc`` and at constant scales."""
-    assert isinstance(head, Head)
-    dim = loc.out_features
-    with torch.no_grad():
-        head.rates.copy_(rates)
-        head.weight.zero_()
-        head.weight[:dim] = loc.weight
-        head.bias[:dim] = loc.bias
-        head.bias[dim:] = scale / rates[dim:]
-    return head
+def require_parametric(family: Family, purpose: str) -> ParametricFamily:
+    """Return ``family`` if its posteriors have parameters for each observation.
+
+    Args:
+        family: any family.
+        purpose: what needs the parameters, as the subject of a sentence.
+
+    Raises:
+        FamilyError: it has none.
+    """
+    if not isinstance(family, ParametricFamily):
+        raise FamilyError(
+            f"{purpose} needs a family whose posteriors have parameters for each observation, and {type(family).__name__} has "
+            f"none: its parameters are the weights of a network. Use a Gaussian family, such as 'full'."
+        )
+    return family

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from amortvi.families.base import GaussianFamily
 from amortvi.families.gaussian import ScaleOperator
+from amortvi.families.gaussian_family import GaussianFamily
 
 __all__ = ["Diagonal", "DiagonalScale"]
 
@@ -37,26 +37,24 @@ class DiagonalScale(ScaleOperator):
 
 
 class Diagonal(GaussianFamily):
-    """Mean-field Gaussian ``N(loc, diag(scale^2))``: ``2 D`` parameters, the locations and the log scales.
+    """Mean-field Gaussian ``N(loc, diag(scale^2))`` with ``2 D`` parameters, the locations and the log scales.
 
     Args:
-        dim: ``D``, the number of latent dimensions.
-        context_features: ``C``, the size of the encoder's output.
-        head: ``False`` takes the context as ``(loc, log scale)`` directly; then ``C`` must be ``2 D``.
+        head: whether there is a linear head; without one, the context is ``(loc, log_scale)`` itself and ``C`` must be
+            ``2 D``.
 
     Raises:
-        FamilyError: ``head=False`` and ``context_features != 2 * dim``.
+        FamilyError: at setup, if there is no head and ``C`` is not ``2 D``.
 
     Example:
-        >>> import torch
-        >>> family = Diagonal(dim=2, context_features=5)
+        >>> family = Diagonal().setup(dim=2, context_features=5)
         >>> family(torch.zeros(3, 5)).rsample((10,)).shape
         torch.Size([10, 3, 2])
     """
 
-    def __init__(self, dim: int, context_features: int, *, head: bool = True) -> None:
-        super().__init__(dim, context_features, head=head)
+    def __init__(self, *, head: bool = True) -> None:
+        super().__init__(head=head)
 
-    def scale(self, log_scale: Tensor, mixing: Tensor) -> DiagonalScale:
-        """Return ``diag(exp(log_scale))``; there is nothing to mix."""
+    def scale(self, log_scale: Tensor, off_diagonal: Tensor) -> DiagonalScale:
+        """Return ``diag(exp(log_scale))``."""
         return DiagonalScale(log_scale)

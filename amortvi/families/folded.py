@@ -1,7 +1,6 @@
-r"""Strictly lower triangular matrices, folded into rectangles without a gap.
+r"""Strictly lower triangular matrices, folded into rectangles without gaps.
 
-Row ``r`` of such a matrix has ``r`` numbers, so one of the long rows and one of the short rows fill one row of a rectangle
-exactly:
+Row ``r`` of such a matrix has ``r`` elements, so one long row and one short row together fill a row of a rectangle exactly:
 
 .. code-block:: text
 
@@ -10,8 +9,8 @@ exactly:
     b c 0 .
     d e f 0
 
-Products and sums over rows then are plain arithmetic on a full rectangle and a constant mask. To put the numbers into a square
-first takes a gather, and a scatter for the gradient, which is ten times as slow.
+Products and sums over rows are then plain arithmetic on a full rectangle and a constant mask. Writing the elements into a
+square first would take a gather, and a scatter for its gradient, which is ten times as slow.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ class FoldedTriangle:
     """Strictly lower triangular matrices ``N`` of size ``D``.
 
     Args:
-        numbers: the rectangles, row by row, shape ``(*B, D (D - 1) / 2)``.
+        elements: the rectangles, row by row, shape ``(*B, D (D - 1) / 2)``.
         dim: ``D``.
 
     Example:
@@ -36,18 +35,18 @@ class FoldedTriangle:
                 [1., 2., 0.]])
     """
 
-    def __init__(self, numbers: Tensor, dim: int) -> None:
+    def __init__(self, elements: Tensor, dim: int) -> None:
         self.dim = dim
-        self.numbers = numbers
+        self.elements = elements
         rows, width = dim // 2, 2 * ((dim - 1) // 2) + 1
         self._width = width
-        self._rectangle = numbers.reshape(*numbers.shape[:-1], rows, width)
-        # Row k holds row (D + 1) // 2 + k of the matrix, and then what is left of it a short one.
-        lengths = torch.arange((dim + 1) // 2, dim, device=numbers.device)
-        self._is_long = torch.arange(width, device=numbers.device) < lengths.unsqueeze(-1)
+        self._rectangle = elements.reshape(*elements.shape[:-1], rows, width)
+        # Row k holds row (D + 1) // 2 + k of the matrix, followed by a short row.
+        lengths = torch.arange((dim + 1) // 2, dim, device=elements.device)
+        self._is_long = torch.arange(width, device=elements.device) < lengths.unsqueeze(-1)
 
     def _unfold(self, long: Tensor, short: Tensor, dim: int) -> Tensor:
-        """Put rows in the order of the matrix; with odd ``D`` the first, which is empty, stands in no rectangle."""
+        """Put the rows in the order of the matrix; for odd ``D`` the first, which is empty, is in no rectangle."""
         parts = [short.flip(dim), long]
         if self.dim % 2:
             shape = list(long.shape)
@@ -70,24 +69,24 @@ class FoldedTriangle:
         return self._unfold(long, short, -1)
 
     def dense(self) -> Tensor:
-        """Return ``N`` itself, shape ``(*B, D, D)``."""
-        identity = torch.eye(self.dim, dtype=self.numbers.dtype, device=self.numbers.device)
-        return self.matmul(identity.expand(*self.numbers.shape[:-1], -1, -1))
+        """Return the matrix ``N``, shape ``(*B, D, D)``."""
+        identity = torch.eye(self.dim, dtype=self.elements.dtype, device=self.elements.device)
+        return self.matmul(identity.expand(*self.elements.shape[:-1], -1, -1))
 
     def expand(self, batch_shape: torch.Size) -> FoldedTriangle:
         """Return the matrices with batch shape ``batch_shape``."""
-        return FoldedTriangle(self.numbers.expand(batch_shape + self.numbers.shape[-1:]), self.dim)
+        return FoldedTriangle(self.elements.expand(batch_shape + self.elements.shape[-1:]), self.dim)
 
 
 def _product(matrix: Tensor, columns: Tensor) -> Tensor:
     if columns.shape[-1] == 1:
-        # Of one column, as in training with one draw, a compiler merges this with what stands around it.
+        # With one column, as in training with one draw, a compiler fuses this with the surrounding operations.
         return (matrix * columns.mT).sum(-1, keepdim=True)
     return matrix @ columns
 
 
 def folded_order(dim: int) -> Tensor:
-    """Return where each number of the rectangle stands among the rows of the triangle, one after the other.
+    """Return the position of each element of the rectangle among the concatenated rows of the triangle.
 
     Args:
         dim: ``D``.
@@ -101,7 +100,7 @@ def folded_order(dim: int) -> Tensor:
     rows, columns = torch.tril_indices(dim, dim, offset=-1)
     square = torch.zeros(dim, dim, dtype=torch.float64)
     square[rows, columns] = positions
-    # The rectangle whose unfolding is the square: unfold the positions, and look where each one went.
+    # Unfold the positions themselves, and read off where each one went.
     unfolded = FoldedTriangle(positions, dim).dense()
     order = torch.empty(below, dtype=torch.long)
     order[unfolded[rows, columns].long() - 1] = square[rows, columns].long() - 1

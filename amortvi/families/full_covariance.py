@@ -1,8 +1,8 @@
-r"""The Gaussian with any covariance, by its Cholesky factor straight from the head.
+r"""The Gaussian with any covariance, its Cholesky factor read directly from the parameters.
 
-The factor is :math:`A = \operatorname{diag}(\sigma)\,(I + N)` with :math:`N` strictly lower triangular: every real ``raw``
-gives a valid factor, no matrix is ever factorised, so nothing can be "singular". Measuring the off-diagonal part in
-units of the row's own :math:`\sigma_i` keeps one learning rate right for narrow and wide coordinates alike.
+The factor is :math:`A = \operatorname{diag}(\sigma)\,(I + N)` with :math:`N` strictly lower triangular. Any real numbers give
+a valid factor and no matrix is ever factorized, so nothing can be "singular". The off-diagonal part is measured in units of
+the row's own :math:`\sigma_i`, so one learning rate suits narrow and wide coordinates alike.
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from amortvi.families.base import SCALE_GAIN, GaussianFamily
 from amortvi.families.folded import FoldedTriangle, folded_order
 from amortvi.families.gaussian import ScaleOperator, from_columns, to_columns
+from amortvi.families.gaussian_family import GaussianFamily
 
 __all__ = ["FullCovariance", "TriangularScale"]
 
@@ -30,14 +30,14 @@ class TriangularScale(ScaleOperator):
         self.lower = lower
 
     def matmul(self, noise: Tensor) -> Tensor:
-        mixed = from_columns(self.lower.matmul(to_columns(noise, self.log_scale.dim() - 1)), like=noise)
-        return self.log_scale.exp() * (noise + mixed)
+        correlated = from_columns(self.lower.matmul(to_columns(noise, self.log_scale.dim() - 1)), like=noise)
+        return self.log_scale.exp() * (noise + correlated)
 
     def solve(self, residual: Tensor) -> Tensor:
-        standardised = residual * (-self.log_scale).exp()
-        columns = to_columns(standardised, self.log_scale.dim() - 1)
+        standardized = residual * (-self.log_scale).exp()
+        columns = to_columns(standardized, self.log_scale.dim() - 1)
         solved = torch.linalg.solve_triangular(self.lower.dense(), columns, upper=False, unitriangular=True)
-        return from_columns(solved, like=standardised)
+        return from_columns(solved, like=standardized)
 
     def log_abs_det(self) -> Tensor:
         return self.log_scale.sum(-1)
@@ -50,7 +50,7 @@ class TriangularScale(ScaleOperator):
         return cholesky @ cholesky.mT
 
     def cholesky(self) -> Tensor:
-        """Return the matrix ``A`` itself, shape ``(*B, D, D)``."""
+        """Return the matrix ``A``, shape ``(*B, D, D)``."""
         identity = torch.eye(self.lower.dim, dtype=self.log_scale.dtype, device=self.log_scale.device)
         return self.log_scale.exp().unsqueeze(-1) * (identity + self.lower.dense())
 
@@ -60,37 +60,37 @@ class TriangularScale(ScaleOperator):
 
 
 class FullCovariance(GaussianFamily):
-    """Gaussian with a full covariance: ``2 D + D (D - 1) / 2`` parameters, starting as the diagonal one.
+    """Gaussian with a full covariance matrix and ``2 D + D (D - 1) / 2`` parameters.
 
     Args:
-        dim: ``D``, the number of latent dimensions.
-        context_features: ``C``, the size of the encoder's output.
-        mixing_rate: how fast the head's off-diagonal numbers move, relative to the locations. With ``0.01`` a decoder that
-            is trained at the same time does not lose directions to a posterior that widens before it is used (see
-            "Initialisation" in the design notes); where the model is fixed, that only takes longer.
-        head: ``False`` takes the context as the parameters ``(loc, log scale, strictly lower rows)`` directly; it then
-            starts where the encoder starts, and moves as fast.
+        off_diagonal_rate: the learning rate of the off-diagonal parameters relative to that of the locations; it is divided
+            by ``D``. With ``0.01``, a decoder that is trained at the same time does not lose directions to a posterior that
+            widens before they are used (see "Initialization" in the design notes). If the model is fixed, a low rate only
+            takes longer.
+        head: whether there is a linear head; without one, the context is ``(loc, log_scale, strictly lower rows)`` itself.
 
     Raises:
-        FamilyError: ``head=False`` and ``context_features`` is not the number of parameters.
-        OptionError: ``mixing_rate`` is not above zero.
+        OptionError: ``off_diagonal_rate`` is not positive.
+        FamilyError: at setup, if there is no head and ``C`` is not the number of parameters.
 
     Example:
-        >>> import torch
-        >>> family = FullCovariance(dim=3, context_features=5)
+        >>> family = FullCovariance().setup(dim=3, context_features=5)
         >>> family(torch.zeros(4, 5)).covariance_matrix.shape
         torch.Size([4, 3, 3])
     """
 
     order: Tensor | None
 
-    def __init__(self, dim: int, context_features: int, *, mixing_rate: float = SCALE_GAIN, head: bool = True) -> None:
-        below = dim * (dim - 1) // 2
-        super().__init__(dim, context_features, mixing=below, mixing_rate=mixing_rate, head=head)
-        # A head may learn the numbers in any order; an encoder of the user's gives the rows one after the other.
-        self.register_buffer("order", None if head else folded_order(dim), persistent=False)
+    @property
+    def num_off_diagonal(self) -> int:
+        return self.dim * (self.dim - 1) // 2
 
-    def scale(self, log_scale: Tensor, mixing: Tensor) -> TriangularScale:
-        """Read ``mixing`` of shape ``(*B, D (D - 1) / 2)`` as ``N``."""
-        folded = mixing if self.order is None else mixing.index_select(-1, self.order)
+    def build(self) -> None:
+        super().build()
+        # A head can learn the elements of N in any order; an encoder without a head returns them row by row.
+        self.register_buffer("order", None if self.head else folded_order(self.dim), persistent=False)
+
+    def scale(self, log_scale: Tensor, off_diagonal: Tensor) -> TriangularScale:
+        """Return ``A`` with ``off_diagonal`` of shape ``(*B, D (D - 1) / 2)`` as the elements of ``N``."""
+        folded = off_diagonal if self.order is None else off_diagonal.index_select(-1, self.order)
         return TriangularScale(log_scale, FoldedTriangle(folded, self.dim))

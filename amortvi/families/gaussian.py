@@ -1,14 +1,14 @@
-r"""The Gaussian ``z = loc + A eps``, ``eps ~ N(0, I)``, for a structured ``A`` that is given, never factorised.
+r"""The Gaussian ``z = loc + A eps``, ``eps ~ N(0, I)``, for a structured ``A`` that is given, never factorized.
 
-Every Gaussian family of amortvi is this one distribution with another `ScaleOperator` ``A``. What the density needs
-of ``A`` is a product, a solve and a log-determinant:
+Every Gaussian family of amortvi is this distribution with a different `ScaleOperator` ``A``. The density needs a product
+with ``A``, a solve and a log-determinant:
 
 .. math::
 
     \log q(z) = -\tfrac12 \lVert A^{-1}(z - \mu) \rVert^2 - \log\lvert\det A\rvert - \tfrac D2 \log 2\pi .
 
-For a sample that the distribution has just drawn, :math:`A^{-1}(z - \mu)` is the noise it was made of, so scoring it
-needs no solve.
+For a sample that the distribution has just drawn, :math:`A^{-1}(z - \mu)` is the noise that it was made from, so no solve
+is needed.
 """
 
 from __future__ import annotations
@@ -20,28 +20,30 @@ from typing import Any, ClassVar
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
-from torch.distributions import constraints
+from torch.distributions import Distribution, Normal, constraints, register_kl
 from torch.types import _size
+
+from amortvi.families.closed_forms import StandardNormal, marginals
 
 __all__ = ["Gaussian", "ScaleOperator", "from_columns", "to_columns"]
 
 
 def to_columns(vectors: Tensor, batch_dim: int) -> Tensor:
-    """Lay the samples of each observation side by side: ``(*S, *B, D) -> (*B, D, S)`` with ``S`` flattened.
+    """Make samples the columns of a matrix for each observation: ``(*S, *B, D) -> (*B, D, S)`` with ``S`` flattened.
 
-    One matrix of each observation then meets all its samples in one product, and is never copied for each sample.
+    A matrix of each observation is then multiplied with all its samples at once, and never copied for each sample.
     """
     samples = vectors.dim() - 1 - batch_dim
     return vectors.reshape(-1, *vectors.shape[samples:]).movedim(0, -1)
 
 
 def from_columns(columns: Tensor, like: Tensor) -> Tensor:
-    """Undo `to_columns` for vectors shaped as ``like``."""
+    """Invert `to_columns` for vectors shaped like ``like``."""
     return columns.movedim(-1, 0).reshape(like.shape)
 
 
 class ScaleOperator(ABC):
-    """A linear map ``A`` on ``R^D`` for each observation, such that ``A A'`` is the covariance.
+    """A linear map ``A`` on ``R^D`` for each observation; the covariance is ``A A'``.
 
     Shapes: ``*B`` is the batch shape, ``D`` the dimension, ``*S`` any sample shape.
     """
@@ -72,19 +74,18 @@ class ScaleOperator(ABC):
 
 
 class Gaussian(TorchDistribution):
-    """A Gaussian with location ``loc`` and square root of the covariance ``scale``.
+    """The Gaussian with location ``loc`` and covariance ``A A'``, where ``A`` is ``scale``.
 
     Args:
         loc: locations, shape ``(*B, D)``.
         scale: the operator ``A``, batch shape ``*B``.
 
     Example:
-        >>> import torch
         >>> from amortvi.families.diagonal import DiagonalScale
         >>> q = Gaussian(torch.zeros(3, 2), DiagonalScale(torch.zeros(3, 2)))
         >>> q.batch_shape, q.event_shape
         (torch.Size([3]), torch.Size([2]))
-        >>> q.kl_standard_normal()
+        >>> torch.distributions.kl_divergence(q, StandardNormal(q.loc))
         tensor([0., 0., 0.])
     """
 
@@ -124,13 +125,13 @@ class Gaussian(TorchDistribution):
         return self.from_noise(torch.randn(shape, dtype=self.loc.dtype, device=self.loc.device))
 
     def from_noise(self, noise: Tensor) -> Tensor:
-        """Return the draws ``loc + A noise`` that given standard normal noise makes, ``(*S, *B, D)`` like the noise."""
+        """Return the draws ``loc + A noise`` made from standard normal noise, ``(*S, *B, D)`` like the noise."""
         drawn = self.loc + self.scale.matmul(noise)
         self._drawn = drawn, noise
         return drawn
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Return ``log q(value)``, shape ``value.shape[:-1]``; the last draw itself is scored without a solve."""
+        """Return ``log q(value)``, shape ``value.shape[:-1]``; for the last draw no solve is needed."""
         drawn, noise = self._drawn or (None, None)
         if value is not drawn or noise is None:
             noise = self.scale.solve(value - self.loc)
@@ -141,10 +142,14 @@ class Gaussian(TorchDistribution):
         """Return the entropy in nats, shape ``(*B,)``."""
         return self.scale.log_abs_det() + 0.5 * self.event_shape[0] * (1 + math.log(2 * math.pi))
 
-    def kl_standard_normal(self) -> Tensor:
-        r"""Return ``KL(q || N(0, I))`` in nats, shape ``(*B,)``.
 
-        :math:`\tfrac12 (\operatorname{tr} A A^\top + \lVert\mu\rVert^2 - D) - \log\lvert\det A\rvert`.
-        """
-        second_moment = (self.variance + self.loc.square()).sum(-1)
-        return 0.5 * (second_moment - self.event_shape[0]) - self.scale.log_abs_det()
+@register_kl(Gaussian, StandardNormal)  # type: ignore[untyped-decorator]
+def _kl_gaussian_standard_normal(q: Gaussian, p: StandardNormal) -> Tensor:
+    r"""Return :math:`\tfrac12 (\operatorname{tr} A A^\top + \lVert\mu\rVert^2 - D) - \log\lvert\det A\rvert`, ``(*B,)``."""
+    second_moment = (q.variance + q.loc.square()).sum(-1)
+    return 0.5 * (second_moment - q.event_shape[0]) - q.scale.log_abs_det()
+
+
+@marginals.register
+def _(q: Gaussian) -> Distribution:
+    return Normal(q.mean, q.variance.sqrt(), validate_args=False)

@@ -7,13 +7,14 @@ With :math:`V` of shape :math:`D \times r`,
     A = \operatorname{diag}(\sigma)\,(I + V V^\top), \qquad
     A A^\top = \operatorname{diag}(\sigma)\,\bigl(I + V\,(2 I + V^\top V)\,V^\top\bigr)\operatorname{diag}(\sigma),
 
-which reaches every "diagonal plus rank r" covariance: the singular values :math:`s` of a factor :math:`F` and
-:math:`v` of :math:`V` correspond by :math:`1 + s^2 = (1 + v^2)^2`. The usual form :math:`\sigma\epsilon + F\eta` needs
-:math:`D + r` noises and a solve to score its own sample; this one needs :math:`D` and none. Only the
-:math:`r \times r` matrix :math:`I + V^\top V`, whose eigenvalues are at least one, is ever factorised.
+which reaches every "diagonal plus rank r" covariance: the singular values :math:`s` of a factor of the rank-``r`` part and
+:math:`v` of :math:`V` are related by :math:`1 + s^2 = (1 + v^2)^2`. The usual form :math:`\sigma\epsilon + F\eta` needs
+:math:`D + r` noise variables and a solve to score its own sample; this form needs :math:`D` and no solve. Only the
+:math:`r \times r` matrix :math:`I + V^\top V`, whose eigenvalues are at least one, is ever factorized.
 
-As ``A`` is quadratic in ``V``, a head that gave ``V`` itself would let it explode far from the data's centre. The head
-gives :math:`F`, and :math:`V = F\,(1 + \lVert F \rVert^2)^{-1/4}` reaches the same matrices, but grows like a square root.
+``A`` is quadratic in ``V``, so a head that returned ``V`` would let it explode far from the center of the data. The head
+returns :math:`F` instead, and :math:`V = F\,(1 + \lVert F \rVert^2)^{-1/4}` reaches the same matrices but grows like a square
+root.
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from amortvi._checks import positive_float, positive_int
+from amortvi._util.checks import optional, positive_int
 from amortvi.errors import FamilyError
-from amortvi.families.base import SCALE_GAIN, GaussianFamily
 from amortvi.families.gaussian import ScaleOperator, from_columns, to_columns
+from amortvi.families.gaussian_family import SCALE_RATE, GaussianFamily
 
-__all__ = ["LowRank", "LowRankFamily", "LowRankScale"]
+__all__ = ["LowRank", "LowRankScale"]
 
 
 class LowRankScale(ScaleOperator):
@@ -49,16 +50,16 @@ class LowRankScale(ScaleOperator):
 
     def matmul(self, noise: Tensor) -> Tensor:
         columns = to_columns(noise, self.log_scale.dim() - 1)
-        mixed = from_columns(self.factor @ (self.factor.mT @ columns), like=noise)
-        return self.log_scale.exp() * (noise + mixed)
+        correlated = from_columns(self.factor @ (self.factor.mT @ columns), like=noise)
+        return self.log_scale.exp() * (noise + correlated)
 
     def solve(self, residual: Tensor) -> Tensor:
         # Woodbury: (I + V V')^-1 = I - V (I + V' V)^-1 V'.
-        standardised = residual * (-self.log_scale).exp()
-        columns = to_columns(standardised, self.log_scale.dim() - 1)
+        standardized = residual * (-self.log_scale).exp()
+        columns = to_columns(standardized, self.log_scale.dim() - 1)
         cholesky = torch.linalg.cholesky(self._capacitance())
         correction = self.factor @ torch.cholesky_solve(self.factor.mT @ columns, cholesky)
-        return standardised - from_columns(correction, like=standardised)
+        return standardized - from_columns(correction, like=standardized)
 
     def log_abs_det(self) -> Tensor:
         cholesky = torch.linalg.cholesky(self._capacitance())
@@ -86,74 +87,51 @@ class LowRankScale(ScaleOperator):
         )
 
 
-class LowRankFamily(GaussianFamily):
-    """Gaussian with covariance "diagonal plus rank ``rank``": ``2 D + D rank`` parameters.
+class LowRank(GaussianFamily):
+    """Gaussian with covariance "diagonal plus rank ``rank``" and ``2 D + D rank`` parameters.
 
     Args:
-        dim: ``D``, the number of latent dimensions.
-        context_features: ``C``, the size of the encoder's output.
-        rank: ``r``, from 1 to ``D``.
-        mixing_rate: how fast the head's ``F`` moves, relative to the locations, as for `FullCovariance`.
-        head: ``False`` takes the context as the parameters ``(loc, log scale, F row by row)`` directly.
+        rank: ``r``, the rank of the correlated part, at most ``D``; by default the rounded square root of ``D``.
+        off_diagonal_rate: the learning rate of ``F`` relative to that of the locations; it is divided by ``D``. See
+            `FullCovariance`.
+        head: whether there is a linear head; without one, the context is ``(loc, log_scale, F row by row)`` itself.
 
     Raises:
-        OptionError: ``rank`` is not a positive integer.
-        FamilyError: ``rank`` is above ``dim``, or ``head=False`` and ``context_features`` does not fit.
+        OptionError: ``rank`` is not a positive integer, or ``off_diagonal_rate`` is not positive.
+        FamilyError: at setup, if ``rank`` exceeds ``D``, or if there is no head and ``C`` is not the number of parameters.
 
     Example:
-        >>> import torch
-        >>> family = LowRankFamily(dim=4, context_features=5, rank=2)
-        >>> family(torch.zeros(3, 5)).covariance_matrix.shape
-        torch.Size([3, 4, 4])
+        >>> family = LowRank(rank=2).setup(dim=4, context_features=5)
+        >>> family.num_parameters, family(torch.zeros(3, 5)).covariance_matrix.shape
+        (16, torch.Size([3, 4, 4]))
     """
 
-    def __init__(
-        self, dim: int, context_features: int, *, rank: int, mixing_rate: float = SCALE_GAIN, head: bool = True
-    ) -> None:
-        if positive_int("rank", rank) > dim:
+    def __init__(self, rank: int | None = None, *, off_diagonal_rate: float = SCALE_RATE, head: bool = True) -> None:
+        super().__init__(off_diagonal_rate=off_diagonal_rate, head=head)
+        self.rank = optional(positive_int, "rank", rank)
+
+    @property
+    def num_off_diagonal(self) -> int:
+        return self.dim * self._rank
+
+    @property
+    def _rank(self) -> int:
+        return max(1, round(self.dim**0.5)) if self.rank is None else self.rank
+
+    def build(self) -> None:
+        if self._rank > self.dim:
             raise FamilyError(
-                f"rank must be at most the number of latent dimensions, {dim}; got rank={rank}. "
-                f"A rank that high is what the family 'full' is for."
+                f"rank must be at most the number of latent dimensions, {self.dim}; got rank={self.rank}. For a covariance of "
+                f"full rank use the family 'full'."
             )
-        self.rank = rank
-        super().__init__(dim, context_features, mixing=dim * rank, mixing_rate=mixing_rate, head=head)
+        super().build()
 
-    def initial_scale(self) -> Tensor:
-        """Return the usual log scales, and a small random ``F``, since the gradient for ``F`` vanishes at ``F = 0``."""
-        raw = super().initial_scale()
-        raw[self.dim :] = 0.1 * torch.randn(self.dim * self.rank) / self.dim**0.5
-        return raw
+    def initial_off_diagonal(self) -> Tensor:
+        # Small random numbers, because the gradient of F vanishes at F = 0.
+        return 0.1 * torch.randn(self.num_off_diagonal) / self.dim**0.5
 
-    def scale(self, log_scale: Tensor, mixing: Tensor) -> LowRankScale:
-        """Read ``mixing`` of shape ``(*B, D r)`` as the rows of ``F``, and draw ``V`` in from it."""
-        factor = mixing.unflatten(-1, (self.dim, self.rank))
-        size = factor.square().sum((-1, -2), keepdim=True)
-        return LowRankScale(log_scale, factor * (1 + size).pow(-0.25))
-
-
-class LowRank:
-    """The choice "diagonal plus rank ``rank``", to be given as ``family=LowRank(5)``.
-
-    Args:
-        rank: the rank of the covariance's non-diagonal part, at least 1 and at most the latent dimension.
-        mixing_rate: how fast the non-diagonal part moves, relative to the locations, as for `FullCovariance`.
-
-    Raises:
-        OptionError: ``rank`` is not a positive integer, or ``mixing_rate`` is not above zero.
-
-    Example:
-        >>> LowRank(2)(4, 5).num_parameters
-        16
-    """
-
-    def __init__(self, rank: int, *, mixing_rate: float = SCALE_GAIN) -> None:
-        self.rank = positive_int("rank", rank)
-        self.mixing_rate = positive_float("mixing_rate", mixing_rate)
-
-    def __call__(self, dim: int, context_features: int) -> LowRankFamily:
-        """Return the family for ``dim`` latent dimensions and a context of ``context_features``."""
-        return LowRankFamily(dim, context_features, rank=self.rank, mixing_rate=self.mixing_rate)
-
-    def __repr__(self) -> str:
-        rate = "" if self.mixing_rate == SCALE_GAIN else f", mixing_rate={self.mixing_rate}"
-        return f"LowRank({self.rank}{rate})"
+    def scale(self, log_scale: Tensor, off_diagonal: Tensor) -> LowRankScale:
+        """Return ``A`` with ``off_diagonal`` of shape ``(*B, D r)`` as the rows of ``F``."""
+        factor = off_diagonal.unflatten(-1, (self.dim, self._rank))
+        squared_norm = factor.square().sum((-1, -2), keepdim=True)
+        return LowRankScale(log_scale, factor * (1 + squared_norm).pow(-0.25))

@@ -17,7 +17,7 @@ import math
 import torch
 from torch import Tensor
 
-from amortvi._chunks import spans
+from amortvi._util.chunks import spans
 
 __all__ = ["fit", "quantiles", "scratch"]
 

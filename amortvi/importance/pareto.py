@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from amortvi._checks import positive_int
-from amortvi._chunks import spans
+from amortvi._util.checks import positive_int
+from amortvi._util.chunks import spans
 from amortvi.errors import OptionError
 from amortvi.importance import generalised_pareto
 from amortvi.importance.tail import largest

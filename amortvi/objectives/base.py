@@ -1,4 +1,4 @@
-"""The contract of an objective: a bound of the log evidence of each observation, to be maximised."""
+"""The contract of an objective: a lower bound of the log evidence of each observation, to be maximized."""
 
 from __future__ import annotations
 
@@ -9,25 +9,26 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from amortvi._checks import positive_int
-from amortvi.generative import GenerativeModel
-from amortvi.guide import AmortizedGuide
-from amortvi.objectives.gradients import held_fixed
-from amortvi.objectives.weights import LogWeights, log_weights
-from amortvi.observations import Batch
+from amortvi._util.checks import positive_int
+from amortvi._util.representation import options_repr
+from amortvi.data import Batch
+from amortvi.model import Model
+from amortvi.objectives.gradients import stop_score_gradient
+from amortvi.posterior import InferenceNetwork, LogWeights, log_weights
+from amortvi.posterior.log_weights import KLForm
 
 __all__ = ["Estimate", "Objective"]
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """An objective's estimate on one batch.
+    """The estimate of an objective on one batch.
 
     Args:
-        bound: the bound of each observation in nats, ``(B,)``: what is reported, in the history and to early stopping. Whatever
-            the training follows, it is a quantity of each observation that means the same in every epoch.
-        weights: the terms that it was made of.
-        surrogate: what has the gradient that training follows, ``(B,)``, where that is another than the bound's own.
+        bound: the bound of each observation in nats, ``(B,)``. This is what the history and early stopping use: it means the
+            same in every epoch, whatever gradient training follows.
+        weights: the log weights from which it was computed.
+        surrogate: a quantity, ``(B,)``, whose gradient training follows, if that is not the gradient of the bound.
     """
 
     bound: Tensor
@@ -35,15 +36,15 @@ class Estimate:
     surrogate: Tensor | None = None
 
     def elbo(self, observations: int | None) -> Tensor:
-        """Return the mean bound an observation.
+        """Return the mean bound per observation.
 
         Args:
-            observations: the size of the whole data set, over which what stands outside the plate is shared out.
+            observations: the size of the data set, over which the sites outside the plate are shared.
         """
         return self._mean(self.bound, observations)
 
     def loss(self, observations: int | None) -> Tensor:
-        """Return what is to be minimised: the negative of `elbo`, or of the mean surrogate where there is one."""
+        """Return the loss to be minimized: the negative mean of the surrogate, or of the bound if there is none."""
         return -self._mean(self.bound if self.surrogate is None else self.surrogate, observations)
 
     def _mean(self, values: Tensor, observations: int | None) -> Tensor:
@@ -51,12 +52,12 @@ class Estimate:
 
 
 class Objective(ABC):
-    """A bound that is a reduction of per-observation log weights.
+    """A bound that is a reduction of the log weights of each observation.
 
-    A leaf writes `bound`. Where training is to follow another gradient than the bound's own, it writes `surrogate` too.
+    A subclass writes `bound`, and `surrogate` if training is to follow a different gradient than that of the bound.
 
-    A number that changes while training, such as a weight of the KL, must be a tensor that is changed in place, in `advance`: a
-    compiled step reads it anew each time, and would hold a Python number fixed.
+    A number that changes during training, such as a KL weight, must be a tensor that `advance` changes in place: a compiled
+    step reads it each time, but would keep a Python number constant.
 
     Args:
         particles: ``K``, the number of draws for each observation.
@@ -68,61 +69,53 @@ class Objective(ABC):
     def __init__(self, particles: int = 1) -> None:
         self.particles = positive_int("particles", particles)
 
-    def estimate(self, model: GenerativeModel, guide: AmortizedGuide, batch: Batch) -> Estimate:
-        """Draw from the guide, score under both, and reduce.
+    def estimate(self, model: Model, network: InferenceNetwork, batch: Batch) -> Estimate:
+        """Draw from the posteriors, score the draws under posterior and model, and reduce the log weights.
 
         Args:
-            model: the generative model.
-            guide: a guide that is set up.
+            model: the generative model, set up.
+            network: the inference network.
             batch: ``B`` observations.
         """
-        parameters = guide.parameters_of(*batch.args, **batch.kwargs)
-        posterior = guide.family.distribution(parameters)
-        weights = log_weights(
-            model,
-            guide.prototype,
-            posterior,
-            batch,
-            self.particles,
-            closed_form_kl=self.takes_closed_form_kl(guide),
-            log_density=held_fixed(guide.family, parameters) if self.holds_density_fixed() else None,
-        )
-        bound, surrogate = self.bound(weights), self.surrogate(weights, posterior, guide)
-        # Where the gradient is another's, the bound has none that could be taken for it.
+        context = network.context(batch)
+        q = network.family(context)
+        log_density = stop_score_gradient(network.family, context) if self.stops_score_gradient() else None
+        weights = log_weights(model, q, batch, self.particles, kl=self.kl_form(), log_density=log_density)
+        bound, surrogate = self.bound(weights), self.surrogate(weights, q)
+        # Beside a surrogate, the bound has no gradient that could be taken for that of the objective.
         return Estimate(bound if surrogate is None else bound.detach(), weights, surrogate)
-
-    def to(self, device: torch.device) -> None:  # noqa: B027  # most objectives have nothing to move
-        """Bring what `advance` changes to the device of the fit that is about to begin."""
-
-    def advance(self, epochs: float) -> None:  # noqa: B027  # most objectives stay the same
-        """Take note of how far the training is, before each step.
-
-        Args:
-            epochs: passes over the data so far, those of earlier fits too; a fraction during an epoch, where its number of
-                steps is known.
-        """
-
-    def takes_closed_form_kl(self, guide: AmortizedGuide) -> bool:
-        """Whether the KL to the prior is wanted in closed form; an objective that needs the weights says no."""
-        return False
-
-    def holds_density_fixed(self) -> bool:
-        """Whether ``log q`` in the weights is to have a gradient for the draws alone, not for the posterior's parameters."""
-        return False
 
     @abstractmethod
     def bound(self, weights: LogWeights) -> Tensor:
         """Reduce the log weights ``(K, B)`` to a bound of each observation, ``(B,)``."""
 
-    def surrogate(self, weights: LogWeights, posterior: Distribution, guide: AmortizedGuide) -> Tensor | None:
-        """Return what has the gradient that training is to follow, ``(B,)``, or ``None`` for the bound itself.
+    def surrogate(self, weights: LogWeights, q: Distribution) -> Tensor | None:
+        """Return a quantity, ``(B,)``, whose gradient training is to follow, or ``None`` for the bound itself.
 
         Args:
             weights: the log weights.
-            posterior: of the observations, batch shape ``(B,)``, event shape ``(D,)``.
-            guide: the guide that gave it, to be asked what the posterior has in closed form.
+            q: the posteriors, batch shape ``(B,)``, event shape ``(D,)``.
         """
         return None
 
+    def kl_form(self) -> KLForm:
+        """Return how the KL to the prior is computed; an objective that needs log weights needs it sampled."""
+        return "sampled"
+
+    def stops_score_gradient(self) -> bool:
+        """Whether the gradient of ``log q`` goes through the draws alone, not through the posterior's parameters."""
+        return False
+
+    def to(self, device: torch.device) -> None:  # noqa: B027  # most objectives have nothing to move
+        """Move what `advance` changes to the device on which training is about to begin."""
+
+    def advance(self, epochs: float) -> None:  # noqa: B027  # most objectives do not change
+        """Update what changes during training; called before each step.
+
+        Args:
+            epochs: passes over the data so far, including those of earlier fits; fractional within an epoch if its number of
+                steps is known.
+        """
+
     def __repr__(self) -> str:
-        return f"{type(self).__name__}(particles={self.particles})"
+        return options_repr(self)

@@ -1,7 +1,7 @@
-r"""Gradients that follow the draws and leave out the score of the posterior.
+r"""Gradients that go through the draws and omit the score of the posterior.
 
-With draws :math:`z_k(\phi)` by reparameterization, a log weight depends on the parameters :math:`\phi` of the posterior in two
-ways, along the draw and through the density of ``q`` at it:
+With reparameterized draws :math:`z_k(\phi)`, a log weight depends on the parameters :math:`\phi` of the posterior in two
+ways, through the draw and through the density of ``q``:
 
 .. math::
 
@@ -9,19 +9,19 @@ ways, along the draw and through the density of ``q`` at it:
         = \frac{\partial \log w_k}{\partial z_k} \frac{\partial z_k}{\partial\phi}
         - \frac{\partial \log q_\phi(z_k)}{\partial\phi}.
 
-The second term, the score, is zero in the mean. **Sticking the landing** (Roeder, Wu and Duvenaud, 2017) leaves it out of the
-gradient of the ELBO. What remains vanishes draw by draw as ``q`` becomes the exact posterior, where :math:`\log w` is the
-same for every ``z``; the noise of the score does not.
+The second term, the score, is zero on average. **Sticking the landing** (Roeder, Wu and Duvenaud, 2017) omits it from the
+gradient of the ELBO. What remains vanishes for each draw as ``q`` becomes the exact posterior, under which :math:`\log w` is
+the same for every ``z``; the noise of the score does not vanish.
 
-In a bound of several draws the score is weighted by shares that depend on the draws themselves,
+In a bound of several draws the score is weighted by factors that depend on the draws themselves,
 
 .. math::
 
     s_k = \frac{w_k^{1 - \alpha}}{\sum_j w_j^{1 - \alpha}},
 
-so it cannot be left out: that would be biased. But its mean can be reparameterized once more, since
+so omitting it would introduce a bias. But its mean can be reparameterized again, because
 :math:`E_q[f(z)\, \partial_\phi \log q_\phi(z)] = E_q[\partial_z f(z)\, \partial_\phi z]` for any :math:`f`. With
-:math:`\partial s_k / \partial z_k = (1 - \alpha)\, s_k (1 - s_k)\, \partial \log w_k / \partial z_k` what comes out is
+:math:`\partial s_k / \partial z_k = (1 - \alpha)\, s_k (1 - s_k)\, \partial \log w_k / \partial z_k` the result is
 
 .. math::
 
@@ -29,11 +29,11 @@ so it cannot be left out: that would be biased. But its mean can be reparameteri
         \frac{\partial \log w_k}{\partial z_k} \frac{\partial z_k}{\partial\phi},
 
 an unbiased estimate of the same gradient. With :math:`\alpha = 0` it is the **doubly reparameterized** gradient of the
-importance-weighted bound (DReG; Tucker, Lawson, Gu and Maddison, 2019). With :math:`\alpha = 1` it is sticking the landing, and
-for Renyi's bounds it is what lies between. The gradient for the parameters of the model is in each case the plain
+importance-weighted bound (DReG; Tucker, Lawson, Gu and Maddison, 2019), with :math:`\alpha = 1` it is sticking the landing, and
+for Renyi's bounds it lies between the two. The gradient of the model's parameters is always the plain
 :math:`\sum_k s_k\, \partial_\theta \log p_\theta(x, z_k)`.
 
-How a draw's change of variables depends on it is a part of :math:`\partial \log w_k / \partial z_k`.
+The Jacobian of a transformed latent is part of :math:`\partial \log w_k / \partial z_k`.
 """
 
 from __future__ import annotations
@@ -42,66 +42,54 @@ from collections.abc import Callable
 from typing import Literal, TypeAlias, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import functional_call
 
 from amortvi.errors import OptionError
 from amortvi.families import Family
-from amortvi.objectives.weights import LogWeights
+from amortvi.posterior import LogWeights
 
-__all__ = ["GradientForm", "checked_gradient", "doubly_reparameterized", "held_fixed"]
+__all__ = ["GradientForm", "check_gradient", "doubly_reparameterized", "stop_score_gradient"]
 
 GradientForm: TypeAlias = Literal["plain", "dreg"]
 """The gradient of a bound of several draws: as automatic differentiation gives it, or doubly reparameterized."""
 
 
-def checked_gradient(gradient: GradientForm) -> GradientForm:
-    """Return ``gradient`` if it is one, else raise `OptionError`."""
+def check_gradient(gradient: GradientForm) -> GradientForm:
+    """Return ``gradient`` if it is a `GradientForm`, else raise `OptionError`."""
     if gradient not in get_args(GradientForm):
         raise OptionError(f"gradient must be 'plain' or 'dreg'; got {gradient!r}.")
     return gradient
 
 
-class _Density(nn.Module):
-    """The density of a family's distributions as a module, whose parameters are those of the family."""
-
-    def __init__(self, family: Family) -> None:
-        super().__init__()
-        self.family = family
-
-    def forward(self, parameters: Tensor, vector: Tensor) -> Tensor:
-        log_prob: Tensor = self.family.distribution(parameters).log_prob(vector)
-        return log_prob
-
-
-def held_fixed(family: Family, parameters: Tensor) -> Callable[[Tensor], Tensor]:
-    """Return ``log q`` as a function of the draws whose gradient is for them alone.
+def stop_score_gradient(family: Family, context: Tensor) -> Callable[[Tensor], Tensor]:
+    """Return ``log q`` as a function of the draws alone, without a gradient for context and family.
 
     Args:
-        family: what the posteriors are of; it may have parameters beside those that its head gives an observation.
-        parameters: of the posteriors, ``(B, P)``.
+        family: the posterior family.
+        context: ``(B, C)``.
 
     Returns:
-        A function from ``(K, B, D)`` to ``(K, B)``.
+        A function from draws, ``(K, B, D)``, to log densities, ``(K, B)``.
     """
-    density = _Density(family)
-    fixed = {name: parameter.detach() for name, parameter in density.named_parameters()}
-    return lambda vector: functional_call(density, fixed, (parameters.detach(), vector))
+    detached = {name: parameter.detach() for name, parameter in family.named_parameters()}
+    q = functional_call(family, detached, (context.detach(),))
+    return lambda vector: q.log_prob(vector)
 
 
 def doubly_reparameterized(weights: LogWeights, order: float) -> Tensor:
-    """Return what has the doubly reparameterized gradient of Renyi's bound, ``(B,)``; its value means nothing.
+    """Return a quantity, ``(B,)``, with the doubly reparameterized gradient of Renyi's bound; its value has no meaning.
 
-    What comes back to the draws is multiplied on its way to the posterior, so the gradient must be asked for once, of all
-    that the draws were used for.
+    The gradient that reaches the draws is rescaled on its way to the posterior, so all uses of the draws must be
+    differentiated together.
 
     Args:
-        weights: of draws that were scored under a posterior that is `held_fixed`.
+        weights: log weights whose ``log q`` comes from `stop_score_gradient`.
         order: ``alpha``.
     """
     shares = torch.softmax((1 - order) * weights.log_weight.detach(), dim=0)
     if weights.vector.requires_grad:
-        # Each draw has one share in the gradient for the model; this is the rest of the posterior's.
+        # The gradient of the model has one factor s_k per draw; this is what remains for that of the posterior.
         factors = (order + (1 - order) * shares).unsqueeze(-1)
         weights.vector.register_hook(lambda gradient: factors * gradient)
     return (shares * weights.log_weight).sum(0)

@@ -1,13 +1,13 @@
-r"""Weights that change while training.
+r"""Weights that change during training.
 
-A posterior that is pulled to the prior before the decoder has learned to use its latents never comes back. Bowman et al. (2016)
-therefore let the weight of the KL rise from zero, in a line; Fu et al. (2019) let it rise several times, so that
-each cycle starts from latents that the cycles before have filled with meaning.
+A posterior that collapses to the prior before the decoder has learned to use its latents never recovers. Bowman et al. (2016)
+therefore raise the weight of the KL linearly from zero; Fu et al. (2019) raise it several times, so that each cycle starts
+from latents that earlier cycles have made informative.
 
-A schedule is any function of the passes over the data so far, a fraction during an epoch, that returns the weight. They
-are counted as the epochs in `AmortizedVI.history` are: a further ``fit`` goes on where the last one ended. To begin one
-later, shift it: ``lambda epochs: schedule(epochs - 50)``. A further ``fit`` that is given the same objective, not one made
-anew, uses what was compiled for it.
+A schedule is any function of the passes over the data so far, fractional within an epoch, that returns the weight. Passes are
+counted like the epochs in `AmortizedVI.history`: a further ``fit`` continues where the last one ended. To start a schedule
+later, shift it: ``lambda epochs: schedule(epochs - 50)``. A further ``fit`` with the same objective object reuses what was
+compiled for it.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from amortvi._checks import not_negative_float, positive_float, positive_int
+from amortvi._util.checks import nonnegative_float, positive_float, positive_int
 from amortvi.errors import OptionError
 
 __all__ = ["CyclicalSchedule", "LinearSchedule", "ScheduledWeight", "WeightSchedule"]
 
 WeightSchedule: TypeAlias = Callable[[float], float]
-"""The passes over the data so far, to a weight."""
+"""Maps the passes over the data so far to a weight."""
 
 
 @dataclass(frozen=True)
 class LinearSchedule:
-    """From ``start`` to ``stop`` in a line, and then ``stop`` (Bowman et al., 2016).
+    """Linear from ``start`` to ``stop``, then constant (Bowman et al., 2016).
 
     Args:
         epochs: passes over the data until ``stop`` is reached.
-        start: the weight at the beginning.
-        stop: the weight at the end.
+        start: the initial weight.
+        stop: the final weight.
 
     Raises:
-        OptionError: ``epochs`` is not above zero, or a weight is below zero.
+        OptionError: ``epochs`` is not positive, or a weight is negative.
 
     Example:
         >>> schedule = LinearSchedule(epochs=20, start=0.1)
@@ -61,18 +61,17 @@ class LinearSchedule:
 
 @dataclass(frozen=True)
 class CyclicalSchedule:
-    """Several times from ``start`` to ``stop`` in a line, staying there for the rest of the cycle (Fu et al., 2019).
+    """Cycles that are linear from ``start`` to ``stop`` and then constant for the rest of the cycle (Fu et al., 2019).
 
     Args:
-        epochs: passes over the data that all cycles take together; the weight is ``stop`` from then on.
-        cycles: how many there are.
-        rising: the part of a cycle in which the weight rises.
-        start: the weight at the beginning of a cycle.
+        epochs: passes over the data for all cycles together; the weight is ``stop`` from then on.
+        cycles: the number of cycles.
+        rising: the fraction of a cycle during which the weight rises.
+        start: the weight at the start of a cycle.
         stop: the weight at its end.
 
     Raises:
-        OptionError: ``epochs`` is not above zero, ``cycles`` no positive integer, ``rising`` not above zero and at most
-            one, or a weight is below zero.
+        OptionError: ``epochs`` or ``cycles`` is not positive, ``rising`` is not in (0, 1], or a weight is negative.
 
     Example:
         >>> schedule = CyclicalSchedule(epochs=40, cycles=2)
@@ -89,7 +88,7 @@ class CyclicalSchedule:
     def __post_init__(self) -> None:
         rising = positive_float("rising", self.rising)
         if rising > 1:
-            raise OptionError(f"rising is a part of each cycle, at most 1; got {rising}.")
+            raise OptionError(f"rising must be the fraction of a cycle, at most 1; got {rising}.")
         _set(
             self,
             epochs=positive_float("epochs", self.epochs),
@@ -107,11 +106,11 @@ class CyclicalSchedule:
 
 
 def _checked_ends(start: float, stop: float) -> dict[str, float]:
-    return {"start": not_negative_float("start", start), "stop": not_negative_float("stop", stop)}
+    return {"start": nonnegative_float("start", start), "stop": nonnegative_float("stop", stop)}
 
 
 def _set(schedule: LinearSchedule | CyclicalSchedule, **checked: float) -> None:
-    """Put plain numbers in the place of what was given, which may be those of NumPy or of a tensor."""
+    """Replace the given values, which may be NumPy or tensor scalars, with plain numbers."""
     for name in (field.name for field in fields(schedule)):
         object.__setattr__(schedule, name, checked[name])
 
@@ -122,31 +121,31 @@ def _between(start: float, stop: float, part: float) -> float:
 
 
 class ScheduledWeight:
-    """A number that a schedule changes, in a tensor that stays the same one: a compiled step reads it anew each time.
+    """A number that follows a schedule, kept in one tensor that is changed in place, so that a compiled step can read it.
 
     Args:
-        name: of the option that it is, for messages.
-        schedule: gives its values.
+        name: the name of the option, for messages.
+        schedule: gives the values.
 
     Raises:
-        OptionError: the schedule is no function of a number that returns one of at least zero.
+        OptionError: the schedule does not return a finite nonnegative number.
     """
 
     def __init__(self, name: str, schedule: WeightSchedule) -> None:
         self._name = name
         self._schedule = schedule
-        # One for each device: what was compiled for one keeps reading its own.
+        # One tensor per device: a step compiled for a device keeps reading its own.
         self._tensors: dict[torch.device, Tensor] = {}
         self._value = self._at(0.0)
         self.to(torch.device("cpu"))
 
     @property
     def tensor(self) -> Tensor:
-        """The weight, a tensor without dimensions on the device of the fit."""
+        """The weight, a scalar tensor on the current device."""
         return self._tensors[self._device]
 
     def to(self, device: torch.device) -> None:
-        """Keep the weight on ``device`` from now on."""
+        """Move the weight to ``device``."""
         if device not in self._tensors:
             dtype = torch.float32 if device.type == "mps" else torch.float64
             self._tensors[device] = torch.empty((), dtype=dtype, device=device)
@@ -154,7 +153,7 @@ class ScheduledWeight:
         self._tensors[device].fill_(self._value)
 
     def advance(self, epochs: float) -> None:
-        """Set the weight to that after ``epochs`` passes."""
+        """Set the weight to its value after ``epochs`` passes."""
         value = self._at(epochs)
         if value != self._value:
             self._value = value
@@ -163,9 +162,9 @@ class ScheduledWeight:
     def _at(self, epochs: float) -> float:
         value = self._schedule(epochs)
         try:
-            return not_negative_float(self._name, value)
+            return nonnegative_float(self._name, value)
         except OptionError as error:
             raise OptionError(
-                f"{self._name}, where it is a schedule, must return a finite number of at least 0 for any number of passes "
-                f"over the data; after {epochs:g} it returned {value!r}."
+                f"{self._name} is a schedule and must return a finite nonnegative number for any number of passes over the "
+                f"data; after {epochs:g} passes it returned {value!r}."
             ) from error

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from amortvi._checks import positive_int
+from amortvi._util.checks import positive_int
 from amortvi.errors import DataError, OptionError
 
 __all__ = ["image_stack", "to_array"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from amortvi._checks import require
+from amortvi._util.lazy import require
 from amortvi.errors import OptionError
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import operator
 from typing import Any
 
 from amortvi.errors import OptionError
-from amortvi.posterior import Posterior
+from amortvi.posterior.posterior import Posterior
 
 __all__ = ["check_posterior", "position_of"]
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from amortvi._util.lazy import stats
 from amortvi.diagnostics.calibration import Calibration, ecdf_band
 from amortvi.errors import OptionError
 from amortvi.plots._axes import axes_or_new, legend_beside
@@ -105,11 +106,10 @@ def plot_rank_histogram(calibration: Calibration, quantity: str, *, ax: Axes | N
     check_result("calibration", calibration, Calibration, "amortvi.calibrate(vi)")
     if quantity not in calibration.ranks:
         raise OptionError(f"quantity must be one of {list(calibration.ranks)}; got {quantity!r}.")
-    from scipy.stats import binom  # imported where it is used: it is slow to import
 
     ax = axes_or_new(ax)
     bins = min(_BINS, max(2, calibration.simulations // _LEAST_PER_BIN))
-    low, high = binom.interval(0.99, calibration.simulations, 1 / bins)
+    low, high = stats.binom.interval(0.99, calibration.simulations, 1 / bins)
     ax.hist(calibration.ranks[quantity], bins=bins, range=(0, 1), color=color(0), rwidth=0.92)
     ax.fill_between([0, 1], low, high, color="0.5", alpha=0.35, linewidth=0, zorder=2)
     ax.axhline(calibration.simulations / bins, color="0.3", linewidth=0.8)

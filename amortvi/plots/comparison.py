@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from amortvi._util.lazy import pandas as pd
 from amortvi.errors import OptionError
 from amortvi.plots._axes import axes_or_new
 from amortvi.plots._palette import color
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.axes import Axes
 
 __all__ = ["plot_comparison"]

@@ -9,7 +9,7 @@ import numpy as np
 from amortvi.plots._arrays import to_array
 from amortvi.plots._axes import axes_or_new, color_bar
 from amortvi.plots._posteriors import check_posterior, position_of
-from amortvi.posterior import Posterior
+from amortvi.posterior.posterior import Posterior
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from amortvi.diagnostics.gaps import Gaps
+from amortvi.diagnostics.gaps.gaps import Gaps
 from amortvi.errors import OptionError
 from amortvi.plots._axes import axes_or_new, legend_above
 from amortvi.plots._palette import color

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from amortvi._util.lazy import pandas as pd
+from amortvi.comparison.fits import FamilyFits
 from amortvi.errors import NotFittedError, OptionError
-from amortvi.fitting import FamilyFits
 from amortvi.inference import AmortizedVI
 from amortvi.plots._axes import axes_or_new, matplotlib_module
 from amortvi.plots._palette import color
 
 if TYPE_CHECKING:
-    import pandas as pd
     from matplotlib.axes import Axes
 
 __all__ = ["plot_history"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from amortvi._checks import positive_int
+from amortvi._util.checks import positive_int
 from amortvi.plots._arrays import image_stack
 from amortvi.plots._mosaic import draw_mosaic, mosaic
 

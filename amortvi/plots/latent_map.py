@@ -15,13 +15,13 @@ import numpy as np
 import numpy.typing as npt
 
 from amortvi.errors import OptionError
-from amortvi.latents import LatentSite
+from amortvi.model.latents import LatentSite
 from amortvi.plots._arrays import to_array
 from amortvi.plots._axes import axes_or_new, matplotlib_module, point_area
 from amortvi.plots._labels import Categories, Scale, read_labels
 from amortvi.plots._palette import color
 from amortvi.plots._posteriors import check_posterior
-from amortvi.posterior import Posterior
+from amortvi.posterior.posterior import Posterior
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

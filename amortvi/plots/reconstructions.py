@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from amortvi._checks import positive_int
+from amortvi._util.checks import positive_int
 from amortvi.errors import DataError
 from amortvi.plots._arrays import image_stack
 from amortvi.plots._mosaic import GAP, draw_mosaic, mosaic

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from amortvi._modes import random_state
-from amortvi.diagnostics.reference import Reference, unconstrained_draws
+from amortvi._util.random import random_state
+from amortvi.diagnostics.reference.reference import Reference, unconstrained_draws
 from amortvi.errors import OptionError
 from amortvi.plots._arrays import to_array
 from amortvi.plots._axes import axes_or_new
 from amortvi.plots._palette import color
 from amortvi.plots._posteriors import position_of
-from amortvi.posterior import Posterior
+from amortvi.posterior.posterior import Posterior
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from amortvi._modes import random_state
+from amortvi._util.random import random_state
 from amortvi.families import Family, FamilyChoice, make_family
 
 __all__ = ["FAMILY_CHECKS"]

@@ -12,14 +12,14 @@ import torch
 from pyro import distributions as dist
 from torch import Tensor, nn
 
-from amortvi._modes import random_state
-from amortvi.engine.recording import record
+from amortvi._util.random import random_state
+from amortvi.compile.recording import record
+from amortvi.data import Batch
 from amortvi.families import Diagonal
-from amortvi.generative import GenerativeModel
-from amortvi.guide import AmortizedGuide
-from amortvi.models import LinearGaussian
+from amortvi.model.library import LinearGaussian
+from amortvi.model.program import GenerativeModel
 from amortvi.objectives import Objective
-from amortvi.observations import Batch
+from amortvi.posterior.guide import AmortizedGuide
 
 __all__ = ["OBJECTIVE_CHECKS"]
 

@@ -1,15 +1,16 @@
-"""Training: the fit loop and what it keeps."""
+"""Training: the fit loop, its options, and its steps, eager or compiled."""
 
-from amortvi.engine import CompileChoice
 from amortvi.training.history import EpochRecord, history_frame
-from amortvi.training.trainer import FitOptions, OptimizerFactory, ScheduleFactory, Trainer
+from amortvi.training.options import FitOptions, OptimizerFactory, ScheduleFactory, check_device, check_dtype
+from amortvi.training.trainer import Trainer
 
 __all__ = [
-    "CompileChoice",
     "EpochRecord",
     "FitOptions",
     "OptimizerFactory",
     "ScheduleFactory",
     "Trainer",
+    "check_device",
+    "check_dtype",
     "history_frame",
 ]

@@ -1,38 +1,41 @@
-"""Stop when the validation ELBO no longer rises."""
+"""Early stopping: end a fit when the validation ELBO no longer rises."""
 
 from __future__ import annotations
 
-from amortvi.engine import State
+from collections.abc import Sequence
+
+from torch import Tensor
+
 from amortvi.training.snapshot import Snapshot
 
 __all__ = ["EarlyStopping"]
 
 
 class EarlyStopping:
-    """Keeps the best parameters, and says when enough epochs have passed without better ones.
+    """Keeps the best parameters, and reports when enough epochs have passed without better ones.
 
     Args:
-        patience: how many epochs without a rise are waited for.
-        state: of the modules whose parameters are kept.
+        patience: the number of epochs without a rise after which to stop.
+        tensors: the parameters and buffers to keep.
     """
 
-    def __init__(self, patience: int, state: State) -> None:
-        self.patience = patience
-        self._state = state
-        self._best = -float("inf")
-        self._kept: Snapshot | None = None
-        self._waited = 0
+    def __init__(self, patience: int, tensors: Sequence[Tensor]) -> None:
+        self._patience = patience
+        self._tensors = tensors
+        self._best_elbo = -float("inf")
+        self._best: Snapshot | None = None
+        self._epochs_since_best = 0
 
-    def is_done(self, validation_elbo: float) -> bool:
-        """Count one epoch in, and say whether to stop."""
-        if validation_elbo > self._best:
-            self._best, self._waited = validation_elbo, 0
-            self._kept = Snapshot(self._state)
+    def should_stop(self, validation_elbo: float) -> bool:
+        """Record one epoch, and return whether to stop."""
+        if validation_elbo > self._best_elbo:
+            self._best_elbo, self._epochs_since_best = validation_elbo, 0
+            self._best = Snapshot(self._tensors)
         else:
-            self._waited += 1
-        return self._waited >= self.patience
+            self._epochs_since_best += 1
+        return self._epochs_since_best >= self._patience
 
     def restore(self) -> None:
-        """Go back to the best parameters."""
-        if self._kept is not None:
-            self._kept.restore()
+        """Return to the best parameters."""
+        if self._best is not None:
+            self._best.restore()

@@ -1,38 +1,37 @@
-"""Copies of what a fit changes, to go back to."""
+"""Copies of what a fit changes, to return to."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from amortvi.engine import State
-
 __all__ = ["OptimizerSnapshot", "Snapshot"]
 
 
 class Snapshot:
-    """The parameters and buffers of some modules at one moment.
+    """The values of some tensors at one moment.
 
     Args:
-        state: of the modules.
+        tensors: the parameters and buffers of a fit.
     """
 
-    def __init__(self, state: State) -> None:
-        self._live = state.tensors
-        self._kept = [tensor.detach().clone() for tensor in state.tensors]
+    def __init__(self, tensors: Sequence[Tensor]) -> None:
+        self._live = tensors
+        self._saved = [tensor.detach().clone() for tensor in tensors]
 
     def restore(self) -> None:
-        """Write the values back into the modules."""
+        """Write the values back."""
         with torch.no_grad():
-            for live, kept in zip(self._live, self._kept, strict=True):
-                live.copy_(kept)
+            for live, saved in zip(self._live, self._saved, strict=True):
+                live.copy_(saved)
 
 
 class OptimizerSnapshot:
-    """The state of an optimizer at one moment: running averages and counts of steps.
+    """The state of an optimizer at one moment: running averages and step counts.
 
     Args:
         optimizer: the optimizer.
@@ -40,17 +39,17 @@ class OptimizerSnapshot:
 
     def __init__(self, optimizer: torch.optim.Optimizer) -> None:
         self._optimizer = optimizer
-        self._kept = {parameter: _copied(state) for parameter, state in optimizer.state.items()}
+        self._saved = {parameter: _copied(state) for parameter, state in optimizer.state.items()}
 
     def restore(self) -> None:
-        """Write the state back, and forget that of parameters which had none."""
+        """Write the state back, and delete that of parameters which had none."""
         for parameter, state in list(self._optimizer.state.items()):
-            kept = self._kept.get(parameter)
-            if kept is None:
+            saved = self._saved.get(parameter)
+            if saved is None:
                 del self._optimizer.state[parameter]
                 continue
-            for name, value in _copied(kept).items():
-                # In place, where a tensor is: a compiled step writes to that very tensor.
+            for name, value in _copied(saved).items():
+                # In place if possible, because a compiled step writes to that very tensor.
                 live = state.get(name)
                 if isinstance(live, Tensor) and isinstance(value, Tensor) and live.shape == value.shape:
                     live.copy_(value)

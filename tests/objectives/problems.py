@@ -16,10 +16,10 @@ from pyro import distributions as dist
 from torch import Tensor, nn
 
 from amortvi import families, objectives
-from amortvi._modes import random_state
-from amortvi.generative import GenerativeModel
-from amortvi.guide import AmortizedGuide
-from amortvi.observations import Batch
+from amortvi._util.modes import random_state
+from amortvi.model.program import GenerativeModel
+from amortvi.posterior.guide import AmortizedGuide
+from amortvi.data import Batch
 
 HALF_LOG_2_PI = 0.5 * math.log(2 * math.pi)
 

@@ -11,12 +11,12 @@ from pyro import distributions as dist
 from torch import Tensor
 
 from amortvi import families
-from amortvi._modes import random_state
+from amortvi._util.modes import random_state
 from amortvi.errors import OptionError
-from amortvi.generative import GenerativeModel
-from amortvi.guide import AmortizedGuide
+from amortvi.model.program import GenerativeModel
+from amortvi.posterior.guide import AmortizedGuide
 from amortvi.objectives import ELBO, IWAE, LogWeights, Objective, Renyi, make_objective
-from amortvi.observations import Batch
+from amortvi.data import Batch
 from tests.exact import linear_gaussian, solved
 from tests.objectives.problems import PROBLEMS
 

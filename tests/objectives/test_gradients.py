@@ -12,13 +12,13 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 
 from amortvi import families, models
-from amortvi._modes import random_state
+from amortvi._util.modes import random_state
 from amortvi.families.base import Family
-from amortvi.generative import GenerativeModel
-from amortvi.guide import AmortizedGuide
+from amortvi.model.program import GenerativeModel
+from amortvi.posterior.guide import AmortizedGuide
 from amortvi.objectives import ELBO, IWAE, LogWeights, Objective, Renyi
 from amortvi.objectives.gradients import held_fixed
-from amortvi.observations import Batch
+from amortvi.data import Batch
 from tests.any_models import CASES, Case
 from tests.objectives.problems import PROBLEMS
 

@@ -11,12 +11,12 @@ from torch.distributions import MultivariateNormal, Normal, kl_divergence
 
 import amortvi as avi
 from amortvi import families
-from amortvi._modes import random_state
+from amortvi._util.modes import random_state
 from amortvi.errors import OptionError
-from amortvi.generative import GenerativeModel
-from amortvi.guide import AmortizedGuide
+from amortvi.model.program import GenerativeModel
+from amortvi.posterior.guide import AmortizedGuide
 from amortvi.objectives import ELBO, CyclicalSchedule, LinearSchedule
-from amortvi.observations import Batch
+from amortvi.data import Batch
 from tests.exact import linear_gaussian
 
 TRUTH = linear_gaussian()

@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from amortvi import families, models, objectives
-from amortvi._modes import random_state
+from amortvi._util.modes import random_state
 from amortvi.errors import OptionError
-from amortvi.generative import GenerativeModel
-from amortvi.guide import AmortizedGuide
+from amortvi.model.program import GenerativeModel
+from amortvi.posterior.guide import AmortizedGuide
 from amortvi.objectives.elbo import KLForm
-from amortvi.observations import Batch
+from amortvi.data import Batch
 from amortvi.testing import OBJECTIVE_CHECKS
 
 OBJECTIVES = {

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import amortvi as avi
-from amortvi.posterior import Posterior
+from amortvi.posterior.posterior import Posterior
 
 matplotlib.use("Agg")
 

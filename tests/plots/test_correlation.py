@@ -12,7 +12,7 @@ from matplotlib.colors import to_rgba
 import amortvi as avi
 from amortvi.errors import OptionError
 from amortvi.plots import plot_correlation
-from amortvi.posterior import Posterior
+from amortvi.posterior.posterior import Posterior
 
 
 def test_matrix_labels_and_values(posterior: Posterior, ax: Axes) -> None:

@@ -23,7 +23,7 @@ from amortvi.errors import DataError, FamilyError, OptionError
 from amortvi.families import FullCovariance, Gaussian
 from amortvi.plots import plot_latent_map
 from amortvi.plots._palette import PALETTE
-from amortvi.posterior import Posterior
+from amortvi.posterior.posterior import Posterior
 
 
 def ellipses_of(ax: Axes) -> list[Ellipse]:

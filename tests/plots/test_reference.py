@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from amortvi import plots
 from amortvi.diagnostics import Reference
 from amortvi.errors import DataError, OptionError
-from amortvi.posterior import Posterior
+from amortvi.posterior.posterior import Posterior
 
 ROWS = 3
 

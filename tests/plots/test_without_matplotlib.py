@@ -14,7 +14,7 @@ import torch
 import amortvi as avi
 from amortvi import plots
 from amortvi.errors import MissingDependencyError
-from amortvi.posterior import Posterior
+from amortvi.posterior.posterior import Posterior
 
 TABLE = pd.DataFrame({"difference": [0.0], "difference_se": [0.0]}, index=["full"])
 

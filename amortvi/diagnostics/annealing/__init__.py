@@ -1,7 +1,11 @@
 """Annealed importance sampling: the evidence without trust in the posterior family, bracketed on simulated data."""
 
+from amortvi.diagnostics.annealing.annealed_evidence import (
+    AnnealedEvidence,
+    annealed_evidence,
+    reverse_annealed_evidence,
+)
 from amortvi.diagnostics.annealing.bracket import EvidenceBracket, bracket_evidence
-from amortvi.diagnostics.annealing.evidence import AnnealedEvidence, annealed_evidence, reverse_annealed_evidence
 
 __all__ = [
     "AnnealedEvidence",

@@ -12,16 +12,16 @@ from torch import Tensor
 from torch.distributions import Distribution
 from tqdm.auto import tqdm
 
-from amortvi._chunks import Gathered, Tile, spans
-from amortvi.data_check import check_data
+from amortvi._util.chunks import Gathered, Tile, spans
 from amortvi.diagnostics.annealing.options import Annealing
 from amortvi.diagnostics.annealing.runs import anneal, tune
 from amortvi.diagnostics.annealing.schedule import sigmoidal
 from amortvi.diagnostics.annealing.starts import FromPosterior, FromPrior, Start
-from amortvi.generative import GenerativeModel
-from amortvi.posterior import Posterior
-from amortvi.scoring import LogJoint
-from amortvi.weighing import weighing, weighing_tile
+from amortvi.model.data_check import check_data
+from amortvi.model.program import GenerativeModel
+from amortvi.model.scoring import LogJoint
+from amortvi.posterior.importance_sampling import weighing, weighing_tile
+from amortvi.posterior.posterior import Posterior
 
 __all__ = ["annealed"]
 

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
-from amortvi._modes import random_state
+from amortvi._util.lazy import pandas as pd
+from amortvi._util.random import random_state
+from amortvi.diagnostics.annealing.annealed_evidence import AnnealedEvidence, evidence_of
 from amortvi.diagnostics.annealing.annealer import annealed
-from amortvi.diagnostics.annealing.evidence import AnnealedEvidence, evidence_of
 from amortvi.diagnostics.annealing.options import Annealing, StartChoice
-from amortvi.diagnostics.simulation import Simulated, Simulator, simulate_observations
+from amortvi.diagnostics.simulation.simulate import Simulated, Simulator, simulate_observations
 from amortvi.inference import AmortizedVI
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 __all__ = ["EvidenceBracket", "bracket_evidence"]
 
@@ -60,8 +58,6 @@ class EvidenceBracket:
 
     def to_frame(self) -> pd.DataFrame:
         """Return a row an observation: ``lower``, ``lower_se``, ``upper``, ``upper_se`` and ``gap``, all in nats."""
-        import pandas as pd  # imported where it is used: it would double the time that importing amortvi takes
-
         columns = {
             "lower": self.lower.log_evidence,
             "lower_se": self.lower.standard_error,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, get_args
 
-from amortvi._checks import positive_int
+from amortvi._util.checks import positive_int
 from amortvi.errors import OptionError
 
 __all__ = ["Annealing", "StartChoice"]

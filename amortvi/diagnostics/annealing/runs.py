@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.distributions import Distribution
 
-from amortvi._chunks import spans
+from amortvi._util.chunks import spans
 from amortvi.diagnostics.annealing.path import evaluated, move
 from amortvi.diagnostics.annealing.starts import Start
 

@@ -10,9 +10,9 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions import Distribution
 
-from amortvi.plates import PlateLayout
-from amortvi.priors import PriorRuns
-from amortvi.scoring import LogJoint, log_jacobian, per_row, sum_of
+from amortvi.model.plates import PlateLayout
+from amortvi.model.priors import PriorRuns
+from amortvi.model.scoring import LogJoint, log_jacobian, per_row, sum_of
 
 __all__ = ["FromPosterior", "FromPrior", "Start"]
 

@@ -8,21 +8,22 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from amortvi._checks import positive_int
-from amortvi._modes import Stream, derived_seed, random_state
+from amortvi._util.checks import positive_int
+from amortvi._util.lazy import special
+from amortvi._util.random import Stream, derived_seed, random_state
+from amortvi.data import Observations
+from amortvi.diagnostics.c2st import compare_pairs
 from amortvi.diagnostics.calibration.coverage import coverage_test
 from amortvi.diagnostics.calibration.findings import Finding
 from amortvi.diagnostics.calibration.moments import correlation_test, location_test, spread_test
 from amortvi.diagnostics.calibration.quantities import Compare
 from amortvi.diagnostics.calibration.ranks import shape_of, uniformity
 from amortvi.diagnostics.calibration.result import Calibration, CalibrationTest, corrected
-from amortvi.diagnostics.simulation import Simulator, simulate_observations
-from amortvi.diagnostics.two_samples import compare_pairs
+from amortvi.diagnostics.simulation.simulate import Simulator, simulate_observations
 from amortvi.errors import OptionError
-from amortvi.evaluation import weigh
 from amortvi.inference import AmortizedVI
-from amortvi.observations import Observations
-from amortvi.posterior import Posterior
+from amortvi.posterior.evaluation import weigh
+from amortvi.posterior.posterior import Posterior
 
 __all__ = ["calibrate"]
 
@@ -149,9 +150,12 @@ def _rank_tests(ranks: dict[str, npt.NDArray[np.float64]], marginal: list[str]) 
 
 
 def _moment_tests(values: dict[str, npt.NDArray[np.float64]], compare: Compare) -> list[CalibrationTest]:
-    from scipy.special import ndtri  # imported where it is used: it is slow to import
 
-    truth, scores, norm_scores = values["truth"], ndtri(values["whitened_ranks"]), ndtri(values["norm_ranks"])
+    truth, scores, norm_scores = (
+        values["truth"],
+        special.ndtri(values["whitened_ranks"]),
+        special.ndtri(values["norm_ranks"]),
+    )
     tests = [
         _test("location", "whitened latents", location_test(truth, scores)),
         _test("spread", "whitened latents", spread_test(truth, scores, norm_scores, compare.second_moment)),

@@ -19,9 +19,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from amortvi.data import Batch
 from amortvi.diagnostics.calibration.findings import Finding
 from amortvi.diagnostics.calibration.ranks import uniformity
-from amortvi.observations import Batch
 
 __all__ = ["REFERENCES", "area_to_curve", "coverage_at", "coverage_test", "reference_points"]
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from amortvi._util.lazy import stats
 from amortvi.diagnostics.calibration.findings import Finding
 from amortvi.families import Family
 
@@ -85,7 +86,6 @@ def location_test(truth: npt.NDArray[np.float64], scores: npt.NDArray[np.float64
     Returns:
         The largest of the mean distances from the posterior mean, in standard deviations of the posterior.
     """
-    from scipy.stats import norm  # imported where it is used: it is slow to import
 
     simulations, dim = scores.shape
     z = scores.mean(axis=0) * math.sqrt(simulations)
@@ -93,7 +93,7 @@ def location_test(truth: npt.NDArray[np.float64], scores: npt.NDArray[np.float64
     distance = truth[:, worst]
     # The scores of a posterior too narrow vary more than those of an exact one: the word is for what is moved all the same.
     word = "shifted" if abs(_in_errors(distance)) > _clear(dim) else "not calibrated"
-    return Finding(float(distance.mean()), min(1.0, 2 * dim * float(norm.sf(abs(z[worst])))), word)
+    return Finding(float(distance.mean()), min(1.0, 2 * dim * float(stats.norm.sf(abs(z[worst])))), word)
 
 
 def spread_test(
@@ -114,14 +114,13 @@ def spread_test(
         The standard deviation of the truth about its mean, in those of the posterior: one where it is right, above where the
         posterior is too narrow. It is that of the coordinate which is farthest off, or of all of them if that is clearer.
     """
-    from scipy.stats import chi2, norm  # imported where it is used: it is slow to import
 
     simulations, dim = scores.shape
     totals = np.square(scores - scores.mean(axis=0)).sum(axis=0)
-    each = 2 * np.minimum(chi2.cdf(totals, simulations - 1), chi2.sf(totals, simulations - 1))
+    each = 2 * np.minimum(stats.chi2.cdf(totals, simulations - 1), stats.chi2.sf(totals, simulations - 1))
     worst = int(each.argmin())
     by_coordinate = dim * float(each[worst])
-    together = 2 * float(norm.sf(abs(norm_scores.mean()) * math.sqrt(simulations)))
+    together = 2 * float(stats.norm.sf(abs(norm_scores.mean()) * math.sqrt(simulations)))
     ratios = np.square(truth - truth.mean(axis=0)) / second_moment.diagonal()
     ratio = ratios.mean(axis=1) if together < by_coordinate else ratios[:, worst]
     # The tests see other things than the spread as well, if they are large: the word is for what is spread.
@@ -137,9 +136,8 @@ def _in_errors(values: npt.NDArray[np.float64]) -> float:
 
 def _clear(dim: int) -> float:
     """How many standard errors the farthest of ``dim`` means rarely is off by chance, once in a hundred times."""
-    from scipy.stats import norm  # imported where it is used: it is slow to import
 
-    return float(norm.isf(0.005 / dim))
+    return float(stats.norm.isf(0.005 / dim))
 
 
 def correlation_test(
@@ -155,7 +153,6 @@ def correlation_test(
     Returns:
         The largest correlation that is left in the whitened truth.
     """
-    from scipy.stats import t  # imported where it is used: it is slow to import
 
     simulations, dim = truth.shape
     centred = truth - truth.mean(axis=0)
@@ -165,7 +162,7 @@ def correlation_test(
     above = np.triu_indices(dim, 1)
     z = (difference / np.sqrt(np.maximum(variance, 1e-300) / (simulations - 1)))[above]
     worst = int(np.abs(z).argmax())
-    p_value = min(1.0, 2 * len(z) * float(t.sf(abs(z[worst]), simulations - 1)))
+    p_value = min(1.0, 2 * len(z) * float(stats.t.sf(abs(z[worst]), simulations - 1)))
     scale = np.sqrt(product.diagonal())
     left = (difference / scale[:, None] / scale)[above][worst]
     blind = float(own[above].mean()) < _BLIND

@@ -7,16 +7,16 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from amortvi.data import Batch
 from amortvi.diagnostics.calibration.coverage import reference_points
 from amortvi.diagnostics.calibration.moments import Whitening
 from amortvi.diagnostics.calibration.ranks import uniform_ranks
-from amortvi.diagnostics.simulation import Simulated
+from amortvi.diagnostics.simulation.simulate import Simulated
 from amortvi.errors import NonFiniteError
-from amortvi.generative import GenerativeModel
-from amortvi.observations import Batch
-from amortvi.posterior import Posterior
-from amortvi.scoring import log_jacobian, score, sum_of
-from amortvi.weighing import Weighed
+from amortvi.model.program import GenerativeModel
+from amortvi.model.scoring import log_jacobian, score, sum_of
+from amortvi.posterior.importance_sampling import Weighed
+from amortvi.posterior.posterior import Posterior
 
 __all__ = ["JOINT", "PROJECTIONS", "Compare"]
 

@@ -20,7 +20,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from amortvi._checks import positive_int
+from amortvi._util.checks import positive_int
+from amortvi._util.lazy import stats
 from amortvi.errors import OptionError
 
 __all__ = ["ecdf_band", "shape_of", "uniform_ranks", "uniformity"]
@@ -60,7 +61,6 @@ def uniformity(ranks: npt.NDArray[np.float64]) -> tuple[float, float]:
     Returns:
         The Kolmogorov-Smirnov distance, and twice the smaller p-value of the two.
     """
-    from scipy import stats  # imported where it is used: it is slow to import
 
     distance = stats.kstest(ranks, "uniform")
     bins = min(_MOST_BINS, max(2, len(ranks) // _LEAST_PER_BIN))
@@ -102,7 +102,6 @@ def ecdf_band(
     Raises:
         OptionError: a number is not a positive integer, or ``probability`` not strictly between 0 and 1.
     """
-    from scipy.stats import binom  # imported where it is used: it is slow to import
 
     count, cells = positive_int("simulations", simulations), positive_int("points", points)
     if not 0 < probability < 1:
@@ -111,7 +110,7 @@ def ecdf_band(
     at[-1] = 1.0
     numbers = np.arange(count + 1)[:, None]
     # The level of the narrowest two-sided interval around a count, at each point.
-    level = 2 * np.minimum(binom.cdf(numbers, count, at), binom.sf(numbers - 1, count, at))
+    level = 2 * np.minimum(stats.binom.cdf(numbers, count, at), stats.binom.sf(numbers - 1, count, at))
     generator = np.random.default_rng(0)
     counts = generator.multinomial(count, np.full(cells, 1 / cells), size=_BAND_SIMULATIONS).cumsum(axis=1)
     narrowest = level[counts, np.arange(cells)].min(axis=1)

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
+from amortvi._util.lazy import pandas as pd
 from amortvi.diagnostics.calibration.coverage import area_to_curve, coverage_at
 from amortvi.errors import OptionError
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 __all__ = ["CALIBRATED", "SIGNIFICANCE", "Calibration", "CalibrationTest", "corrected"]
 
@@ -127,8 +124,6 @@ class Calibration:
         Raises:
             OptionError: a level is not strictly between 0 and 1.
         """
-        import pandas as pd  # imported where it is used: it would double the time that importing amortvi takes
-
         claimed = np.asarray(levels, dtype=np.float64)
         if claimed.ndim != 1 or not claimed.size or not bool(((claimed > 0) & (claimed < 1)).all()):
             raise OptionError(f"levels must be probabilities strictly between 0 and 1; got {levels!r}.")
@@ -139,8 +134,6 @@ class Calibration:
 
     def to_frame(self) -> pd.DataFrame:
         """Return the tests, a row each: kind, quantity, statistic, p-value, corrected p-value, verdict."""
-        import pandas as pd  # imported where it is used: it would double the time that importing amortvi takes
-
         return pd.DataFrame([vars(test) for test in self.tests])
 
     def __repr__(self) -> str:

@@ -1,0 +1,1 @@
+"""Helpers that know nothing of inference: option checks, random streams, modes, memory, lazy imports."""

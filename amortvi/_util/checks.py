@@ -1,0 +1,110 @@
+"""Checks of options, with messages that name the argument."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TypeVar
+
+import numpy as np
+
+from amortvi.errors import OptionError
+
+__all__ = [
+    "finite_float",
+    "nonnegative_float",
+    "nonnegative_int",
+    "optional",
+    "positive_float",
+    "positive_int",
+    "probability",
+    "seed_or_none",
+]
+
+Checked = TypeVar("Checked")
+
+
+def positive_int(name: str, value: object, *, at_least: int = 1) -> int:
+    """Return ``value`` as an ``int`` if it is an integer of at least ``at_least``, else raise `OptionError`."""
+    number = _as_int(value)
+    if number is None or number < at_least:
+        expected = "a positive integer" if at_least == 1 else f"an integer of at least {at_least}"
+        raise OptionError(f"{name} must be {expected}; got {_shown(value, number)}.")
+    return number
+
+
+def nonnegative_int(name: str, value: object) -> int:
+    """Return ``value`` as an ``int`` if it is a nonnegative integer, else raise `OptionError`."""
+    number = _as_int(value)
+    if number is None or number < 0:
+        raise OptionError(f"{name} must be a nonnegative integer; got {_shown(value, number)}.")
+    return number
+
+
+def positive_float(name: str, value: object) -> float:
+    """Return ``value`` as a ``float`` if it is a finite positive number, else raise `OptionError`."""
+    number = _as_float(value)
+    if number is None or not math.isfinite(number) or number <= 0:
+        raise OptionError(f"{name} must be a finite positive number; got {_shown(value, number)}.")
+    return number
+
+
+def nonnegative_float(name: str, value: object) -> float:
+    """Return ``value`` as a ``float`` if it is a finite nonnegative number, else raise `OptionError`."""
+    number = _as_float(value)
+    if number is None or not math.isfinite(number) or number < 0:
+        raise OptionError(f"{name} must be a finite nonnegative number; got {_shown(value, number)}.")
+    return number
+
+
+def finite_float(name: str, value: object) -> float:
+    """Return ``value`` as a ``float`` if it is a finite number, else raise `OptionError`."""
+    number = _as_float(value)
+    if number is None or not math.isfinite(number):
+        raise OptionError(f"{name} must be a finite number; got {_shown(value, number)}.")
+    return number
+
+
+def probability(name: str, value: object) -> float:
+    """Return ``value`` as a ``float`` if it lies strictly between 0 and 1, else raise `OptionError`."""
+    number = _as_float(value)
+    if number is None or not 0 < number < 1:
+        raise OptionError(f"{name} must lie strictly between 0 and 1; got {_shown(value, number)}.")
+    return number
+
+
+def optional(check: Callable[[str, object], Checked], name: str, value: object) -> Checked | None:
+    """Return ``None`` if ``value`` is ``None``, else the result of ``check``."""
+    return None if value is None else check(name, value)
+
+
+def seed_or_none(value: object) -> int | None:
+    """Return ``value`` if it is ``None`` or a seed that every random generator accepts, else raise `OptionError`."""
+    number = None if value is None else _as_int(value)
+    if value is not None and (number is None or not 0 <= number < 2**64):
+        raise OptionError(f"seed must be an integer from 0 to 2**64 - 1, or None; got {value!r}.")
+    return number
+
+
+def _shown(value: object, number: float | None) -> str:
+    return f"{value!r} of type {type(value).__name__}" if number is None else str(number)
+
+
+def _as_int(value: object) -> int | None:
+    """Return an integer of any type (NumPy, a tensor) as ``int``; ``None`` for everything else, booleans included."""
+    if isinstance(value, bool | np.bool_) or not hasattr(value, "__index__"):
+        return None
+    try:
+        return int(value.__index__())
+    except TypeError:  # arrays and tensors have the method whatever they contain
+        return None
+
+
+def _as_float(value: object) -> float | None:
+    """Return a real number of any type as ``float``; ``None`` for everything else, booleans included."""
+    if isinstance(value, bool | np.bool_) or not hasattr(value, "__float__"):
+        return None
+    try:
+        return float(value.__float__())
+    except (TypeError, ValueError, RuntimeError):  # an array or tensor with several elements
+        return None

@@ -1,0 +1,71 @@
+"""Options kept in one frozen dataclass, which a method accepts field by field as keyword arguments."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import inspect
+import re
+from collections.abc import Callable
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
+
+from amortvi.errors import OptionError
+
+__all__ = ["accepts_options", "make_options"]
+
+P = ParamSpec("P")
+Options = TypeVar("Options")
+Owner = TypeVar("Owner")
+Result = TypeVar("Result")
+
+
+def accepts_options(
+    options: Callable[P, Options],
+) -> Callable[[Callable[[Owner, Any, Options], Result]], Callable[Concatenate[Owner, Any, P], Result]]:
+    """Let ``method(self, x, options)`` be called as ``method(self, x, **fields)``.
+
+    A new option is then one field of the dataclass: the signature of the method follows from the fields, and its docstring
+    from theirs, inserted in place of its entry ``options``.
+
+    Args:
+        options: a frozen, keyword-only dataclass with an ``Args`` section in its docstring.
+    """
+
+    def decorate(method: Callable[[Owner, Any, Options], Result]) -> Callable[Concatenate[Owner, Any, P], Result]:
+        @functools.wraps(method)
+        def accepting(self: Owner, x: Any, *args: P.args, **kwargs: P.kwargs) -> Result:
+            return method(self, x, make_options(options, *args, **kwargs))
+
+        own, fields = inspect.signature(method), inspect.signature(options)
+        kept = [parameter for name, parameter in own.parameters.items() if name != "options"]
+        signature = own.replace(parameters=[*kept, *fields.parameters.values()])
+        accepting.__signature__ = signature  # type: ignore[attr-defined]
+        accepting.__doc__ = _with_fields(method.__doc__, options.__doc__)
+        return cast(Callable[Concatenate[Owner, Any, P], Result], accepting)
+
+    return decorate
+
+
+def make_options(options: Callable[P, Options], *args: P.args, **kwargs: P.kwargs) -> Options:
+    """Construct an options dataclass.
+
+    Raises:
+        OptionError: an option is unknown, or its value is out of range.
+    """
+    known = inspect.signature(options).parameters
+    for name in kwargs:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f" Did you mean {close[0]}?" if close else f" The options are {', '.join(known)}."
+            raise OptionError(f"{name} is not an option.{hint}")
+    return options(*args, **kwargs)
+
+
+def _with_fields(method: str | None, options: str | None) -> str | None:
+    """Replace the entry ``options`` of one docstring with the ``Args`` section of the other."""
+    if method is None or options is None:  # python -OO removes docstrings
+        return method
+    described = re.search(r"Args:\n(.*?)\n\n", inspect.cleandoc(options) + "\n\n", re.DOTALL)
+    assert described is not None
+    indented = "\n".join(f"        {line}" for line in described[1].splitlines())
+    return re.sub(r"^ *options: .*$", lambda _: indented, method, count=1, flags=re.MULTILINE)

@@ -1,0 +1,147 @@
+"""Which optimizers can be part of a recorded step, and how."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Hashable, Iterator
+
+import torch
+from torch import Tensor
+
+__all__ = [
+    "RecordableOptimizer",
+    "has_hooks",
+    "is_recordable",
+    "needs_closure",
+    "optimizer_options",
+    "optimizer_tensors",
+    "place_optimizer_state",
+]
+
+# Their step is a fixed list of tensor operations, given tensors for what changes from step to step.
+_RECORDABLE = frozenset(
+    {
+        torch.optim.ASGD,
+        torch.optim.Adadelta,
+        torch.optim.Adagrad,
+        torch.optim.Adam,
+        torch.optim.AdamW,
+        torch.optim.Adamax,
+        torch.optim.NAdam,
+        torch.optim.RAdam,
+        torch.optim.RMSprop,
+        torch.optim.Rprop,
+        torch.optim.SGD,
+    }
+)
+# In their other form these take the learning rate as a Python number.
+_NEED_FOREACH = frozenset({torch.optim.Adadelta, torch.optim.Adagrad, torch.optim.RMSprop, torch.optim.SGD})
+# The options with which a step is nothing but tensor operations, and the state that then counts in tensors.
+_AS_TENSORS = {"capturable": True, "fused": None}
+_COUNTS = frozenset({"step", "mu_product", "eta", "mu"})
+# What may change without another recording.
+_FREE = ("params", "lr", "initial_lr")
+
+
+def is_recordable(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether the step of ``optimizer`` can be recorded.
+
+    A subclass, or one with hooks, may count in Python what a recording would hold fixed; so only optimizers known to be
+    good are taken.
+    """
+    return type(optimizer) in _RECORDABLE and not has_hooks(optimizer)
+
+
+def has_hooks(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether something is called before or after each step of ``optimizer``."""
+    return bool(optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks)
+
+
+def needs_closure(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether ``optimizer`` asks for the loss itself, as a line search does."""
+    return isinstance(optimizer, torch.optim.LBFGS)
+
+
+class RecordableOptimizer:
+    """An optimizer whose learning rates are tensors while it is recorded, so that a schedule changes no graph.
+
+    Args:
+        optimizer: one that `is_recordable`.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        self.optimizer = optimizer
+        self._rates = [group["params"][0].detach().new_zeros(()) for group in optimizer.param_groups]
+        self._written: list[float | None] = [None] * len(self._rates)
+
+    def write_rates(self) -> None:
+        """Bring the tensors to the learning rates of the day."""
+        for position, group in enumerate(self.optimizer.param_groups):
+            rate = group["lr"]
+            if not isinstance(rate, Tensor) and rate != self._written[position]:
+                self._rates[position].fill_(rate)
+                self._written[position] = rate
+
+    def count_in_double(self) -> None:
+        """Keep counts and the numbers made of them in double precision, as Python does where nothing is recorded.
+
+        In single precision ``1 - beta ** step`` loses half of its digits at first.
+        """
+        for group in self.optimizer.param_groups:
+            if group.get("fused"):
+                continue  # its kernel takes single precision only
+            for parameter in group["params"]:
+                state = self.optimizer.state.get(parameter, {})
+                for name in _COUNTS & state.keys():
+                    count = state[name]
+                    if isinstance(count, Tensor) and count.dtype is torch.float32 and not count.is_mps:
+                        state[name] = count.double()
+
+    @contextlib.contextmanager
+    def recording(self) -> Iterator[None]:
+        """Let the optimizer's step be nothing but tensor operations inside."""
+        groups = self.optimizer.param_groups
+        given = [dict(group) for group in groups]
+        for group, rate in zip(groups, self._rates, strict=True):
+            if not isinstance(group["lr"], Tensor):
+                group["lr"] = rate
+            group.update({name: value for name, value in _AS_TENSORS.items() if name in group})
+            if type(self.optimizer) in _NEED_FOREACH:
+                group["foreach"] = True
+        # What torch.compile sets while it looks at an optimizer: steps are then counted in tensors on every device.
+        before = torch.compiler._is_compiling_flag
+        torch.compiler._is_compiling_flag = True
+        try:
+            yield
+        finally:
+            torch.compiler._is_compiling_flag = before
+            for group, options in zip(groups, given, strict=True):
+                group.update(options)
+
+
+def place_optimizer_state(optimizer: torch.optim.Optimizer, device: torch.device) -> None:
+    """Let an optimizer count its steps on an accelerator, where a compiled step does; elsewhere as it does by itself."""
+    on_device = device.type == "cuda"
+    for group in optimizer.param_groups:
+        if "capturable" in group:
+            group["capturable"] = on_device
+            for parameter in group["params"]:
+                state = optimizer.state.get(parameter, {})
+                if isinstance(state.get("step"), Tensor):
+                    state["step"] = state["step"].to(parameter.device if on_device else "cpu")
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    """Return the tensors of an optimizer's state."""
+    return [value for state in optimizer.state.values() for value in state.values() if isinstance(value, Tensor)]
+
+
+def optimizer_options(optimizer: torch.optim.Optimizer) -> Hashable:
+    """Return what a recording holds fixed of an optimizer: its options but for learning rates, and which of these are tensors."""
+    return tuple(
+        (
+            id(group["lr"]) if isinstance(group["lr"], Tensor) else None,
+            *((name, repr(value)) for name, value in group.items() if name not in _FREE),
+        )
+        for group in optimizer.param_groups
+    )

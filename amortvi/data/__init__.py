@@ -1,0 +1,20 @@
+"""Observations ``x``: whatever the user has, as batches of the model's arguments; and ready data sets."""
+
+from amortvi.data.batch import Batch
+from amortvi.data.chunks import Chunk, iter_batches, iter_chunks, map_chunks
+from amortvi.data.minibatch import Minibatch
+from amortvi.data.observations import DEFAULT_BATCH_SIZE, Observations, TensorObservations
+from amortvi.data.reading import as_observations
+
+__all__ = [
+    "DEFAULT_BATCH_SIZE",
+    "Batch",
+    "Chunk",
+    "Minibatch",
+    "Observations",
+    "TensorObservations",
+    "as_observations",
+    "iter_batches",
+    "iter_chunks",
+    "map_chunks",
+]

@@ -1,0 +1,136 @@
+"""A batch of observations: the arguments with which model and encoder are called."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from amortvi.errors import DataError
+
+__all__ = ["Batch"]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The positional and keyword arguments of one call, each a tensor with observations in its first dimension.
+
+    Args:
+        args: positional tensors, each ``(B, ...)``.
+        kwargs: keyword tensors, each ``(B, ...)``.
+        context: the context of each observation, ``(B, C)``, if it was optimized rather than computed by an encoder.
+            It is not an argument of the call, but it is selected, repeated and moved along with the observations.
+    """
+
+    args: tuple[Tensor, ...] = ()
+    kwargs: Mapping[str, Tensor] = field(default_factory=dict)
+    context: Tensor | None = None
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Batch]) -> Batch:
+        """Concatenate batches with the same arguments."""
+        first = parts[0]
+        contexts = [part.context for part in parts if part.context is not None]
+        return cls(
+            tuple(torch.cat([part.args[i] for part in parts]) for i in range(len(first.args))),
+            {key: torch.cat([part.kwargs[key] for part in parts]) for key in first.kwargs},
+            torch.cat(contexts) if contexts else None,
+        )
+
+    @property
+    def size(self) -> int:
+        """``B``, the number of observations."""
+        return next(iter(self.tensors())).shape[0]
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the arguments."""
+        return next(iter(self.tensors())).device
+
+    def tensors(self) -> Iterator[Tensor]:
+        """Iterate over the arguments, positional ones first."""
+        yield from self.args
+        yield from self.kwargs.values()
+
+    def named(self, name: str = "x") -> Iterator[tuple[str, Tensor]]:
+        """Iterate over the arguments with the expression that a user would write: ``x``, ``x[1]`` or ``x['counts']``."""
+        if len(self.args) == 1 and not self.kwargs:
+            yield name, self.args[0]
+            return
+        for position, value in enumerate(self.args):
+            yield f"{name}[{position}]", value
+        for key, value in self.kwargs.items():
+            yield f"{name}[{key!r}]", value
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        """Return the batch with ``change`` applied to every tensor, the context included."""
+        return Batch(
+            tuple(map(change, self.args)),
+            {key: change(value) for key, value in self.kwargs.items()},
+            None if self.context is None else change(self.context),
+        )
+
+    def take(self, rows: Tensor | slice) -> Batch:
+        """Return the observations at ``rows``."""
+        if isinstance(rows, slice):
+            return self.map(lambda value: value[rows])
+        return self.map(lambda value: value.index_select(0, rows.to(value.device)))
+
+    def repeat(self, times: int) -> Batch:
+        """Return ``times`` copies of all observations, one copy after the other: ``(times * B, ...)``."""
+        if times == 1:
+            return self
+        return self.map(lambda value: value.repeat(times, *(1,) * (value.dim() - 1)))
+
+    def arguments(self) -> Batch:
+        """Return the arguments alone, without the context."""
+        return Batch(self.args, self.kwargs)
+
+    def to(self, device: torch.device) -> Batch:
+        """Return the batch on ``device``."""
+        return self.map(lambda value: value.to(device, non_blocking=True))
+
+    def describe(self, name: str = "x") -> str:
+        """Return the shapes and types of the arguments, for messages."""
+        return ", ".join(
+            f"{label} of shape {tuple(value.shape)} and {value.dtype}" for label, value in self.named(name)
+        )
+
+    def hint(self, name: str = "x") -> str:
+        """Return advice for a call that fails because of the number of its arguments."""
+        if len(self.args) < 2:
+            return ""
+        return (
+            f" (It was called with {len(self.args)} arguments, because {name} holds {len(self.args)}; leave out those it does "
+            f"not take, such as labels.)"
+        )
+
+    def check_compatible(self, other: Batch, name: str, expected: str) -> None:
+        """Raise `DataError` unless ``other`` has the same arguments, apart from the number of observations.
+
+        Args:
+            other: the batch to check.
+            name: what the user calls ``other``.
+            expected: what the user calls this batch.
+        """
+        if len(self.args) != len(other.args) or set(self.kwargs) != set(other.kwargs):
+            raise DataError(
+                f"{name} must hold the same arguments as {expected} ({self.describe(expected)}); "
+                f"got {other.describe(name)}."
+            )
+        theirs = dict(zip((*range(len(other.args)), *other.kwargs), other.named(name), strict=True))
+        ours = dict(zip((*range(len(self.args)), *self.kwargs), self.named(expected), strict=True))
+        for key, (label, value) in ours.items():
+            other_label, other_value = theirs[key]
+            if value.shape[1:] != other_value.shape[1:]:
+                raise DataError(
+                    f"{other_label} must have observations of shape {tuple(value.shape[1:])}, like {label}; "
+                    f"got {tuple(other_value.shape[1:])}."
+                )
+            if value.is_floating_point() != other_value.is_floating_point():
+                raise DataError(
+                    f"{other_label} must hold {value.dtype}, like {label}; got {other_value.dtype}: convert it with "
+                    f"{other_label}.to({value.dtype})."
+                )

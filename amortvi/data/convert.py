@@ -1,0 +1,145 @@
+"""Conversion of tensors, arrays and data frames to tensors, with errors that name the argument."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from amortvi.errors import DataError
+
+__all__ = ["check_finite", "to_tensor"]
+
+_READABLE = ("float16", "float32", "float64", "uint8", "int8", "int16", "int32", "int64", "bool")
+
+
+def to_tensor(name: str, value: Any, dtype: torch.dtype, *, collated: bool = False) -> Tensor:
+    """Return ``value`` as a tensor with observations in its first dimension.
+
+    Floating-point arrays, data frames and lists are cast to ``dtype``, since double precision is only their default. The
+    type of a tensor was chosen by the user, so another floating type is an error. Integers and booleans keep their type.
+
+    Args:
+        name: how the user refers to the value.
+        value: a tensor, NumPy array, pandas DataFrame or Series, or nested list of numbers.
+        dtype: the floating type of model and encoder.
+        collated: whether the value comes from a `DataLoader`, which makes tensors of everything a `Dataset` holds,
+            double-precision arrays included; it is then cast like an array.
+
+    Raises:
+        DataError: the value has no observations, does not hold numbers, or is a tensor of another floating type.
+    """
+    if isinstance(value, Tensor):
+        _check_readable(name, value)
+        tensor = value.detach()
+        if tensor.is_floating_point() and tensor.dtype != dtype:
+            if not collated:
+                raise DataError(
+                    f"{name} is a tensor of {tensor.dtype}, but model and encoder work in {dtype}: convert it with "
+                    f"{name}.to({dtype}), or convert them with vi.to(dtype=...) or fit(dtype=...)."
+                )
+            tensor = tensor.to(dtype)
+    else:
+        tensor = _from_array(name, value, dtype)
+    if tensor.dim() == 0:
+        raise DataError(f"{name} must have one row per observation; got a single number. Give it the shape (1, ...).")
+    if tensor.numel() == 0:
+        raise DataError(
+            f"{name} has no {'elements' if len(tensor) else 'observations'}: its shape is {tuple(tensor.shape)}."
+        )
+    return tensor
+
+
+def _check_readable(name: str, tensor: Tensor) -> None:
+    if tensor.is_complex():
+        raise DataError(
+            f"{name} must hold real numbers; got a tensor of {tensor.dtype}: split it with torch.view_as_real({name})."
+        )
+    if tensor.layout != torch.strided:
+        raise DataError(f"{name} must be a dense tensor; got layout {tensor.layout}: call {name}.to_dense() first.")
+    if tensor.is_meta:
+        raise DataError(f"{name} must hold numbers; got a tensor on the device 'meta', which has no values.")
+
+
+def _from_array(name: str, value: Any, dtype: torch.dtype) -> Tensor:
+    if isinstance(value, np.ma.MaskedArray):
+        raise DataError(
+            f"{name} is a masked array, whose mask would be lost: pass values and mask as two arguments of the model, "
+            f"({name}.filled(0), ~{name}.mask), and exclude the missing values with pyro.poutine.mask(mask=mask) around "
+            f"their pyro.sample, or elementwise with dist.Normal(...).mask(mask).to_event(1)."
+        )
+    try:
+        array = _from_frame(name, value) if hasattr(value, "iloc") else np.asarray(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DataError(
+            f"{name} cannot be read as one array of numbers: {error} Pass several arguments of the model as a tuple."
+        ) from error
+    if array.dtype.kind not in "biuf":
+        raise DataError(
+            f"{name} must hold numbers; got {type(value).__name__} of dtype {array.dtype}. Encode categories as integers "
+            f"or indicators, and missing values as a mask."
+        )
+    # torch cannot read other byte orders, reversed views, or unsigned and extended types.
+    if array.dtype.name not in _READABLE:
+        array = _as_int64(name, array) if array.dtype.kind == "u" else array.astype(np.float64)
+    if not array.dtype.isnative or not array.flags.writeable or any(stride < 0 for stride in array.strides):
+        array = array.astype(array.dtype.newbyteorder("="), order="C")
+    tensor = torch.from_numpy(array)
+    return tensor.to(dtype) if tensor.is_floating_point() else tensor
+
+
+def _as_int64(name: str, array: np.ndarray) -> np.ndarray:
+    if array.size and array.max() > np.iinfo(np.int64).max:
+        raise DataError(f"{name} has integers above 2**63 - 1, which no torch type can hold: rescale it.")
+    return array.astype(np.int64)
+
+
+def _from_frame(name: str, value: Any) -> np.ndarray:
+    """Return a DataFrame or Series as an array; missing values of pandas' nullable types become NaN."""
+    frame = value if hasattr(value, "columns") else value.to_frame()
+    kinds = {column: getattr(kind, "kind", "O") for column, kind in zip(frame.columns, frame.dtypes, strict=True)}
+    wrong = [column for column, kind in kinds.items() if kind not in "biuf"]
+    if wrong and len(frame):
+        listed = ", ".join(f"{column!r} ({kind})" for column, kind in frame.dtypes.items() if column in wrong[:5])
+        where = f"{name} must have only numeric columns; got {listed}" if value is frame else f"{name} must be numeric"
+        raise DataError(
+            f"{where}{' and more' if len(wrong) > 5 else ''}. Drop them, or encode them with pandas.get_dummies."
+        )
+    array = np.asarray(value)
+    if array.dtype.kind == "O":
+        # Booleans beside numbers, or nullable columns: pandas has no common type for them.
+        found = set(kinds.values())
+        whole = not found & {"f"} and not bool(frame.isna().to_numpy().any())
+        kind = bool if found == {"b"} and whole else np.int64 if whole else np.float64
+        array = frame.to_numpy(dtype=kind, na_value=np.nan if kind is np.float64 else False)
+        array = array if value is frame else array[:, 0]
+    return array
+
+
+def check_finite(name: str, tensor: Tensor, first_row: int | None = 0) -> None:
+    """Raise `DataError` if ``tensor`` has a NaN or an infinity; the message says how many and where.
+
+    Args:
+        name: how the user refers to the tensor.
+        tensor: any shape.
+        first_row: the position of the tensor's first row in the user's data, or ``None`` if the rows are shuffled.
+    """
+    if not tensor.is_floating_point() or bool(torch.isfinite(tensor.sum())) or bool(torch.isfinite(tensor).all()):
+        return
+    nans = int(torch.isnan(tensor).sum())
+    infinities = int(torch.isinf(tensor).sum())
+    places = (~torch.isfinite(tensor)).nonzero().cpu()
+    rows = places[:, 0].unique()
+    where = f"in {len(rows)} of {len(tensor)} rows of a shuffled batch"
+    if first_row is not None:
+        places[:, 0] += first_row
+        first = ", ".join(str(int(i)) for i in places[0])
+        shown = ", ".join(str(int(row)) for row in rows[:5] + first_row) + (", ..." if len(rows) > 5 else "")
+        where = f"first at [{first}], in {len(rows)} row{'s' * (len(rows) != 1)} ({shown})"
+    raise DataError(
+        f"{name} has {nans} NaN and {infinities} infinite values, {where}. Drop those rows; or fill the values with a finite "
+        f"number, pass a mask to the model as another argument, and exclude them with pyro.poutine.mask(mask=mask) around "
+        f"their pyro.sample, or elementwise with dist.Normal(...).mask(mask).to_event(1)."
+    )

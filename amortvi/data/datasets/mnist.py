@@ -1,0 +1,97 @@
+"""MNIST from its four IDX files (LeCun, Cortes and Burges)."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import zlib
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from amortvi.data.datasets.splits import ImageSplits
+from amortvi.errors import DataError
+
+__all__ = ["mnist"]
+
+
+def mnist(folder: str | Path | None = None) -> ImageSplits:
+    """Return MNIST as intensities in [0, 1]: 60,000 training and 10,000 test images.
+
+    Other data sets in files of the same names and format, such as Fashion-MNIST, can be read too.
+
+    Args:
+        folder: the folder of the IDX files, gzipped or not; by default the folder ``mnist`` inside the folder given by the
+            environment variable ``AMORTVI_DATA``, or that folder itself.
+
+    Returns:
+        The images and labels.
+
+    Raises:
+        DataError: no folder is given, a file is missing or damaged, or the files do not belong together.
+    """
+    place = _folder(folder)
+    x_train, labels_train = _read_part(place, "train")
+    x_test, labels_test = _read_part(place, "t10k")
+    side = x_train.shape[1]
+    if x_test.shape[1] != side:
+        raise DataError(
+            f"the training images in {place} have sides of {side} pixels, the test images of {x_test.shape[1]}; the files "
+            f"must belong to the same data set."
+        )
+    return ImageSplits(x_train.flatten(1), x_test.flatten(1), labels_train, labels_test, side=side, name="MNIST")
+
+
+def _folder(folder: str | Path | None) -> Path:
+    if folder is not None:
+        return Path(folder)
+    named = os.environ.get("AMORTVI_DATA")
+    if not named:
+        raise DataError(
+            "MNIST was not found: pass the folder of its IDX files, or set the environment variable AMORTVI_DATA to the "
+            "folder that contains it."
+        )
+    inside = Path(named) / "mnist"
+    return inside if inside.is_dir() else Path(named)
+
+
+def _read_part(folder: Path, part: str) -> tuple[Tensor, Tensor]:
+    """Return images ``(N, side, side)`` in [0, 1] and labels ``(N,)``."""
+    images, labels = _read(folder, f"{part}-images-idx3-ubyte"), _read(folder, f"{part}-labels-idx1-ubyte")
+    if images.dim() != 3 or images.shape[1] != images.shape[2] or images.numel() == 0:
+        raise DataError(
+            f"{part}-images-idx3-ubyte in {folder} must hold square images; its shape is {tuple(images.shape)}."
+        )
+    if labels.shape != images.shape[:1]:
+        raise DataError(
+            f"the {part} files in {folder} hold {len(images)} images, but labels of shape {tuple(labels.shape)}."
+        )
+    return images.float() / 255, labels.long()
+
+
+def _read(folder: Path, name: str) -> Tensor:
+    plain, zipped = folder / name, folder / f"{name}.gz"
+    if plain.is_file():
+        content = plain.read_bytes()
+    elif zipped.is_file():
+        try:
+            content = gzip.decompress(zipped.read_bytes())
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise DataError(f"{name}.gz in {folder} is damaged: {error}. Download it again.") from error
+    else:
+        raise DataError(f"MNIST was not found: {folder} has neither {name} nor {name}.gz.")
+    return _parse(content, f"{name} in {folder}")
+
+
+def _parse(content: bytes, name: str) -> Tensor:
+    """Parse two zero bytes, the type (8: unsigned bytes), the number of dimensions, each size (big-endian), the values."""
+    if len(content) < 4 or content[:3] != b"\0\0\x08":
+        raise DataError(f"{name} is not an IDX file of bytes.")
+    start = 4 + 4 * content[3]
+    shape = [int.from_bytes(content[place : place + 4], "big") for place in range(4, start, 4)]
+    values = np.frombuffer(content, dtype=np.uint8)[start:]
+    if len(content) < start or values.size != np.prod(shape, dtype=object):
+        raise DataError(f"{name} is damaged: it has {values.size} values where its header says {shape}.")
+    return torch.from_numpy(values.reshape(shape).copy())

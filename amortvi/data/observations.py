@@ -1,0 +1,131 @@
+"""A set of observations, wherever it lives, as a stream of batches."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+import torch
+
+from amortvi.data.batch import Batch
+from amortvi.data.convert import check_finite
+from amortvi.data.minibatch import Minibatch
+from amortvi.errors import DataError
+
+__all__ = ["DEFAULT_BATCH_SIZE", "Observations", "TensorObservations", "check_lengths"]
+
+DEFAULT_BATCH_SIZE = 128
+
+
+class Observations(ABC):
+    """Observations that can be read in batches, in order or shuffled."""
+
+    name: str
+    in_memory: ClassVar[bool] = False
+    """Whether all observations are in memory, so that reading them twice costs nothing."""
+    index: Any | None = None
+    """The user's labels of the observations (a pandas index), if any."""
+
+    @property
+    @abstractmethod
+    def size(self) -> int | None:
+        """The number of observations, or ``None`` if only reading all of them would tell."""
+
+    @abstractmethod
+    def steps(self, batch_size: int | None) -> int | None:
+        """Return the number of batches per pass, or ``None`` if it is unknown."""
+
+    def batch_size_within(self, limit: int) -> int | None:
+        """Return the batch size to request if at most ``limit`` observations fit in memory."""
+        return limit
+
+    def check_ordered(self) -> None:  # noqa: B027  # only a loader can lack an order
+        """Raise `DataError` if the order of the observations changes from pass to pass."""
+
+    @abstractmethod
+    def batches(self, batch_size: int | None = None) -> Iterator[Batch]:
+        """Iterate once over the observations, in order."""
+
+    def in_any_order(self, batch_size: int | None = None) -> Iterator[Batch]:
+        """Iterate once over the observations where their order does not matter."""
+        return self.batches(batch_size)
+
+    @abstractmethod
+    def shuffled(self, batch_size: int | None, generator: torch.Generator) -> Iterator[Minibatch]:
+        """Iterate once over the observations, in random order."""
+
+    def resident(self, device: torch.device) -> Observations:
+        """Return the observations on ``device`` if they are in memory and fit there with room to spare, else as they are."""
+        return self
+
+    def as_batch(self) -> Batch:
+        """Return all observations as one batch in memory."""
+        return Batch.concatenate(list(self.batches()))
+
+    @abstractmethod
+    def first(self, size: int) -> Batch:
+        """Return the first ``size`` observations, or as many as one batch has."""
+
+
+class TensorObservations(Observations):
+    """Observations in memory.
+
+    Args:
+        batch: all observations; their lengths and their finiteness are checked here, once.
+        name: how the user refers to them.
+        index: the user's labels.
+
+    Raises:
+        DataError: the arguments differ in length or are not finite.
+    """
+
+    in_memory = True
+
+    def __init__(self, batch: Batch, name: str, index: Any | None = None) -> None:
+        check_lengths(batch, name)
+        for label, value in batch.named(name):
+            check_finite(label, value)
+        self.batch = batch
+        self.name = name
+        self.index = index
+
+    @property
+    def size(self) -> int:
+        return self.batch.size
+
+    def steps(self, batch_size: int | None) -> int:
+        return math.ceil(self.size / (batch_size or DEFAULT_BATCH_SIZE))
+
+    def batches(self, batch_size: int | None = None) -> Iterator[Batch]:
+        step = batch_size or DEFAULT_BATCH_SIZE
+        for start in range(0, self.size, step):
+            yield self.batch.take(slice(start, start + step))
+
+    def shuffled(self, batch_size: int | None, generator: torch.Generator) -> Iterator[Minibatch]:
+        order = torch.randperm(self.size, generator=generator).to(self.batch.device)
+        for rows in order.split(batch_size or DEFAULT_BATCH_SIZE):
+            yield Minibatch(self.batch, rows)
+
+    def resident(self, device: torch.device) -> Observations:
+        if device.type != "cuda":
+            return self
+        free, _ = torch.cuda.mem_get_info(device)
+        needed = sum(value.numel() * value.element_size() for value in self.batch.tensors())
+        # Half of the free memory is left to the networks and their gradients.
+        return TensorObservations(self.batch.to(device), self.name, self.index) if needed < free / 2 else self
+
+    def as_batch(self) -> Batch:
+        return self.batch
+
+    def first(self, size: int) -> Batch:
+        return self.batch.take(slice(0, size))
+
+
+def check_lengths(batch: Batch, name: str) -> None:
+    """Raise `DataError` unless all arguments of a batch have the same number of observations."""
+    lengths = {label: value.shape[0] for label, value in batch.named(name)}
+    if len(set(lengths.values())) > 1:
+        listed = ", ".join(f"{label} has {length}" for label, length in lengths.items())
+        raise DataError(f"the arguments in {name} must have one row per observation each; {listed}.")

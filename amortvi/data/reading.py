@@ -1,0 +1,38 @@
+"""The entry of user data: anything that can be passed as ``x`` becomes `Observations`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset, TensorDataset
+
+from amortvi.data.arguments import to_batch
+from amortvi.data.loader import LoaderObservations
+from amortvi.data.observations import Observations, TensorObservations
+
+__all__ = ["as_observations"]
+
+
+def as_observations(x: Any, dtype: torch.dtype, name: str = "x") -> Observations:
+    """Return ``x`` as `Observations`.
+
+    Args:
+        x: a tensor, NumPy array, DataFrame, Series or list of numbers; a tuple (positional arguments) or mapping (keyword
+            arguments) of these; or a torch `Dataset` or `DataLoader` whose items are such.
+        dtype: the floating type of model and encoder.
+        name: how the user refers to ``x``.
+
+    Raises:
+        DataError: the observations are empty, not finite, of unequal lengths or of the wrong type.
+    """
+    if isinstance(x, Observations):
+        return x
+    if isinstance(x, TensorDataset):
+        x = x.tensors
+    if isinstance(x, Dataset | DataLoader):
+        return LoaderObservations(x, name, dtype)
+    parts = x if isinstance(x, tuple) else x.values() if isinstance(x, Mapping) else (x,)
+    index = next((part.index for part in parts if hasattr(part, "iloc")), None)
+    return TensorObservations(to_batch(name, x, dtype), name, index)

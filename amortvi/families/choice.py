@@ -1,0 +1,80 @@
+"""The choice of a family: a name, a class or an object with options."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import TypeAlias
+
+from amortvi.errors import AmortviError, FamilyError, quoted
+from amortvi.families.base import Family
+from amortvi.families.diagonal import Diagonal
+from amortvi.families.flow import Flow
+from amortvi.families.full_covariance import FullCovariance
+from amortvi.families.low_rank import LowRank
+
+__all__ = ["NAMED", "FamilyChoice", "family_label", "make_family", "resolve_family"]
+
+FamilyChoice: TypeAlias = str | Family | Callable[[], Family]
+"""A name in `NAMED`; a family with its options, such as ``LowRank(rank=5)``; or a callable that returns one, such as a class."""
+
+NAMED: dict[str, Callable[[], Family]] = {
+    "diagonal": Diagonal,
+    "flow": Flow,
+    "full": FullCovariance,
+    "low_rank": LowRank,
+}
+"""The families that can be chosen by name."""
+
+
+def resolve_family(choice: FamilyChoice) -> Family:
+    """Return the chosen family, not yet set up; a family that is given is copied.
+
+    Raises:
+        FamilyError: the choice is neither a known name nor a family.
+    """
+    if isinstance(choice, Family):
+        return copy.deepcopy(choice)
+    if isinstance(choice, str) and choice in NAMED:
+        return NAMED[choice]()
+    if isinstance(choice, str) or not callable(choice):
+        raise FamilyError(
+            f"family must be one of {sorted(NAMED)} or a Family such as families.LowRank(rank=5); got {choice!r}."
+        )
+    try:
+        family = choice()
+    except AmortviError:
+        raise
+    except Exception as error:  # a user's callable can raise anything; the message says how it was called
+        raise FamilyError(f"family={choice!r} failed when called without arguments: {quoted(error)}") from error
+    if not isinstance(family, Family):
+        raise FamilyError(f"family={choice!r} must return a families.Family; it returned {type(family).__name__}.")
+    return family
+
+
+def make_family(choice: FamilyChoice, dim: int, context_features: int) -> Family:
+    """Return the chosen family, set up.
+
+    Args:
+        choice: see `FamilyChoice`.
+        dim: the size of the unconstrained latent vector of one observation.
+        context_features: the size of the encoder's output for one observation.
+
+    Raises:
+        FamilyError: the choice is unknown, or cannot be built for these sizes.
+
+    Example:
+        >>> make_family("full", dim=3, context_features=8).num_parameters
+        9
+    """
+    return resolve_family(choice).setup(dim, context_features)
+
+
+def family_label(choice: FamilyChoice) -> str:
+    """Return the name under which tables list a family.
+
+    Example:
+        >>> family_label("full"), family_label(LowRank), family_label(LowRank(rank=5))
+        ('full', 'LowRank', 'LowRank(rank=5)')
+    """
+    return choice if isinstance(choice, str) else repr(resolve_family(choice)).removesuffix("()")

@@ -1,0 +1,72 @@
+"""What a distribution knows in closed form, asked in PyTorch's own terms.
+
+A family makes no promises about its distributions: each quantity is asked of the distribution itself, and is ``None`` if
+there is no closed form. To provide one, implement ``mean``, ``variance`` or ``covariance_matrix``, or register a function
+with `torch.distributions.register_kl` or with ``marginals.register``.
+"""
+
+from __future__ import annotations
+
+from functools import singledispatch
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution, Independent, MultivariateNormal, Normal, kl_divergence
+
+__all__ = ["StandardNormal", "covariance", "kl_to_standard_normal", "marginals", "moments"]
+
+
+class StandardNormal(Independent):  # type: ignore[type-arg]  # not generic at run time before torch 2.9
+    """``N(0, I)`` with event shape ``(D,)``, a type of its own for `torch.distributions.register_kl`.
+
+    Args:
+        like: a tensor ``(..., D)`` whose size, type and device are used.
+    """
+
+    def __init__(self, like: Tensor) -> None:
+        zeros = torch.zeros(like.shape[-1:], dtype=like.dtype, device=like.device)
+        super().__init__(Normal(zeros, torch.ones_like(zeros), validate_args=False), 1, validate_args=False)
+
+
+def kl_to_standard_normal(q: Distribution) -> Tensor | None:
+    """Return ``KL(q || N(0, I))`` in nats, ``(*B,)``, or ``None``.
+
+    Args:
+        q: batch shape ``*B``, event shape ``(D,)``.
+    """
+    try:
+        return kl_divergence(q, StandardNormal(q.mean))
+    except NotImplementedError:  # the distribution has no mean, or no KL is registered for its type
+        return None
+
+
+def moments(q: Distribution) -> tuple[Tensor, Tensor] | None:
+    """Return the mean and the variance of each coordinate, ``(*B, D)``, or ``None``."""
+    try:
+        return q.mean, q.variance
+    except NotImplementedError:  # the distribution does not define them
+        return None
+
+
+def covariance(q: Distribution) -> Tensor | None:
+    """Return the covariance, ``(*B, D, D)``, or ``None``."""
+    found: Tensor | None = getattr(q, "covariance_matrix", None)
+    if found is None and marginals(q) is not None and isinstance(q, Independent):
+        return torch.diag_embed(q.variance)
+    return found
+
+
+@singledispatch
+def marginals(q: Distribution) -> Distribution | None:
+    """Return the distribution of each coordinate, batch shape ``(*B, D)`` and event shape ``()``, or ``None``."""
+    return None
+
+
+@marginals.register
+def _(q: Independent) -> Distribution | None:  # type: ignore[type-arg]
+    return q.base_dist if q.reinterpreted_batch_ndims == 1 and not q.base_dist.event_shape else None
+
+
+@marginals.register
+def _(q: MultivariateNormal) -> Distribution:
+    return Normal(q.mean, q.variance.sqrt(), validate_args=False)

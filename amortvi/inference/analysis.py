@@ -1,0 +1,261 @@
+"""What a fitted estimator answers: bounds, draws, refined posteriors, exports."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from amortvi._util.checks import nonnegative_int, positive_int
+from amortvi._util.lazy import pandas as pd
+from amortvi._util.random import random_state
+from amortvi.data import Batch
+from amortvi.errors import OptionError
+from amortvi.families import FamilyChoice
+from amortvi.io import ExportOptions, to_arviz
+from amortvi.model import Model
+from amortvi.posterior import Posterior
+from amortvi.posterior.evaluation import evaluate
+from amortvi.posterior.predictive import predict, sample_prior
+from amortvi.posterior.refinement import RefineMethod, RefineOptions, refine
+
+__all__ = ["PosteriorAnalysis"]
+
+
+class PosteriorAnalysis(ABC):
+    """Computations with a model and the posteriors of given observations; an estimator provides the two."""
+
+    @property
+    @abstractmethod
+    def generative(self) -> Model:
+        """The model ``p(x, z)`` as diagnostics use it: its structure, its log joint density, its simulations."""
+
+    @property
+    @abstractmethod
+    def example(self) -> Batch:
+        """A few rows of the training data, as arguments of the model.
+
+        Raises:
+            NotFittedError: no data have been seen.
+        """
+
+    @property
+    @abstractmethod
+    def objective(self) -> str:
+        """The objective of the last fit, as exports record it."""
+
+    @property
+    @abstractmethod
+    def device(self) -> torch.device:
+        """The device of the parameters."""
+
+    @abstractmethod
+    def posterior(self, x: Any, *, copy: bool = True) -> Posterior:
+        """Return the posterior of each observation; its properties are computed when they are requested.
+
+        Args:
+            x: observations, as for `fit`.
+            copy: whether it keeps a copy of encoder and family, so that later training does not change it.
+
+        Raises:
+            NotFittedError: no data have been seen.
+            DataError: the observations cannot be used.
+        """
+
+    def resolve_posterior(self, x: Any, posterior: Posterior | None) -> Posterior:
+        """Return the posterior that a method is to use: the one given, or else that of the encoder.
+
+        Args:
+            x: observations, as for `fit`; with ``posterior`` they can be omitted.
+            posterior: a refined or selected posterior of this estimator, of the observations ``x``.
+
+        Raises:
+            NotFittedError: no data have been seen.
+            OptionError: neither is given, or ``posterior`` is something else or belongs to another estimator.
+            DataError: the observations cannot be used, or are not those of ``posterior``.
+        """
+        if posterior is None:
+            if x is None:
+                raise OptionError("pass observations x, or posterior=...")
+            return self.posterior(x, copy=False)
+        if not isinstance(posterior, Posterior):
+            raise OptionError(
+                f"posterior must be a Posterior, as AmortizedVI.refine returns it; got {type(posterior).__name__}."
+            )
+        if posterior.model is not self.generative:
+            raise OptionError("posterior belongs to another AmortizedVI; pass one that this estimator returned.")
+        if x is not None:
+            self.posterior(x, copy=False).check_same_observations(posterior)
+        return posterior
+
+    def refine(
+        self,
+        x: Any = None,
+        family: FamilyChoice | None = None,
+        *,
+        posterior: Posterior | None = None,
+        method: RefineMethod = "lbfgs",
+        draws: int | None = None,
+        lr: float = 0.05,
+        tolerance: float = 1e-4,
+        max_steps: int = 2000,
+        seed: int = 0,
+    ) -> Posterior:
+        """Optimize the posterior of each observation individually, starting from the encoder's output.
+
+        What the ELBO gains is the cost of amortization (Cremer, Li and Duvenaud, 2018). All observations are optimized at
+        once, each with its own step sizes and until it has converged; encoder and model do not change. An observation that
+        does not improve keeps its start.
+
+        Args:
+            x: observations, as for `fit`.
+            family: the family to search in; by default that of the posterior from which the search starts.
+            posterior: the posterior from which to start; by default that of the encoder.
+            method: ``"lbfgs"`` maximizes the ELBO on fixed noise, to any accuracy; ``"adam"`` follows noisy gradients, for
+                posteriors so far from Gaussian that fixed noise does not represent them.
+            draws: draws per ELBO; by default four per dimension, but at least 32.
+            lr: Adam's learning rate.
+            tolerance: an observation has converged when less than this remains to be gained, in nats.
+            max_steps: the number of steps after which a warning reports an observation as not converged.
+            seed: the seed of the noise; the caller's random state is left untouched.
+
+        Returns:
+            The refined posteriors, with their observations in memory.
+
+        Raises:
+            NotFittedError: no data have been seen.
+            DataError: the observations cannot be used.
+            FamilyError: the family is unknown, has no parameters for each observation, or cannot start from another family.
+            OptionError: an option is out of range.
+
+        Example:
+            >>> import torch, amortvi as avi
+            >>> model = avi.models.LinearGaussian(torch.tensor([[1.0, 0.5], [0.3, 1.0]]), scale=0.5)
+            >>> x = model.simulate(10, seed=0)
+            >>> vi = avi.AmortizedVI(model, avi.encoders.MLP(2, [4]), "full").setup(x, seed=0)
+            >>> bool(torch.allclose(vi.refine(x).mean["z"], model.posterior(x).mean, atol=0.05))
+            True
+        """
+        options = RefineOptions(method, draws, lr, tolerance, max_steps, nonnegative_int("seed", seed))
+        return refine(self.resolve_posterior(x, posterior), family, options)
+
+    def evaluate(
+        self, x: Any = None, *, posterior: Posterior | None = None, particles: int = 100, seed: int | None = None
+    ) -> pd.DataFrame:
+        """Return bounds of ``log p(x)`` in nats, one row per observation.
+
+        Args:
+            x: observations, as for `fit`.
+            posterior: the posterior of ``x`` to evaluate; by default that of the encoder.
+            particles: draws for each observation.
+            seed: reproduces the draws and leaves the caller's random state untouched.
+
+        Returns:
+            Columns ``elbo`` (the mean log weight; terms outside the data plate are not included), ``elbo_se`` (its Monte Carlo
+            standard error), ``reconstruction``, ``kl`` (in closed form if it is known), and ``iwae``, the
+            importance-weighted bound with ``particles`` draws.
+
+        Raises:
+            NotFittedError: no data have been seen.
+            DataError: the observations cannot be used.
+            OptionError: ``particles`` is not a positive integer.
+        """
+        count, posterior = positive_int("particles", particles), self.resolve_posterior(x, posterior)
+        with random_state(seed, self.device):
+            return evaluate(posterior, count)
+
+    def predict(
+        self, x: Any = None, draws: int = 100, *, posterior: Posterior | None = None, seed: int | None = None
+    ) -> dict[str, Tensor]:
+        """Draw new data for each observation from the posterior predictive distribution.
+
+        Args:
+            x: observations, as for `fit`.
+            draws: draws for each observation.
+            posterior: the posterior of ``x`` to draw from; by default that of the encoder.
+            seed: reproduces the draws and leaves the caller's random state untouched.
+
+        Returns:
+            For each observed (and deterministic) site in the data plate ``(draws, N, *nested, *event)``.
+
+        Raises:
+            NotFittedError: no data have been seen.
+            DataError: the observations cannot be used.
+            OptionError: ``draws`` is not a positive integer.
+        """
+        count, posterior = positive_int("draws", draws), self.resolve_posterior(x, posterior)
+        with random_state(seed, self.device):
+            return predict(posterior, count)
+
+    def sample_prior(self, n: int, x: Any = None, *, seed: int | None = None) -> dict[str, Tensor]:
+        """Draw latents and data from the model alone.
+
+        Args:
+            n: the number of draws.
+            x: observations whose sizes and covariates are used, cyclically; by default some of the training data.
+            seed: reproduces the draws and leaves the caller's random state untouched.
+
+        Returns:
+            For each site in the data plate ``(n, *nested, *event)``.
+
+        Raises:
+            NotFittedError: no data have been seen.
+            OptionError: ``n`` is not a positive integer.
+        """
+        count = positive_int("n", n)
+        source = self.example if x is None else self.posterior(x, copy=False).observations.first(count)
+        with random_state(seed, self.device):
+            return sample_prior(self.generative, source, count, self.device)
+
+    def to_arviz(
+        self,
+        x: Any = None,
+        draws: int = 1000,
+        *,
+        posterior: Posterior | None = None,
+        posterior_predictive: bool = True,
+        prior_draws: int = 100,
+        resample: bool = False,
+        proposals: int | None = None,
+        seed: int | None = None,
+    ) -> Any:
+        """Return draws and log-probabilities for ArviZ.
+
+        Groups: ``posterior`` (with deterministic sites), ``sample_stats`` (``log_q``, ``log_joint`` and ``log_weight`` of each
+        observation), ``log_likelihood`` (of each observation), ``observed_data``, ``constant_data`` (the model's other
+        arguments), ``posterior_predictive``, ``prior`` and ``prior_predictive``. Dimensions: ``chain`` (one), ``draw``, the
+        name of the data plate, nested plates, and ``<site>_dim_<i>``; the index of a DataFrame labels the observations.
+
+        The draws are independent draws from ``q``, not from the exact posterior; ``log_weight`` corrects for that. With
+        ``resample=True`` they are corrected already: ``log_weight`` is then omitted, since it must not be applied twice, and the
+        attribute ``resampled_from`` records the number of proposals. The draws form a single chain, so r-hat is not defined:
+        use ``az.summary(data, kind="stats")``. If the only latents are those of each observation, leaving one out leaves its
+        prior: its elpd is ``log p(x)``, which the log of the mean weight estimates directly, while ``az.loo`` uses the
+        likelihood alone and rightly warns of a high k-hat.
+
+        Args:
+            x: observations, as for `fit`.
+            draws: posterior draws for each observation.
+            posterior: the posterior of ``x`` to draw from; by default that of the encoder.
+            posterior_predictive: whether to draw data too, once per posterior draw.
+            prior_draws: draws from the prior for each observation; 0 omits the two groups.
+            resample: whether to draw from the exact posterior, as far as ``q`` allows, by importance resampling; see
+                `Posterior.sample`.
+            proposals: draws of ``q`` from which to resample; by default ten per draw, but at least 1,000.
+            seed: reproduces the draws and leaves the caller's random state untouched.
+
+        Returns:
+            `arviz.InferenceData` with ArviZ 0.x, `xarray.DataTree` with ArviZ 1.x.
+
+        Raises:
+            NotFittedError: no data have been seen.
+            DataError: the observations cannot be used.
+            OptionError: a number of draws is out of range.
+            NonFiniteError: with ``resample``, an observation has a weight that is NaN or infinite, or no positive weight.
+        """
+        options = ExportOptions(draws, posterior_predictive, prior_draws, resample, proposals)
+        posterior = self.resolve_posterior(x, posterior)
+        with random_state(seed, self.device):
+            return to_arviz(posterior, options, {"objective": self.objective})

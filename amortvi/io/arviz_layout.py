@@ -1,0 +1,107 @@
+"""How draws are laid out for ArviZ: groups, and the names of variables, dimensions and coordinates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
+import numpy as np
+from torch import Tensor
+
+from amortvi._util.lazy import arviz, xarray
+
+__all__ = ["DATA_GROUPS", "Groups", "assemble"]
+
+Groups: TypeAlias = dict[str, dict[str, Tensor]]
+"""For each group its variables by name."""
+
+DATA_GROUPS = ("observed_data", "constant_data")
+"""The groups whose variables begin with the observations; in all others a chain and a draw dimension come first."""
+
+
+def assemble(
+    groups: Groups, plate: str, nested: Mapping[str, list[str]], index: Any | None, attrs: Mapping[str, str]
+) -> Any:
+    """Lay groups of variables out.
+
+    Args:
+        groups: for each group its variables by name: ``(chains, draws, N, *nested, *event)``, or ``(N, *nested, *event)`` in
+            `DATA_GROUPS`.
+        plate: the data plate.
+        nested: for each site the plates inside the data plate that it stands in, outermost first.
+        index: the user's labels of the observations, where there are any.
+        attrs: written on the whole and on each group.
+
+    Returns:
+        `arviz.InferenceData` under ArviZ 0.x, `xarray.DataTree` under ArviZ 1.x.
+    """
+    names = _Names(plate, nested)
+    datasets = {group: _dataset(names, group, values, index, attrs) for group, values in groups.items()}
+    if int(arviz.__version__.partition(".")[0]) < 1:
+        return arviz.InferenceData(attrs=dict(attrs), **datasets)
+    tree = xarray.DataTree.from_dict(datasets)
+    tree.attrs.update(attrs)
+    return tree
+
+
+class _Names:
+    """Names of variables and dimensions; a variable called like a dimension would be taken for its coordinate.
+
+    Args:
+        plate: the data plate.
+        nested: for each site the plates inside the data plate that it stands in.
+    """
+
+    def __init__(self, plate: str, nested: Mapping[str, list[str]]) -> None:
+        self.plate = plate
+        self.nested = nested
+        self._dimensions = {
+            self.dimension(name) for name in (plate, *(name for found in nested.values() for name in found))
+        }
+
+    def dimension(self, plate: str) -> str:
+        """The dimension of a plate: its name, unless ArviZ has that for another."""
+        return _plain(f"{plate}_dim" if plate in ("chain", "draw") else plate)
+
+    def variable(self, name: str) -> str:
+        """The name of a variable; an argument of the model may be called like the plate."""
+        return _plain(f"{name}_argument" if name in self._dimensions else name)
+
+    def dimensions(self, group: str, name: str, count: int) -> list[str]:
+        """The names of the ``count`` dimensions of a variable."""
+        data = self.dimension(self.plate)
+        lead = [data] if group in DATA_GROUPS else ["chain", "draw", data]
+        # A log-probability is summed over the nested plates, an argument may be called like a site.
+        summed = group in ("sample_stats", "log_likelihood", "constant_data")
+        inner = [] if summed else [self.dimension(plate) for plate in self.nested.get(name, [])]
+        rest = count - len(lead) - len(inner)
+        return [*lead, *inner, *(f"{self.variable(name)}_dim_{i}" for i in range(rest))]
+
+
+def _plain(name: str) -> str:
+    """A name without the slash, which Pyro's scopes put into names and NetCDF into paths."""
+    return name.replace("/", ".")
+
+
+def _dataset(
+    names: _Names, group: str, values: Mapping[str, Tensor], index: Any | None, attrs: Mapping[str, str]
+) -> Any:
+    variables: dict[str, tuple[list[str], np.ndarray[Any, Any]]] = {}
+    coords: dict[str, np.ndarray[Any, Any]] = {}
+    for name, value in values.items():
+        array = value.numpy()
+        dims = names.dimensions(group, name, array.ndim)
+        variables[names.variable(name)] = (dims, array)
+        coords |= {dim: np.arange(size) for dim, size in zip(dims, array.shape, strict=True)}
+    if index is not None:
+        coords[names.dimension(names.plate)] = _labels(index)
+    return xarray.Dataset(variables, coords=coords, attrs=dict(attrs))
+
+
+def _labels(index: Any) -> np.ndarray[Any, Any]:
+    """A data frame's index as a coordinate that NetCDF can hold: numbers, times or text."""
+    labels = np.asarray(index)
+    if labels.dtype.kind in "biufM":
+        return labels
+    # Several levels, time zones, categories and whatever else has no type of its own there.
+    return np.asarray([", ".join(map(str, label)) if isinstance(label, tuple) else str(label) for label in index])

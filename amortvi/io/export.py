@@ -1,0 +1,222 @@
+"""The posterior as ArviZ data: `InferenceData` for ArviZ 0.x, an xarray `DataTree` for ArviZ 1.x."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from amortvi._util.checks import nonnegative_int, positive_int
+from amortvi._util.chunks import Gathered
+from amortvi._util.version import __version__
+from amortvi.data import Batch, Chunk
+from amortvi.io.arviz_layout import DATA_GROUPS, Groups, assemble
+from amortvi.model import Model, Site, log_jacobian, sum_sites
+from amortvi.posterior import Posterior
+from amortvi.posterior.importance_sampling import check_proposals, resample_chunk, warn_of_unreliable_draws
+
+__all__ = ["ExportOptions", "to_arviz"]
+
+_GROUPS = (
+    "posterior",
+    "posterior_predictive",
+    "log_likelihood",
+    "sample_stats",
+    "prior",
+    "prior_predictive",
+    *DATA_GROUPS,
+)
+_K_HAT = "/k_hat"
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """The draws of an export; see `amortvi.AmortizedVI.to_arviz`.
+
+    Args:
+        draws: posterior draws for each observation.
+        posterior_predictive: whether data are drawn too, once per posterior draw.
+        prior_draws: draws of latents and data from the prior for each observation.
+        resample: whether the posterior draws are resampled from proposals.
+        proposals: the number of proposals, or ``None`` for the default.
+
+    Raises:
+        OptionError: an option is out of range.
+    """
+
+    draws: int
+    posterior_predictive: bool
+    prior_draws: int
+    resample: bool
+    proposals: int | None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "draws", positive_int("draws", self.draws))
+        object.__setattr__(self, "prior_draws", nonnegative_int("prior_draws", self.prior_draws))
+        object.__setattr__(self, "proposals", check_proposals(self.draws, self.resample, self.proposals))
+
+
+def to_arviz(posterior: Posterior, options: ExportOptions, attrs: Mapping[str, str]) -> Any:
+    """Draw, score and lay out for ArviZ.
+
+    Args:
+        posterior: of the observations to export.
+        options: what to draw.
+        attrs: attributes to record beside those of the posterior.
+
+    Returns:
+        `arviz.InferenceData` under ArviZ 0.x, `xarray.DataTree` under ArviZ 1.x.
+    """
+    exporter = _Exporter(posterior.model, options)
+    single = replace(options, draws=1, prior_draws=min(1, options.prior_draws), resample=False, proposals=None)
+    probe = _Exporter(posterior.model, single)
+    found = posterior.map_chunks(
+        exporter.compute,
+        draws=max(options.draws, options.prior_draws, options.proposals or 0),
+        observation_dim=1,
+        probe=probe.compute,
+        check_data=True,
+    )
+    attrs = {
+        "inference_library": "amortvi",
+        "inference_library_version": __version__,
+        "posterior_family": posterior.label,
+        **attrs,
+    }
+    if options.proposals is not None:
+        warn_of_unreliable_draws(found.pop(_K_HAT).flatten(), options.proposals)
+        attrs["resampled_from"] = f"{options.proposals} draws of the posterior family"
+    groups = _without_observed_arguments(_grouped(found))
+    return assemble(groups, posterior.model.structure.plate, exporter.nested, posterior.index, attrs)
+
+
+class _Exporter:
+    """Computes all groups for a chunk of observations, and records the plates around each site.
+
+    Args:
+        model: the generative model.
+        options: what to draw.
+    """
+
+    def __init__(self, model: Model, options: ExportOptions) -> None:
+        self.model = model
+        self.options = options
+        self.nested: dict[str, list[str]] = {}
+
+    def compute(self, chunk: Chunk, q: Distribution) -> dict[str, Tensor]:
+        """Return every variable as ``"group/name"``: ``(draws, B, ...)``, or ``(1, B, ...)`` in `DATA_GROUPS`."""
+        model, options = self.model, self.options
+        chunk_of_draws = replace(chunk, draws=options.proposals or options.draws)
+        stats: dict[str, Tensor] = {}
+        found: dict[str, Tensor] = {}
+        if options.resample:
+            vector, k_hat = resample_chunk(model, chunk_of_draws, q, options.draws)
+            found[_K_HAT] = k_hat.unsqueeze(0)
+        else:
+            vector = q.sample(torch.Size([options.draws]))
+        values, log_dets = model.latents.constrain(vector)
+        log_q = q.log_prob(vector)
+        scored, observed = self._score(replace(chunk, draws=options.draws), values)
+        stats["log_q"] = (log_q - log_jacobian(log_dets, log_q)).cpu().double()
+        stats["log_joint"] = scored.pop("log_joint")["log_joint"]
+        if not options.resample:
+            stats["log_weight"] = stats["log_joint"] - stats["log_q"]  # resampled draws have unit weights
+        groups = {**scored, "sample_stats": stats}
+        groups["posterior"] = {**values, **scored["posterior"]}
+        groups["observed_data"] = {name: value.unsqueeze(0) for name, value in observed.items()}
+        arguments = _named_arguments(model, chunk.batch)
+        groups["constant_data"] = {name: value.unsqueeze(0) for name, value in arguments}
+        if options.posterior_predictive:
+            drawn = self._simulate(chunk, values, options.draws)
+            groups["posterior_predictive"] = {name: drawn[name] for name in drawn if name in observed}
+        if options.prior_draws:
+            drawn = self._simulate(chunk, None, options.prior_draws)
+            groups["prior"] = {name: drawn[name] for name in drawn if name not in observed}
+            groups["prior_predictive"] = {name: drawn[name] for name in drawn if name in observed}
+        return found | {f"{group}/{name}": value for group in _GROUPS for name, value in groups.get(group, {}).items()}
+
+    def _simulate(self, chunk: Chunk, values: Mapping[str, Tensor] | None, draws: int) -> dict[str, Tensor]:
+        return self.model.simulate(chunk.batch, values, draws, draws_at_once=chunk.draws_at_once)
+
+    def _score(self, chunk: Chunk, values: Mapping[str, Tensor]) -> tuple[Groups, dict[str, Tensor]]:
+        """Return the log-probabilities and deterministic sites of all draws, and the data."""
+        collected = {group: Gathered(chunk.draws) for group in ("log_joint", "log_likelihood", "posterior")}
+        observed: dict[str, Tensor] = {}
+        for span in chunk.draw_spans():
+            part = {name: value[span.start : span.stop] for name, value in values.items()}
+            scores = self.model.log_probs(chunk.batch, part)
+            deterministic, observed = self._read(scores.sites, len(span) * chunk.batch.size)
+            # In double precision: ArviZ computes in the type it is given, and in single precision its importance sampling
+            # returns NaN or a wrong number for observations that fit badly.
+            terms = {name: value.cpu().double() for name, value in scores.local.items() if name not in deterministic}
+            collected["log_joint"].add({"log_joint": sum_sites(terms)})
+            collected["log_likelihood"].add(
+                {name: terms[name] for name in terms if name not in self.model.latents.names}
+            )
+            shape = (len(span), chunk.batch.size)
+            collected["posterior"].add({name: value.unflatten(0, shape) for name, value in deterministic.items()})
+        data = {name: value[: chunk.batch.size] for name, value in observed.items()}
+        return {group: found.result() for group, found in collected.items()}, data
+
+    def _read(self, sites: Sequence[Site], rows: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Return the deterministic and the observed sites in observation layout, and record the plates around each."""
+        plate = self.model.structure.plate
+        deterministic: dict[str, Tensor] = {}
+        observed: dict[str, Tensor] = {}
+        for site in sites:
+            value = site.by_observation(site.value, plate, rows)
+            if value is None:
+                continue
+            if not site.layout_is_unknown:
+                self.nested[site.name] = [nested.name for nested in site.layout(plate).nested]
+            if site.is_deterministic:
+                deterministic[site.name] = value
+            elif not site.is_latent:
+                observed[site.name] = value
+        return deterministic, observed
+
+
+def _grouped(found: Mapping[str, Tensor]) -> Groups:
+    """Sort variables named ``"group/name"`` into groups: ``(1, draws, N, ...)``, or ``(N, ...)`` in `DATA_GROUPS`."""
+    groups: Groups = {}
+    for key, value in found.items():
+        group, _, name = key.partition("/")
+        # All draws form a single chain.
+        groups.setdefault(group, {})[name] = value.squeeze(0) if group in DATA_GROUPS else value.unsqueeze(0)
+    return groups
+
+
+def _named_arguments(model: Model, batch: Batch) -> Iterator[tuple[str, Tensor]]:
+    """Iterate over the arguments of the model by their names in its signature."""
+    program = model.program.model
+    called = program.forward if isinstance(program, nn.Module) else program
+    try:
+        bound = inspect.signature(called).bind(*batch.args, **batch.kwargs)
+    except (TypeError, ValueError):  # the callable has no usable signature
+        yield from ((f"argument_{i}", value) for i, value in enumerate(batch.args))
+        yield from batch.kwargs.items()
+        return
+    for name, value in bound.arguments.items():
+        if isinstance(value, Tensor):
+            yield name, value
+        elif isinstance(value, tuple):
+            yield from ((f"{name}_{i}", part) for i, part in enumerate(value))
+        else:
+            yield from value.items()
+
+
+def _without_observed_arguments(groups: Groups) -> Groups:
+    """Omit from the constant data those arguments that are observed sites themselves."""
+    observed = list(groups.get("observed_data", {}).values())
+    constant = {
+        name: value
+        for name, value in groups["constant_data"].items()
+        if not any(value.shape == site.shape and bool((value == site).all()) for site in observed)
+    }
+    others = {group: values for group, values in groups.items() if group != "constant_data"}
+    return {**others, "constant_data": constant} if constant else others

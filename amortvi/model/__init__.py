@@ -1,0 +1,23 @@
+"""The generative model ``p(x, z)``: any Pyro model, its structure read once; and a library of ready models."""
+
+from amortvi.model.latents import LatentSite, LatentVector
+from amortvi.model.model import Model, SiteLogProbs, log_jacobian, sum_per_observation, sum_sites
+from amortvi.model.priors import PriorRuns, priors_depend_on_latents
+from amortvi.model.program import Program
+from amortvi.model.sites import Site
+from amortvi.model.structure import ModelStructure
+
+__all__ = [
+    "LatentSite",
+    "LatentVector",
+    "Model",
+    "ModelStructure",
+    "PriorRuns",
+    "Program",
+    "Site",
+    "SiteLogProbs",
+    "log_jacobian",
+    "priors_depend_on_latents",
+    "sum_per_observation",
+    "sum_sites",
+]

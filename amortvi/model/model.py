@@ -1,0 +1,283 @@
+"""The generative model ``p(x, z)``: a Pyro program together with its structure."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyro
+import torch
+from torch import Tensor, nn
+
+from amortvi._util.chunks import Gathered, spans
+from amortvi._util.modes import evaluation_mode
+from amortvi._util.random import random_state
+from amortvi.data import Batch
+from amortvi.errors import AmortviError, ModelError, NotFittedError, quoted
+from amortvi.model.latents import LatentVector, sum_from
+from amortvi.model.program import Program
+from amortvi.model.requirements import check_support
+from amortvi.model.sites import Site, SiteReader
+from amortvi.model.structure import ModelStructure, read_structure
+
+__all__ = ["Model", "SiteLogProbs", "log_jacobian", "sum_per_observation", "sum_sites"]
+
+_FIXED_SITES = (
+    "a site must not appear or disappear depending on the data: always sample it, and exclude what does not count with "
+    "pyro.poutine.mask around the observed site."
+)
+
+
+@dataclass(frozen=True)
+class SiteLogProbs:
+    """Log-probabilities of the sites in one run of the model.
+
+    They are *unscaled*: the factor that a subsampled plate puts on a batch belongs to sums over the data, not to an
+    observation.
+
+    Args:
+        local: for each site inside the data plate, ``(K, B)``.
+        global_log_prob: the sum over all sites outside it, a scalar.
+        sites: the sites themselves, for ``K * B`` observations.
+    """
+
+    local: Mapping[str, Tensor]
+    global_log_prob: Tensor
+    sites: Sequence[Site]
+
+
+class Model(nn.Module):
+    """The generative model ``p(x, z)``.
+
+    Its structure is read at the first example, in `setup`. ``K`` draws of the latents are always processed as ``K`` copies
+    of the batch, so every model that works on a batch works on them, convolutions and reshapes included.
+
+    Args:
+        program: a Pyro model, or a `Program` whose parameters are to be shared.
+        plate: the name of the data plate, if several qualify.
+
+    Raises:
+        ModelError: ``program`` is not callable.
+
+    Example:
+        >>> import torch
+        >>> from amortvi.model.library import LinearGaussian
+        >>> model, batch = Model(LinearGaussian(torch.eye(2), scale=1.0)), Batch((torch.zeros(5, 2),))
+        >>> model.setup(batch, observations=5).latents.labels
+        ['z[0]', 'z[1]']
+        >>> model.log_joint(batch, torch.zeros(3, 5, 2)).shape
+        torch.Size([3, 5])
+    """
+
+    def __init__(self, program: Callable[..., Any], *, plate: str | None = None) -> None:
+        super().__init__()
+        self.program = program if isinstance(program, Program) else Program(program)
+        self.plate = plate
+        self._structure: ModelStructure | None = None
+
+    def setup(self, example: Batch, observations: int) -> Model:
+        """Read the structure of the model from an example; later calls do nothing.
+
+        Args:
+            example: arguments to call the model with.
+            observations: the number of observations in the example.
+
+        Raises:
+            ModelError: the model fails or is not supported.
+            DataError: a value is outside the support of the likelihood.
+        """
+        if self._structure is None:
+            self._structure = read_structure(self.program, example, observations, self.plate)
+        return self
+
+    @property
+    def structure(self) -> ModelStructure:
+        """The data plate and the latents.
+
+        Raises:
+            NotFittedError: the model has not seen an example.
+        """
+        if self._structure is None:
+            raise NotFittedError("the structure of the model is read from data: call fit or setup first.")
+        return self._structure
+
+    @property
+    def is_set_up(self) -> bool:
+        """Whether the structure is known."""
+        return self._structure is not None
+
+    @property
+    def latents(self) -> LatentVector:
+        """The latent sites of one observation."""
+        return self.structure.latents
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the program."""
+        return self.program(*args, **kwargs)
+
+    @contextlib.contextmanager
+    def inference_mode(self) -> Iterator[None]:
+        """Run the model as everything but training runs it.
+
+        That is: in evaluation mode, without gradients, with its own parameters in Pyro's store, and without validation by
+        the distributions, since the data are checked once (see `check_data`) rather than at every call.
+        """
+        with torch.no_grad(), evaluation_mode(self), pyro.validation_enabled(False), self.program.own_parameters():
+            yield
+
+    def run(
+        self,
+        batch: Batch,
+        *,
+        values: Mapping[str, Tensor] | None = None,
+        draw_data: bool = False,
+        visit: Callable[[Site], None] | None = None,
+    ) -> list[Site]:
+        """Run the program once and return its sites, in order.
+
+        Args:
+            batch: ``B`` observations.
+            values: sites by name, with the values, in model layout, that they are to have.
+            draw_data: whether the observed sites inside the data plate are drawn instead of observed.
+            visit: called with each site as soon as it has its value.
+
+        Raises:
+            ModelError: the program fails, or its data plate does not have the size of the batch.
+        """
+        reader = SiteReader(self.structure.plate, batch.size, values=values, draw_data=draw_data, visit=visit)
+        try:
+            with reader:
+                self.program(*batch.args, **batch.kwargs)
+        except AmortviError:
+            raise
+        except Exception as error:  # the user's program can raise anything; the message says what it was called with
+            hint = batch.hint() if isinstance(error, TypeError) else ""
+            raise ModelError(f"the model failed on {batch.describe()}: {quoted(error)}{hint}") from error
+        return reader.sites
+
+    def log_probs(self, batch: Batch, values: Mapping[str, Tensor], *, skip_priors: bool = False) -> SiteLogProbs:
+        """Return the log-probability of each site, given values of the latents.
+
+        Args:
+            batch: ``B`` observations.
+            values: the latent sites in observation layout, ``(K, B, *shape)``.
+            skip_priors: whether to omit the latent sites.
+
+        Raises:
+            ModelError: the model fails, its data plate does not have the size of the batch, or its sites have changed.
+        """
+        draws = next(iter(values.values())).shape[0]
+        copies = batch.arguments().repeat(draws)
+        local: dict[str, Tensor] = {}
+        total = torch.zeros(())
+
+        def score(site: Site) -> None:
+            nonlocal total
+            is_latent = site.name in values
+            if not is_latent and site.is_latent:
+                raise ModelError(f"latent site {site.name!r} was not in the model at setup: {_FIXED_SITES}")
+            if is_latent and skip_priors:
+                return
+            log_prob, frame = site.log_prob(self.structure.plate), site.frame(self.structure.plate)
+            if frame is None:
+                total = total + log_prob.sum()
+            else:
+                local[site.name] = sum_per_observation(log_prob, frame.dim, copies.size).reshape(draws, batch.size)
+
+        sites = self.run(copies, values=self.to_model_layout(values), visit=score)
+        missing = self.latents.names - {site.name for site in sites}
+        if missing:
+            raise ModelError(f"the model did not reach its latent sites {sorted(missing)} this time: {_FIXED_SITES}")
+        if not local.keys() - self.latents.names:
+            raise ModelError(f"the model observed nothing in plate {self.structure.plate!r} this time: {_FIXED_SITES}")
+        return SiteLogProbs(local, total, sites)
+
+    def to_model_layout(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Convert latents, each ``(K, B, *shape)``, to model layout for ``K * B`` observations."""
+        return {site.name: site.layout.to_model(values[site.name].flatten(0, 1)) for site in self.latents.sites}
+
+    def log_joint(self, batch: Batch, vector: Tensor) -> Tensor:
+        """Return the log joint density of the data and of *unconstrained* latents, for each observation.
+
+        Up to a constant it is the log density of the exact posterior over the vector on which the families work:
+        ``log p(x, T(u)) + log |det J_T(u)|``. Sites outside the data plate are omitted.
+
+        Args:
+            batch: ``B`` observations.
+            vector: unconstrained latents, ``(K, B, D)``.
+
+        Returns:
+            ``(K, B)``, in nats.
+
+        Raises:
+            ModelError: the model fails, or its data plate does not have the size of the batch.
+        """
+        values, log_dets = self.latents.constrain(vector)
+        log_joint = sum_sites(self.log_probs(batch, values).local)
+        return log_joint + log_jacobian(log_dets, log_joint)
+
+    def simulate(
+        self, batch: Batch, values: Mapping[str, Tensor] | None, draws: int, *, draws_at_once: int | None = None
+    ) -> dict[str, Tensor]:
+        """Draw what the model observes, inside `inference_mode`.
+
+        Args:
+            batch: ``B`` observations, for sizes and covariates.
+            values: the latents in observation layout, ``(K, B, *shape)``; ``None`` draws them from the prior.
+            draws: ``K``, the number of draws for each observation.
+            draws_at_once: the number of draws processed together; all of them by default.
+
+        Returns:
+            For each site in the data plate ``(K, B, *nested, *event)``, on the CPU: the observed and deterministic sites and,
+            if they were drawn, the latents.
+        """
+        plate, gathered = self.structure.plate, Gathered(draws)
+        for span in spans(draws, draws_at_once or draws):
+            copies = batch.arguments().repeat(len(span))
+            given = None
+            if values is not None:
+                part = {name: value[span.start : span.stop] for name, value in values.items()}
+                given = self.to_model_layout(part)
+            drawn = {}
+            for site in self.run(copies, values=given, draw_data=True):
+                value = None if given and site.name in given else site.by_observation(site.value, plate, copies.size)
+                if value is not None:
+                    drawn[site.name] = value.unflatten(0, (len(span), batch.size))
+            gathered.add(drawn)
+        return gathered.result()
+
+    def check_data(self, batch: Batch) -> None:
+        """Raise `DataError` if an observed value of ``batch`` is outside the support of its distribution.
+
+        Distributions can validate their arguments at each call, which costs a third of a training step. Data do not change,
+        so one check of each batch is enough. Without it, a density outside its support may be an arbitrary number.
+
+        Args:
+            batch: some observations, on the device of the model; the model runs once, with latents drawn from the prior.
+        """
+        with self.inference_mode(), random_state(0, batch.device):
+            self.run(batch, visit=lambda site: check_support(site) if site.is_data else None)
+
+
+def sum_sites(terms: Mapping[str, Tensor]) -> Tensor:
+    """Add the terms of all sites."""
+    first, *rest = terms.values()
+    for term in rest:
+        first = first + term
+    return first
+
+
+def sum_per_observation(log_prob: Tensor, dim: int, observations: int) -> Tensor:
+    """Sum a log-probability in model layout over all dimensions but ``dim``, that of the data plate: ``(observations,)``."""
+    if log_prob.dim() < -dim:
+        return log_prob.sum().expand(observations)
+    if log_prob.dim() > 1:
+        log_prob = log_prob.movedim(dim, 0).flatten(1).sum(-1)
+    return log_prob.expand(observations)
+
+
+def log_jacobian(log_dets: Mapping[str, Tensor], like: Tensor) -> Tensor | float:
+    """Add ``log |det J|`` of the transforms of all sites, shaped like ``like``, ``(*S, B)``; 0 if there are none."""
+    return sum((sum_from(log_det, like.dim()) for log_det in log_dets.values()), start=0.0)

@@ -1,0 +1,111 @@
+r"""The prior of each coordinate of the unconstrained latent vector.
+
+Its density is that of the *marginal* prior, :math:`p_j(u_j) = E[p_j(u_j \mid \text{other latents})]`. If the prior of a
+coordinate does not depend on other latents, one run of the model gives it exactly; otherwise it is averaged over runs whose
+latents are drawn from the prior.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from pyro.distributions import LowRankMultivariateNormal, MultivariateNormal, Normal
+from torch import Tensor
+
+from amortvi.data import Batch
+from amortvi.model.latents import LatentSite
+from amortvi.model.model import Model
+from amortvi.model.sites import Site
+
+__all__ = ["PriorRuns", "priors_depend_on_latents"]
+
+_TOLERANCE = 1e-4
+"""Densities of the same value that differ by less are taken to be equal up to rounding, in single precision."""
+
+
+class PriorRuns:
+    """Runs of the model with its latents drawn from the prior.
+
+    Args:
+        model: the generative model, in `Model.inference_mode`.
+        batch: ``B`` observations, for sizes and covariates.
+        runs: ``M``, the number of runs.
+
+    Attributes:
+        vector: the draws, unconstrained, ``(M, B, D)``.
+
+    Raises:
+        ModelError: the model fails, or its data plate does not have the size of the batch.
+    """
+
+    def __init__(self, model: Model, batch: Batch, runs: int) -> None:
+        copies = batch.arguments().repeat(runs)
+        plate, names = model.structure.plate, model.latents.names
+        sites = {site.name: site for site in model.run(copies) if site.name in names}
+        rows = {name: site.by_observation(site.value, plate, copies.size) for name, site in sites.items()}
+        values = {name: value.unflatten(0, (runs, batch.size)) for name, value in rows.items() if value is not None}
+        self.vector: Tensor = model.latents.unconstrain(values)[0]
+        self._latents = model.latents
+        self._sites = sites
+        self._runs = runs
+
+    def log_prob(self, vector: Tensor) -> Tensor:
+        """Return the log density of each coordinate under its marginal prior.
+
+        Args:
+            vector: ``(K, B, D)``.
+
+        Returns:
+            ``(K, B, D)`` in nats; NaN for the coordinates of a site with a joint prior, such as a Dirichlet, whose marginal
+            densities are unknown.
+        """
+        return torch.logsumexp(self.conditional_log_prob(vector), dim=1) - math.log(self._runs)
+
+    def conditional_log_prob(self, vector: Tensor) -> Tensor:
+        """Return the log density of each coordinate given the other latents of each run, ``(K, M, B, D)``."""
+        draws, observations, _ = vector.shape
+        parts = self._latents.split(vector)
+        terms = []
+        for site in self._latents.sites:
+            density = _elementwise_density(self._sites[site.name])
+            if density is None or not site.is_elementwise:
+                terms.append(vector.new_full((draws, self._runs, observations, site.size), math.nan))
+                continue
+            log_prob = self._site_log_prob(site, density, parts[site.name])
+            terms.append(log_prob.reshape(draws, self._runs, observations, site.size))
+        return torch.cat(terms, dim=-1)
+
+    def _site_log_prob(self, site: LatentSite, density: Any, unconstrained: Tensor) -> Tensor:
+        """Return ``(K, M, B, *shape)`` for an elementwise ``site``, ``(K, B, *shape)``."""
+        values = site.transform(unconstrained)
+        log_derivative = site.transform.log_abs_det_jacobian(unconstrained, values)
+        draws, observations = values.shape[:2]
+        copies = values.unsqueeze(1).expand(draws, self._runs, *values.shape[1:]).flatten(1, 2)
+        # One draw at a time, because the distribution has the batch shape of one run of the model.
+        terms = [
+            site.layout.to_observations(density.log_prob(site.layout.to_model(value))).expand_as(value)
+            for value in copies
+        ]
+        return torch.stack(terms).unflatten(1, (self._runs, observations)) + log_derivative.unsqueeze(1)
+
+
+def priors_depend_on_latents(model: Model, batch: Batch) -> bool:
+    """Whether the prior of some latent depends on other latents, judged from two runs with different latents.
+
+    Args:
+        model: the generative model, in `Model.inference_mode`.
+        batch: some observations.
+    """
+    runs = PriorRuns(model, batch, 2)
+    first, second = runs.conditional_log_prob(runs.vector[:1])[0]
+    return not torch.allclose(first, second, rtol=_TOLERANCE, atol=_TOLERANCE, equal_nan=True)
+
+
+def _elementwise_density(site: Site) -> Any | None:
+    """Return the marginal distribution of each element of a site's prior, or ``None`` if it is unknown."""
+    base = site.base_distribution
+    if isinstance(base, MultivariateNormal | LowRankMultivariateNormal):
+        return Normal(base.mean, base.variance.sqrt())
+    return base if base.event_dim == 0 else None

@@ -1,0 +1,196 @@
+"""What amortized inference requires of a model; each violation has an error that says what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pyro.distributions import Delta, MaskedDistribution, VonMises, VonMises3D
+from torch import Tensor
+from torch.distributions import constraints
+
+from amortvi.data import Batch
+from amortvi.errors import DataError, ModelError
+from amortvi.model.sites import Site, distribution_layers, plate_frames
+
+__all__ = [
+    "check_latent",
+    "check_local",
+    "check_observed",
+    "check_support",
+    "find_plate",
+    "plate_draws_rows",
+    "wrong_plate_size",
+]
+
+
+def check_latent(site: Site) -> None:
+    """Raise `ModelError` unless a latent site has an unmasked density over the real numbers."""
+    name, base = site.name, site.base_distribution
+    if site.distribution.support.is_discrete:
+        raise ModelError(
+            f"latent site {name!r} is discrete ({type(base).__name__}), but amortized posteriors are continuous: sum the site "
+            f"out in the model (a mixture with dist.MixtureSameFamily, in general with torch.logsumexp and pyro.factor), or "
+            f"observe it with obs=."
+        )
+    if isinstance(base, Delta):
+        raise ModelError(
+            f"latent site {name!r} is a point (Delta), which has no density: use pyro.deterministic, or observe it with obs=."
+        )
+    if isinstance(base, VonMises | VonMises3D):
+        raise ModelError(
+            f"latent site {name!r} is an angle ({type(base).__name__}), whose density is periodic over the real line, so no "
+            f"bound holds: sample a normal latent in the plane and compute its angle with torch.atan2."
+        )
+    # A mask that is true everywhere on the example may be false on the next batch.
+    layers = distribution_layers(site.distribution)
+    masks = [site.message["mask"], *(part._mask for part in layers if isinstance(part, MaskedDistribution))]
+    masked = any(mask is False or isinstance(mask, Tensor) for mask in masks)
+    if masked and name.endswith("_unobserved"):
+        observed = name.removesuffix("_unobserved")
+        raise ModelError(
+            f"site {observed!r} has obs_mask=, which makes a latent of each missing value: exclude missing values instead, "
+            f"with 'with pyro.poutine.mask(mask=mask): pyro.sample({observed!r}, ..., obs=...)'."
+        )
+    if masked:
+        raise ModelError(
+            f"latent site {name!r} is masked, which would leave its posterior unbounded: mask only the observed sites. A "
+            f"latent that nothing observes then has its prior as posterior, and the evidence is the same."
+        )
+
+
+def find_plate(
+    sites: Sequence[Site], latent: Sequence[Site], example: Batch, observations: int, plate: str | None
+) -> str:
+    """Return the name of the data plate.
+
+    Args:
+        sites: all sites of the model.
+        latent: the latent sites.
+        example: the batch that the model was run on.
+        observations: the number of observations in the example.
+        plate: the name, if the user gave it.
+
+    Raises:
+        ModelError: no plate qualifies, or several do.
+    """
+    found = plate_frames(sites)
+    if not found:
+        raise ModelError(
+            "the model has no plate: put the latents and the observations of each row inside "
+            "'with pyro.plate(\"data\", x.shape[0]):'."
+        )
+    if plate is not None and plate not in found:
+        raise ModelError(f"plate={plate!r} is not in the model; its plates are {_listed(found)}.")
+    loops = [frame.name for frame in found.values() if not frame.vectorized]
+    if loops and (plate in loops or len(loops) == len(found)):
+        raise ModelError(
+            f"plate {loops[0]!r} is a Python loop: write 'with pyro.plate({loops[0]!r}, x.shape[0]):', so that all "
+            f"observations are processed at once."
+        )
+    of_batch_size = [name for name, frame in found.items() if frame.vectorized and frame.size == observations]
+    if not of_batch_size or (plate is not None and plate not in of_batch_size):
+        raise wrong_plate_size(found, example, observations)
+    if plate is not None:
+        return plate
+    with_latents = [name for name in of_batch_size if any(name in _plate_names(site) for site in latent)]
+    # A nested plate may have the size of the batch by chance; the data plate contains every latent.
+    complete = [name for name in with_latents if all(name in _plate_names(site) for site in latent)]
+    candidates = complete if len(complete) == 1 else with_latents
+    if not candidates:
+        raise ModelError(
+            f"plate {of_batch_size[0]!r} contains no latent: the latents {[site.name for site in latent]} are outside it. "
+            f"Each observation needs a latent of its own, sampled inside the plate."
+        )
+    if len(candidates) > 1:
+        raise ModelError(
+            f"several plates of batch size {observations} contain latents: {candidates}. Name the one over observations with "
+            f"plate=..."
+        )
+    return candidates[0]
+
+
+def check_local(latent: Sequence[Site], plate: str) -> None:
+    """Raise `ModelError` unless every latent is inside the data plate."""
+    for site in latent:
+        if plate not in _plate_names(site):
+            raise ModelError(
+                f"latent site {site.name!r} is outside plate {plate!r}, so all observations share it and no encoder of a "
+                f"single observation can infer it: make it a parameter (pyro.param, PyroParam or nn.Parameter), or move it "
+                f"inside the plate."
+            )
+
+
+def check_observed(sites: Sequence[Site], plate: str, example: Batch, observations: int) -> None:
+    """Raise `ModelError` unless something is observed inside the data plate, and no data outside it.
+
+    Args:
+        sites: all sites of the model.
+        plate: the data plate.
+        example: the batch that the model was run on.
+        observations: the number of observations in the example.
+    """
+    observed = [site for site in sites if not site.is_latent and not site.is_deterministic]
+    memory = {value.untyped_storage().data_ptr() for value in example.tensors()}
+    for site in observed:
+        sizes = {frame.name: frame.size for frame in site.plates}
+        others = [name for name, size in sizes.items() if size == observations]
+        value = site.value
+        is_argument = isinstance(value, Tensor) and value.numel() and value.untyped_storage().data_ptr() in memory
+        if plate not in sizes and (others or is_argument):
+            where = f"in plate {others[0]!r}" if others else "in no plate"
+            raise ModelError(
+                f"observed site {site.name!r} is {where}, but its latents are in plate {plate!r}: move it inside "
+                f"'with pyro.plate({plate!r}, ...):', so that the log-probability of each row is known."
+            )
+    if not any(plate in _plate_names(site) for site in observed):
+        raise ModelError(
+            f"nothing is observed inside plate {plate!r}, so the posterior is the prior: pass the data to a pyro.sample with "
+            f"obs=x there."
+        )
+
+
+def check_support(site: Site) -> None:
+    """Raise `DataError` if the value of an observed site is outside the support of its distribution.
+
+    Only a support without tensor bounds is checked: others may depend on the latents or on the parameters.
+    """
+    support, value = site.distribution.support, site.value
+    while isinstance(support, constraints.independent):
+        support = support.base_constraint
+    if any(isinstance(bound, Tensor) for bound in vars(support).values()) or not isinstance(value, Tensor):
+        return
+    inside = support.check(value)
+    if bool(inside.all()):
+        return
+    outside = value[~inside]
+    raise DataError(
+        f"observed site {site.name!r} ({type(site.base_distribution).__name__}) has support {support}, but {len(outside)} of "
+        f"the {inside.numel()} values in a batch are outside it, the first of them {outside[0].tolist()}: choose a likelihood "
+        f"that fits the data, or clean the data."
+    )
+
+
+def plate_draws_rows(plate: str) -> ModelError:
+    """Return the error for a plate that selects rows at random itself."""
+    return ModelError(
+        f"plate {plate!r} draws its own subsample (subsample_size=...), but batches are made for the model: write "
+        f"pyro.plate({plate!r}, x.shape[0]), or pyro.plate({plate!r}, N, subsample=x) with the total number N of "
+        f"observations."
+    )
+
+
+def wrong_plate_size(found: Mapping[str, Any], example: Batch, observations: int) -> ModelError:
+    """Return the error for a model without a plate of the batch size."""
+    return ModelError(
+        f"no plate has the size of the batch: the example has {observations} observations ({example.describe('x')}), and the "
+        f"plates are {_listed(found)}. Write pyro.plate('data', x.shape[0]) or pyro.plate('data', N, subsample=x)."
+    )
+
+
+def _plate_names(site: Site) -> list[str]:
+    return [frame.name for frame in site.plates]
+
+
+def _listed(found: Mapping[str, Any]) -> str:
+    return ", ".join(f"{frame.name!r} of size {frame.size}" for frame in found.values())

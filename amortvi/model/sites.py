@@ -1,0 +1,263 @@
+"""Sample sites: what one run of a Pyro model says of each of them, and the one handler that reads them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from pyro.distributions import ExpandedDistribution, MaskedDistribution, Unit
+from pyro.distributions.util import scale_and_mask
+from pyro.poutine.messenger import Messenger
+from torch import Tensor
+from torch.distributions import Independent
+
+from amortvi.errors import ModelError
+from amortvi.model.plates import NestedPlate, PlateLayout
+
+__all__ = ["Site", "SiteReader", "distribution_layers", "plate_frames"]
+
+
+@dataclass(frozen=True)
+class Site:
+    """A sample statement as one run of the model reached it.
+
+    Args:
+        message: Pyro's message, from a handler or a trace.
+    """
+
+    message: Any
+
+    @property
+    def name(self) -> str:
+        """The name of the site."""
+        return self.message["name"]
+
+    @property
+    def distribution(self) -> Any:
+        """The distribution of the site."""
+        return self.message["fn"]
+
+    @property
+    def base_distribution(self) -> Any:
+        """The distribution inside ``to_event``, ``expand`` and ``mask``."""
+        return distribution_layers(self.distribution)[-1]
+
+    @property
+    def value(self) -> Tensor:
+        """The value, in model layout."""
+        return self.message["value"]
+
+    @property
+    def is_subsample(self) -> bool:
+        """Whether this is not a site of the model but the selection of rows by a plate."""
+        return type(self.distribution).__name__ == "_Subsample"
+
+    @property
+    def is_deterministic(self) -> bool:
+        """Whether the site is a ``pyro.deterministic``."""
+        return bool(self.message["infer"].get("_deterministic"))
+
+    @property
+    def is_factor(self) -> bool:
+        """Whether the site is a ``pyro.factor``."""
+        return isinstance(self.distribution, Unit)
+
+    @property
+    def is_latent(self) -> bool:
+        """Whether the value is drawn, not observed."""
+        return not self.message["is_observed"]
+
+    @property
+    def is_data(self) -> bool:
+        """Whether the value is observed: not latent, deterministic or a factor."""
+        return not self.is_latent and not self.is_deterministic and not self.is_factor
+
+    @property
+    def plates(self) -> tuple[Any, ...]:
+        """The frames of the vectorized plates around the site, innermost first."""
+        return tuple(frame for frame in self.message["cond_indep_stack"] if frame.vectorized)
+
+    @property
+    def loops(self) -> tuple[Any, ...]:
+        """The frames of the plates around the site that are Python loops."""
+        return tuple(frame for frame in self.message["cond_indep_stack"] if not frame.vectorized)
+
+    def frame(self, plate: str) -> Any | None:
+        """Return the frame of ``plate``, or ``None`` if the site is outside it."""
+        return next((frame for frame in self.message["cond_indep_stack"] if frame.name == plate), None)
+
+    def layout(self, plate: str) -> PlateLayout:
+        """Return the layout of the site, which must be inside ``plate``."""
+        frames = self.plates
+        dim = next(frame.dim for frame in frames if frame.name == plate)
+        # Pyro lists the innermost plate first.
+        nested = tuple(NestedPlate(f.name, f.dim, f.size) for f in reversed(frames) if f.name != plate)
+        return PlateLayout(dim, nested, self.distribution.event_dim)
+
+    @property
+    def layout_is_unknown(self) -> bool:
+        """Whether batch and event dimensions cannot be told apart: a ``pyro.deterministic`` without ``event_dim``."""
+        return self.is_deterministic and self.distribution.event_dim >= self.value.dim()
+
+    def own_scale(self, plate: str) -> Any:
+        """Return the scale of the site without that of the data plate.
+
+        The factor that a subsampled plate puts on a batch belongs to sums over the data, not to an observation.
+        """
+        frame = self.frame(plate)
+        if frame is not None and frame.full_size != frame.size:
+            return self.message["scale"] * frame.size / frame.full_size
+        return self.message["scale"]
+
+    def is_weighted(self, plate: str) -> bool:
+        """Whether the log-probability is masked or scaled, apart from the scale of a subsampled data plate."""
+        scale = self.own_scale(plate)
+        return self.message["mask"] is not None or isinstance(scale, Tensor) or not math.isclose(scale, 1.0)
+
+    def log_prob(self, plate: str | None = None) -> Tensor:
+        """Return the log-probability of the value, in model layout.
+
+        Args:
+            plate: the data plate, for the log-probability with masks and with the site's own scale; with ``None`` it is
+                that of the distribution alone.
+        """
+        log_prob: Tensor = self.distribution.log_prob(self.value, *self.message["args"], **self.message["kwargs"])
+        if plate is None:
+            return log_prob
+        return scale_and_mask(log_prob, self.own_scale(plate), self.message["mask"])
+
+    def by_observation(self, value: Tensor, plate: str, observations: int) -> Tensor | None:
+        """Return ``value``, shaped like the site's own, in observation layout.
+
+        Args:
+            value: in model layout.
+            plate: the data plate.
+            observations: ``B``, the number of observations of the run.
+
+        Returns:
+            ``(B, *nested, *event)``, or ``None`` for a site outside the plate or without a value for each observation.
+        """
+        if self.frame(plate) is None or self.is_subsample or value.numel() == 0:  # a pyro.factor has an empty value
+            return None
+        if self.layout_is_unknown:
+            # Taken to have observations in the first dimension wherever its size allows it.
+            first = value if value.dim() else value.unsqueeze(0)
+            return first.expand(observations, *first.shape[1:]) if first.shape[0] in (1, observations) else None
+        layout = self.layout(plate)
+        value = layout.to_observations(value)
+        # Values that Pyro would broadcast over a plate, such as obs= without its dimension, are written out.
+        return value.expand(observations, *layout.nested_shape, *value.shape[1 + len(layout.nested) :])
+
+    def observed_entries(self, plate: str, observations: int, like: Tensor) -> Tensor | None:
+        """Return which entries of the value are not masked.
+
+        Args:
+            plate: the data plate; the site must be inside it.
+            observations: ``B``, the number of observations of the run.
+            like: the value in observation layout, ``(B, *nested, *event)``.
+
+        Returns:
+            A boolean tensor shaped like ``like``, or ``None`` if nothing is masked.
+        """
+        layout, batch_dims = self.layout(plate), len(self.distribution.batch_shape)
+        masks = [(self.message["mask"], self.distribution.batch_shape)]
+        masks += [
+            (part._mask, part.batch_shape)
+            for part in distribution_layers(self.distribution)
+            if isinstance(part, MaskedDistribution)
+        ]
+        observed: Tensor | None = None
+        for mask, shape in masks:
+            if mask is None or mask is True:
+                continue
+            full = torch.as_tensor(mask, device=like.device).expand(shape)
+            # A mask inside to_event has some of the event dimensions.
+            entries = PlateLayout(layout.dim, layout.nested, len(shape) - batch_dims).to_observations(full)
+            entries = entries.reshape(entries.shape + (1,) * (like.dim() - entries.dim())).expand_as(like)
+            observed = entries if observed is None else observed & entries
+        return observed
+
+
+def distribution_layers(distribution: Any) -> list[Any]:
+    """Return a distribution and those that it wraps, down to the one that has the density."""
+    layers = [distribution]
+    while isinstance(layers[-1], Independent | ExpandedDistribution | MaskedDistribution):
+        layers.append(layers[-1].base_dist)
+    return layers
+
+
+def plate_frames(sites: Iterable[Site]) -> dict[str, Any]:
+    """Return the frames of all plates around some sites by name, loops included."""
+    return {frame.name: frame for site in sites for frame in site.message["cond_indep_stack"]}
+
+
+class SiteReader(Messenger):
+    """Collects the sample sites of one run of a model, in order.
+
+    On the way it can set latent sites to given values, or draw the data instead of observing them.
+
+    Args:
+        plate: the data plate, or ``None`` while it is not known.
+        observations: the number of observations that the model is run on.
+        values: latent sites by name, with the values, in model layout, that they are to have.
+        draw_data: whether the observed sites inside the data plate are drawn instead.
+        visit: called with each site as soon as it has its value.
+
+    Raises:
+        ModelError: at a site inside the data plate, if the size of the plate is not ``observations``.
+    """
+
+    def __init__(
+        self,
+        plate: str | None = None,
+        observations: int | None = None,
+        *,
+        values: Mapping[str, Tensor] | None = None,
+        draw_data: bool = False,
+        visit: Callable[[Site], None] | None = None,
+    ) -> None:
+        super().__init__()
+        self.plate = plate
+        self.observations = observations
+        self.sites: list[Site] = []
+        self.random_plates: list[str] = []
+        """Plates that select rows at random themselves."""
+        self._values = values or {}
+        self._draw_data = draw_data
+        self._visit = visit
+
+    def __iter__(self) -> Iterator[Site]:
+        return iter(self.sites)
+
+    def _pyro_sample(self, msg: Any) -> None:
+        site = Site(msg)
+        if site.is_subsample:
+            size = site.distribution.subsample_size
+            if msg["value"] is None and size is not None and size < site.distribution.size:
+                self.random_plates.append(site.name)
+        # Checked before anything is computed: otherwise a plate of another size causes one of many errors, or none.
+        inside = self.plate is not None and self._check_size(site.frame(self.plate))
+        value = self._values.get(site.name)
+        if value is not None:
+            msg["value"], msg["done"] = value, True
+        elif self._draw_data and inside and msg["is_observed"] and not site.is_deterministic:
+            msg["value"], msg["is_observed"], msg["done"] = None, False, False
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        site = Site(msg)
+        if not site.is_subsample:
+            self.sites.append(site)
+            if self._visit is not None:
+                self._visit(site)
+
+    def _check_size(self, frame: Any | None) -> bool:
+        if frame is not None and frame.size != self.observations:
+            raise ModelError(
+                f"plate {self.plate!r} has size {frame.size}, but the model must accept batches of any size, here "
+                f"{self.observations} observations: write pyro.plate({self.plate!r}, x.shape[0]) or "
+                f"pyro.plate({self.plate!r}, N, subsample=x)."
+            )
+        return frame is not None

@@ -1,0 +1,183 @@
+"""The structure of a model: its data plate and its latent sites, read from one run on an example."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+import pyro
+import torch
+from pyro.util import check_site_shape
+from torch import Tensor
+from torch.distributions import Normal
+
+from amortvi.data import Batch
+from amortvi.errors import AmortviError, ModelError, quoted
+from amortvi.model.latents import LatentSite, LatentVector
+from amortvi.model.program import Program
+from amortvi.model.requirements import (
+    check_latent,
+    check_local,
+    check_observed,
+    check_support,
+    find_plate,
+    plate_draws_rows,
+    wrong_plate_size,
+)
+from amortvi.model.sites import Site, SiteReader, plate_frames
+from amortvi.model.supports import fixed_support, has_bijection
+
+__all__ = ["ModelStructure", "read_structure"]
+
+
+@dataclass(frozen=True)
+class ModelStructure:
+    """What a model consists of.
+
+    Args:
+        plate: the name of the data plate.
+        dim: its batch dimension, negative.
+        full_size: the size that the plate declares if its observations are a subsample, else ``None``.
+        latents: the latent sites of one observation.
+        standard_normal_prior: whether the prior of every latent is a fixed ``N(0, I)``.
+    """
+
+    plate: str
+    dim: int
+    full_size: int | None
+    latents: LatentVector
+    standard_normal_prior: bool
+
+
+def read_structure(program: Program, example: Batch, observations: int, plate: str | None) -> ModelStructure:
+    """Run a model on an example and read its structure.
+
+    Args:
+        program: the model.
+        example: arguments to call it with.
+        observations: the number of observations in the example.
+        plate: the name of the data plate; ``None`` finds the plate of batch size that contains the latents.
+
+    Raises:
+        ModelError: the model fails or is not supported; see `amortvi.model.requirements`.
+        DataError: a value is outside the support of the likelihood.
+    """
+    sites, random_plates = _run(program, example, observations)
+    latent = [site for site in sites if site.is_latent]
+    if not latent:
+        raise ModelError(
+            "the model has no latent site, because every pyro.sample has obs=, so there is no posterior to infer: omit obs= "
+            "where a value is to be inferred."
+        )
+    for site in latent:
+        check_latent(site)
+    name = find_plate(sites, latent, example, observations, plate)
+    if name in random_plates:
+        raise plate_draws_rows(name)
+    check_local(latent, name)
+    check_observed(sites, name, example, observations)
+    frames = [frame for site in latent for frame in site.plates if frame.name == name]
+    if len({frame.dim for frame in frames}) > 1:
+        raise ModelError(
+            f"plate {name!r} has different dimensions for different latents: fix it with pyro.plate({name!r}, ..., dim=-1)."
+        )
+    full_size = frames[0].full_size
+    return ModelStructure(
+        plate=name,
+        dim=frames[0].dim,
+        full_size=full_size if full_size != observations else None,
+        latents=LatentVector([_latent_site(site, name) for site in latent]),
+        standard_normal_prior=_has_standard_normal_prior(program, example, latent, name),
+    )
+
+
+def _run(program: Program, example: Batch, observations: int) -> tuple[list[Site], list[str]]:
+    """Return the sites of one run, checked as Pyro checks them, and the plates that select rows at random."""
+    reader = SiteReader()
+    check_sizes = partial(_check_sizes, reader, example, observations)
+    try:
+        with pyro.validation_enabled(True), torch.enable_grad():
+            with reader:
+                program(*example.args, **example.kwargs)
+            _check_names(reader)
+            for site in reader:
+                if site.is_data:
+                    check_support(site)
+            for site in reader:
+                site.message["log_prob"] = site.log_prob()  # read by check_site_shape
+            nesting = max((-frame.dim for site in reader for frame in site.plates), default=0)
+            for site in reader:
+                check_site_shape(site.message, nesting)
+    except AmortviError:
+        raise
+    except Exception as error:  # the user's program can raise anything; the message says what it was called with
+        check_sizes(error)
+        hint = example.hint() if isinstance(error, TypeError) else ""
+        raise ModelError(f"the model failed on {example.describe('x')}: {quoted(error)}{hint}") from error
+    check_sizes(None)
+    return reader.sites, reader.random_plates
+
+
+def _check_names(reader: SiteReader) -> None:
+    names = [site.name for site in reader]
+    repeated = next((name for name in names if names.count(name) > 1), None)
+    if repeated is not None:
+        raise ModelError(f"the model has several sites named {repeated!r}: give each pyro.sample a name of its own.")
+
+
+def _check_sizes(reader: SiteReader, example: Batch, observations: int, error: Exception | None) -> None:
+    """Raise `ModelError` if no plate has the size of the batch, which can cause many different errors in the model."""
+    found = plate_frames(reader)
+    vectorized = [frame for frame in found.values() if frame.vectorized]
+    if any(frame.size == observations for frame in vectorized):
+        return
+    if reader.random_plates:
+        raise plate_draws_rows(reader.random_plates[0]) from error
+    if vectorized:
+        raise wrong_plate_size(found, example, observations) from error
+
+
+def _latent_site(site: Site, plate: str) -> LatentSite:
+    for frame in site.plates:
+        if frame.name != plate and frame.full_size != frame.size:
+            raise ModelError(
+                f"latent site {site.name!r} is in plate {frame.name!r}, which selects {frame.size} of {frame.full_size} at "
+                f"random, so its position does not identify a latent: make that plate complete."
+            )
+    layout = site.layout(plate)
+    support = fixed_support(site.name, site.distribution.support, layout)
+    if not has_bijection(support):
+        raise ModelError(
+            f"no bijection from unconstrained numbers to the support {support} of latent site {site.name!r} is known: sample "
+            f"a latent with another support and transform it in the model."
+        )
+    return LatentSite(site.name, layout, site.distribution.event_shape, support)
+
+
+def _has_standard_normal_prior(program: Program, example: Batch, latent: list[Site], plate: str) -> bool:
+    """Whether the prior of every latent is ``N(0, I)`` for any data, not only on the example.
+
+    A prior that depends on the data, such as on a covariate that is zero in the example, is revealed by a gradient.
+    """
+    if not all(_is_standard_normal(site, plate) for site in latent):
+        return False
+
+    def tracked(value: Tensor) -> Tensor:
+        return value.detach().clone().requires_grad_().clone() if value.is_floating_point() else value
+
+    inputs = example.map(tracked)
+    reader = SiteReader()
+    try:
+        with torch.enable_grad(), reader:
+            program(*inputs.args, **inputs.kwargs)
+    except Exception:  # the program does not accept inputs that require gradients: the prior is then taken to vary
+        return False
+    names = {site.name for site in latent}
+    return all(_is_standard_normal(site, plate) for site in reader if site.name in names)
+
+
+def _is_standard_normal(site: Site, plate: str) -> bool:
+    base = site.base_distribution
+    if not isinstance(base, Normal) or base.loc.requires_grad or base.scale.requires_grad:
+        return False
+    return not site.is_weighted(plate) and bool((base.loc == 0).all()) and bool((base.scale == 1).all())

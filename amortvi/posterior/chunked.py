@@ -1,0 +1,184 @@
+"""The posteriors of given observations, computed chunk by chunk."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from amortvi._util.modes import evaluation_mode
+from amortvi.data import Batch, Chunk, Observations, TensorObservations, map_chunks
+from amortvi.data.selection import Rows, positions, subset
+from amortvi.errors import DataError
+from amortvi.families import Family
+from amortvi.model import LatentVector, Model
+from amortvi.posterior.importance_sampling import WeightedDraws, weighted_draws
+from amortvi.posterior.network import InferenceNetwork
+
+__all__ = ["ChunkedPosterior", "Compute"]
+
+Compute = Callable[[Chunk, Distribution], Mapping[str, Tensor]]
+"""Takes a chunk of observations with their posteriors; returns tensors by name."""
+
+Self = TypeVar("Self", bound="ChunkedPosterior")
+
+
+class ChunkedPosterior:
+    """``q(z | x)`` for each of ``N`` observations, and the loops over them in bounded memory.
+
+    Args:
+        model: the generative model, set up.
+        network: the inference network that gives the posteriors.
+        observations: the observations.
+        device: where model and network are.
+    """
+
+    def __init__(
+        self, model: Model, network: InferenceNetwork, observations: Observations, device: torch.device
+    ) -> None:
+        self.model = model
+        self.network = network
+        self.observations = observations
+        self.device = device
+
+    @property
+    def latents(self) -> LatentVector:
+        """The latent sites of one observation, and how they form one unconstrained vector of size ``D``."""
+        return self.model.latents
+
+    @property
+    def family(self) -> Family:
+        """The family of the posteriors."""
+        return self.network.family
+
+    @property
+    def label(self) -> str:
+        """The name under which tables list the family."""
+        return self.network.label
+
+    @property
+    def index(self) -> Any | None:
+        """The user's labels of the observations, if any."""
+        return self.observations.index
+
+    @property
+    def size(self) -> int | None:
+        """The number of observations, or ``None`` if only reading all of them would tell."""
+        return self.observations.size
+
+    def __len__(self) -> int:
+        return sum(batch.size for batch in self.observations.batches()) if self.size is None else self.size
+
+    def __repr__(self) -> str:
+        sites = ", ".join(f"{site.name}: {tuple(site.shape)}" for site in self.latents.sites)
+        number = "observations" if self.size is None else f"{self.size} observation{'s' * (self.size != 1)}"
+        return f"{type(self).__name__}({type(self.family).__name__}, {number}, {sites})"
+
+    def select(self: Self, rows: Rows) -> Self:
+        """Return the posterior of some of the observations.
+
+        Args:
+            rows: their positions as integers (negative ones count from the end; a single integer selects one), a slice, or a
+                boolean mask with one entry per observation.
+
+        Raises:
+            DataError: nothing is selected, a position is out of range, or the mask has another length.
+        """
+        selected = copy.copy(self)
+        selected.observations = subset(self.observations, positions(rows, len(self)))
+        return selected
+
+    def in_memory(self: Self) -> Self:
+        """Return the posterior with its observations read once and kept in memory."""
+        if self.observations.in_memory:
+            return self
+        loaded = copy.copy(self)
+        source = self.observations
+        loaded.observations = TensorObservations(source.as_batch(), source.name, source.index)
+        return loaded
+
+    def check_same_observations(self, other: ChunkedPosterior) -> None:
+        """Raise `DataError` unless ``other`` is of the same observations, as far as that can be told without reading them."""
+        ours, theirs = self.observations, other.observations
+        same = ours.size == theirs.size or None in (ours.size, theirs.size)
+        if same and isinstance(ours, TensorObservations) and isinstance(theirs, TensorObservations):
+            pairs = zip(ours.batch.tensors(), theirs.batch.tensors(), strict=True)
+            same = all(torch.equal(one, another) for one, another in pairs)
+        if not same:
+            raise DataError("posterior is not of the observations x: pass both for the same observations, or omit x.")
+
+    def first(self) -> Batch:
+        """Return one observation, on the device."""
+        return self.observations.first(1).take(slice(0, 1)).to(self.device)
+
+    def map_chunks(
+        self,
+        compute: Compute,
+        *,
+        draws: int = 1,
+        observation_dim: int = 0,
+        probe: Compute | None = None,
+        check_data: bool = False,
+    ) -> dict[str, Tensor]:
+        """Apply ``compute`` to chunks of observations with their posteriors, and collect the results.
+
+        Model and network run in evaluation mode, without gradients; see `Model.inference_mode`.
+
+        Args:
+            compute: takes a chunk with its posteriors, batch shape ``(B,)`` and event shape ``(D,)``.
+            draws: the number of draws wanted for each observation; see `amortvi.data.map_chunks`.
+            observation_dim: the dimension of the results that indexes observations.
+            probe: run instead of ``compute`` to measure memory.
+            check_data: whether to check first that the data are in the support of the model's likelihood.
+
+        Raises:
+            DataError: with ``check_data``, a value is outside the support.
+        """
+
+        def run(chunk: Chunk) -> Mapping[str, Tensor]:
+            if check_data:
+                self.model.check_data(chunk.batch)
+            return compute(chunk, self.network(chunk.batch))
+
+        def measure(chunk: Chunk) -> object:
+            return (probe or compute)(chunk, self.network(chunk.batch))
+
+        with self.model.inference_mode(), evaluation_mode(self.network):
+            return map_chunks(
+                self.observations, run, device=self.device, draws=draws, observation_dim=observation_dim, probe=measure
+            )
+
+    def importance_sample(
+        self,
+        draws: int,
+        reduce: Callable[[WeightedDraws], Mapping[str, Tensor]],
+        *,
+        observation_dim: int = 0,
+        keep_draws: bool = False,
+    ) -> dict[str, Tensor]:
+        """Draw from each posterior, compute the log weights, and reduce them chunk by chunk.
+
+        Args:
+            draws: ``K``, draws for each observation.
+            reduce: takes the weighted draws of one chunk of observations after the other; returns tensors by name.
+            observation_dim: the dimension of these tensors that indexes observations.
+            keep_draws: whether ``reduce`` needs the draws themselves.
+
+        Raises:
+            DataError: a value is outside the support of the model's likelihood.
+        """
+        return self.map_chunks(
+            lambda chunk, q: reduce(weighted_draws(self.model, chunk, q, keep_draws=keep_draws)),
+            probe=self.probe_weights,
+            draws=draws,
+            observation_dim=observation_dim,
+            check_data=True,
+        )
+
+    def probe_weights(self, chunk: Chunk, q: Distribution) -> Mapping[str, Tensor]:
+        """Compute the log weight of one draw, as a measure of the memory that importance sampling needs."""
+        return {"log_weight": weighted_draws(self.model, chunk, q).log_weight}

@@ -1,0 +1,144 @@
+r"""Importance sampling with a posterior as proposal: weighted draws, and draws resampled from the exact posterior.
+
+Resampling (Rubin, 1988) chooses some of many draws from :math:`q` with probabilities proportional to their weights
+:math:`p(x, z) / q(z \mid x)`, whose tail is smoothed first (Vehtari, Simpson, Gelman, Yao and Gabry, 2024). The chosen draws
+follow the exact posterior in the limit of many proposals. How many proposals that takes depends on the tail, which k-hat
+measures.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from amortvi._util.checks import positive_int
+from amortvi.data import Batch, Chunk
+from amortvi.errors import AmortviWarning, NonFiniteError, OptionError
+from amortvi.importance import k_hat_threshold, pareto_smoothed, resample
+from amortvi.model import Model
+from amortvi.posterior.log_weights import log_weights
+
+__all__ = ["WeightedDraws", "check_proposals", "resample_chunk", "warn_of_unreliable_draws", "weighted_draws"]
+
+_LEAST_PROPOSALS = 1000
+_PROPOSALS_PER_DRAW = 10
+
+
+@dataclass(frozen=True)
+class WeightedDraws:
+    """Draws from the posteriors of a batch with their log weights, on the CPU in double precision.
+
+    Args:
+        batch: ``B`` observations.
+        rows: their positions among all observations.
+        posterior: their posteriors, batch shape ``(B,)``.
+        log_weight: ``log p(x, z) - log q(z | x)``, ``(K, B)``.
+        log_ratio: ``log q(z | x) - log p(z)``, ``(K, B)``.
+        vector: the draws, unconstrained, ``(K, B, D)``, if they were requested.
+    """
+
+    batch: Batch
+    rows: range
+    posterior: Distribution
+    log_weight: Tensor
+    log_ratio: Tensor
+    vector: Tensor | None
+
+
+def weighted_draws(model: Model, chunk: Chunk, q: Distribution, *, keep_draws: bool = False) -> WeightedDraws:
+    """Draw from the posteriors of a chunk and compute the log weights, inside `Model.inference_mode`.
+
+    Args:
+        model: the generative model.
+        chunk: ``B`` observations, with the number of draws.
+        q: their posteriors.
+        keep_draws: whether to keep the draws themselves.
+    """
+    ratios, weights, vectors = [], [], []
+    for span in chunk.draw_spans():
+        drawn = log_weights(model, q, chunk.batch, len(span))
+        # On the CPU, because not every accelerator has the double precision that sums over draws need.
+        ratio = drawn.log_ratio.cpu().double()
+        ratios.append(ratio)
+        weights.append(drawn.log_likelihood.cpu().double() - ratio)
+        if keep_draws:
+            vectors.append(drawn.vector.cpu())
+    vector = torch.cat(vectors) if keep_draws else None
+    return WeightedDraws(chunk.batch, chunk.rows, q, torch.cat(weights), torch.cat(ratios), vector)
+
+
+def check_proposals(draws: int, resample: Any, proposals: Any) -> int | None:
+    """Return the number of proposals from which to resample, or ``None`` if draws are not to be resampled.
+
+    Args:
+        draws: the number of draws requested.
+        resample: the user's option.
+        proposals: the user's option; ``None`` means ten per draw, but at least 1,000.
+
+    Raises:
+        OptionError: ``resample`` is not a boolean, there are fewer proposals than draws, or proposals without ``resample``.
+    """
+    if not isinstance(resample, bool):
+        raise OptionError(f"resample must be True or False; got {resample!r}. The number of proposals is proposals=.")
+    if not resample:
+        if proposals is not None:
+            raise OptionError(f"proposals={proposals!r} has no effect without resample=True.")
+        return None
+    default = max(_LEAST_PROPOSALS, _PROPOSALS_PER_DRAW * draws)
+    count = default if proposals is None else positive_int("proposals", proposals)
+    if count < draws:
+        raise OptionError(
+            f"proposals must be at least the number of draws, {draws}, and ideally ten times it; got {count}."
+        )
+    return count
+
+
+def resample_chunk(model: Model, chunk: Chunk, q: Distribution, draws: int) -> tuple[Tensor, Tensor]:
+    """Draw from the exact posteriors of a chunk, inside `Model.inference_mode`.
+
+    Args:
+        model: the generative model.
+        chunk: ``B`` observations; its number of draws is the number of proposals.
+        q: the posteriors to propose from.
+        draws: the number of draws for each observation.
+
+    Returns:
+        The draws, unconstrained, ``(draws, B, D)``, on the device of the batch; and k-hat, ``(B,)``.
+
+    Raises:
+        NonFiniteError: an observation has a weight that is NaN or infinite, or no positive weight.
+    """
+    weighted = weighted_draws(model, chunk, q, keep_draws=True)
+    largest = weighted.log_weight.amax(0)
+    bad = ~largest.isfinite()
+    if bad.any():
+        position = int(bad.nonzero()[0])
+        raise NonFiniteError(
+            f"the draws of observation {chunk.rows.start + position} cannot be resampled: their largest log weight is "
+            f"{float(largest[position])}. Either a log-probability of the model is NaN or infinite, or the model gives every "
+            f"draw zero probability. amortvi.evidence lists the observations concerned."
+        )
+    smoothed = pareto_smoothed(weighted.log_weight)
+    chosen = resample(smoothed.log_weights, draws)
+    assert weighted.vector is not None
+    vector = weighted.vector.gather(0, chosen.unsqueeze(-1).expand(-1, -1, weighted.vector.shape[-1]))
+    return vector.to(chunk.batch.device), smoothed.k_hat
+
+
+def warn_of_unreliable_draws(k_hat: Tensor, proposals: int) -> None:
+    """Issue a warning if k-hat, ``(N,)``, says that the resampled draws of some observations are unreliable."""
+    threshold = k_hat_threshold(max(2, proposals))
+    unreliable = int((k_hat >= threshold).sum())
+    if unreliable:
+        warnings.warn(
+            f"the resampled draws of {unreliable} of {len(k_hat)} observations are unreliable: with {proposals} proposals their "
+            f"k-hat is at least {threshold:.2f}, so q misses too much of the exact posterior. Refine the posteriors "
+            f"(AmortizedVI.refine), use a richer family, or use MCMC for these observations, which amortvi.evidence lists.",
+            AmortviWarning,
+            stacklevel=3,
+        )

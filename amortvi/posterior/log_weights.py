@@ -1,0 +1,142 @@
+r"""The log weights of draws from a posterior, from which objectives, bounds and importance sampling are all computed.
+
+With :math:`z_{ki} \sim q(z \mid x_i)`,
+
+.. math::
+
+    \log w_{ki} = \log p(x_i, z_{ki}) - \log q(z_{ki} \mid x_i).
+
+Each is the log weight of one observation, *without* the scale that a subsampled plate puts on the log-probabilities of a
+batch. A bound of one observation is therefore a reduction over ``k`` alone, and correct for every batch size. Pyro's
+``RenyiELBO`` puts scaled log-probabilities inside the logarithm of a sum, where the scale does not factor out again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from amortvi.data import Batch
+from amortvi.errors import OptionError
+from amortvi.families import kl_to_standard_normal
+from amortvi.model import Model, log_jacobian, sum_sites
+
+__all__ = ["KLForm", "LogWeights", "log_weights"]
+
+KLForm: TypeAlias = Literal["auto", "closed_form", "sampled"]
+"""How to compute the KL to the prior: in closed form if it is known, in closed form or not at all, or from draws."""
+
+
+@dataclass(frozen=True)
+class LogWeights:
+    """The terms of the log weights of ``K`` draws of the latents of ``B`` observations.
+
+    Args:
+        log_likelihoods: for each observed site its log-probability, ``(K, B)``.
+        log_priors: for each latent site its log-probability, ``(K, B)``.
+        log_posterior: ``log q(z | x)`` in the support of the sites, ``(K, B)``.
+        closed_form_kl: ``KL(q || p(z))``, ``(B,)``; if it is given, ``log_priors`` and ``log_posterior`` were not computed.
+        global_log_prob: the log-probability of the sites outside the data plate, a scalar; it belongs to the data set as a
+            whole, not to an observation.
+        vector: the draws, unconstrained, ``(K, B, D)``.
+    """
+
+    log_likelihoods: Mapping[str, Tensor]
+    log_priors: Mapping[str, Tensor]
+    log_posterior: Tensor | None
+    closed_form_kl: Tensor | None
+    global_log_prob: Tensor
+    vector: Tensor
+
+    @property
+    def log_likelihood(self) -> Tensor:
+        """``log p(x | z)``, ``(K, B)``."""
+        return sum_sites(self.log_likelihoods)
+
+    @property
+    def log_ratio(self) -> Tensor:
+        """``log q(z | x) - log p(z)``, ``(K, B)``; its mean over draws estimates the KL."""
+        assert self.log_posterior is not None
+        return self.log_posterior - sum_sites(self.log_priors)
+
+    @property
+    def log_weight(self) -> Tensor:
+        """``log w``, ``(K, B)``."""
+        return self.log_likelihood - self.log_ratio
+
+    @property
+    def reconstruction(self) -> Tensor:
+        """The estimate of ``E_q[log p(x | z)]``, ``(B,)``."""
+        return self.log_likelihood.mean(0)
+
+    @property
+    def kl(self) -> Tensor:
+        """``KL(q || p(z))``, in closed form if that was computed, otherwise estimated, ``(B,)``."""
+        return self.log_ratio.mean(0) if self.closed_form_kl is None else self.closed_form_kl
+
+    def terms(self) -> dict[str, Tensor]:
+        """Return every term with a description, to locate the one that is not finite."""
+        named = {f"observed site {name!r}": value for name, value in self.log_likelihoods.items()}
+        named |= {f"latent site {name!r} (prior)": value for name, value in self.log_priors.items()}
+        if self.log_posterior is not None:
+            named["the posterior (guide)"] = self.log_posterior
+        if self.closed_form_kl is not None:
+            named["the KL of the posterior (guide)"] = self.closed_form_kl
+        named["the sites outside the plate"] = self.global_log_prob
+        return named
+
+
+def log_weights(
+    model: Model,
+    q: Distribution,
+    batch: Batch,
+    draws: int,
+    *,
+    kl: KLForm = "sampled",
+    log_density: Callable[[Tensor], Tensor] | None = None,
+) -> LogWeights:
+    """Draw ``draws`` latents of each observation from its posterior and score them under model and posterior.
+
+    Args:
+        model: the generative model.
+        q: the posteriors, batch shape ``(B,)``, event shape ``(D,)``, reparameterized.
+        batch: ``B`` observations.
+        draws: ``K``.
+        kl: whether the KL to the prior is computed in closed form instead of from the two densities that estimate it.
+        log_density: evaluates ``log q`` of the draws, ``(K, B, D)`` to ``(K, B)``; by default that of ``q`` itself.
+
+    Raises:
+        ModelError: the model fails, or its data plate does not have the size of the batch.
+        OptionError: ``kl="closed_form"``, but it is not known.
+    """
+    vector = q.rsample(torch.Size([draws]))
+    exact_kl = None if kl == "sampled" else _closed_form_kl(model, q, required=kl == "closed_form")
+    values, log_dets = model.latents.constrain(vector)
+    scores = model.log_probs(batch, values, skip_priors=exact_kl is not None)
+    log_posterior = None
+    if exact_kl is None:
+        log_q = (log_density or q.log_prob)(vector)
+        log_posterior = log_q - log_jacobian(log_dets, log_q)
+    latent = model.latents.names
+    return LogWeights(
+        log_likelihoods={name: value for name, value in scores.local.items() if name not in latent},
+        log_priors={name: value for name, value in scores.local.items() if name in latent},
+        log_posterior=log_posterior,
+        closed_form_kl=exact_kl,
+        global_log_prob=scores.global_log_prob,
+        vector=vector,
+    )
+
+
+def _closed_form_kl(model: Model, q: Distribution, *, required: bool) -> Tensor | None:
+    standard_normal = model.structure.standard_normal_prior
+    kl = kl_to_standard_normal(q) if standard_normal else None
+    if kl is None and required:
+        reason = f"that of {type(q).__name__} is unknown" if standard_normal else "the prior is not a fixed N(0, I)"
+        raise OptionError(f"kl='closed_form' is not possible: {reason}; use kl='auto' or kl='sampled'.")
+    return kl

@@ -1,0 +1,140 @@
+"""Means, standard deviations and quantiles of each latent site, in its own support.
+
+A site without a transform has the moments of the posterior. If the transform is elementwise, quantiles are exact: they are the
+transformed quantiles of the marginals; and moments are computed by Gauss-Hermite quadrature if the marginals are normal.
+Everything else (a simplex, a flow) is estimated from draws.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.distributions import Distribution, Normal
+
+from amortvi.errors import OptionError
+from amortvi.families import marginals, moments
+from amortvi.model import LatentSite, LatentVector
+
+__all__ = ["check_quantiles", "site_moments", "site_quantiles", "site_summary"]
+
+_DRAWS = 1000
+_QUADRATURE_NODES = 64
+
+
+def site_moments(latents: LatentVector, q: Distribution) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return the mean and the standard deviation of each element of each site, each ``(B, *nested, *event)``.
+
+    Args:
+        latents: the sites.
+        q: batch shape ``(B,)``, event shape ``(D,)``.
+    """
+    known, marginal, draws = moments(q), marginals(q), _Draws(latents, q)
+    result = {}
+    for site in latents.sites:
+        if known is not None and site.is_unconstrained:
+            mean, variance = (latents.split(moment)[site.name] for moment in known)
+            result[site.name] = mean, variance.sqrt()
+        elif isinstance(marginal, Normal) and site.is_elementwise:
+            mean, std = (latents.split(moment)[site.name] for moment in (marginal.mean, marginal.stddev))
+            result[site.name] = _quadrature(site, mean, std)
+        else:
+            sample = draws.of(site)
+            result[site.name] = sample.mean(0), sample.std(0)
+    return result
+
+
+def site_quantiles(latents: LatentVector, q: Distribution, quantiles: Sequence[float]) -> dict[str, Tensor]:
+    """Return quantiles of each element of each site.
+
+    Args:
+        latents: the sites.
+        q: batch shape ``(B,)``, event shape ``(D,)``.
+        quantiles: probabilities strictly between 0 and 1.
+
+    Returns:
+        For each site ``(len(quantiles), B, *nested, *event)``.
+
+    Raises:
+        OptionError: a probability is not strictly between 0 and 1.
+    """
+    levels = check_quantiles(quantiles)
+    draws, result = _Draws(latents, q), {}
+    for site in latents.sites:
+        found = _marginal_quantiles(latents, site, q, levels) if site.is_elementwise else None
+        if found is None:
+            sample = draws.of(site)
+            found = torch.quantile(sample, sample.new_tensor(levels), dim=0)
+        result[site.name] = found
+    return result
+
+
+def site_summary(latents: LatentVector, q: Distribution, quantiles: Sequence[float]) -> Tensor:
+    """Return mean, standard deviation and quantiles of each element of each site, ``(B, elements, 2 + len(quantiles))``.
+
+    The elements are those of the sites in their own support, one site after the other.
+    """
+    found, levels = site_moments(latents, q), site_quantiles(latents, q, quantiles)
+    columns = [torch.stack([*found[site.name], *levels[site.name]], dim=-1) for site in latents.sites]
+    return torch.cat([part.reshape(part.shape[0], -1, part.shape[-1]) for part in columns], dim=1)
+
+
+def check_quantiles(quantiles: Sequence[float]) -> list[float]:
+    """Return probabilities as a list of floats.
+
+    Raises:
+        OptionError: they are not a sequence of numbers strictly between 0 and 1.
+    """
+    try:
+        levels = [float(probability) for probability in quantiles]
+    except (TypeError, ValueError) as error:
+        raise OptionError(
+            f"quantiles must be a list of probabilities, such as [0.05, 0.95]; got {quantiles!r}."
+        ) from error
+    if not all(0 < level < 1 for level in levels):
+        raise OptionError(f"quantiles must lie strictly between 0 and 1; got {levels}.")
+    return levels
+
+
+def _marginal_quantiles(
+    latents: LatentVector, site: LatentSite, q: Distribution, levels: Sequence[float]
+) -> Tensor | None:
+    """Return the transformed quantiles of the marginals, or ``None`` if the marginals are unknown."""
+    marginal = marginals(q)
+    if marginal is None:
+        return None
+    # A decreasing transform (an upper bound) maps the lower quantile to the upper one.
+    upward = bool(torch.as_tensor(site.transform.sign > 0).all())
+    probabilities = [level if upward else 1 - level for level in levels]
+    try:
+        values = [marginal.icdf(marginal.mean.new_tensor(probability)) for probability in probabilities]
+    except NotImplementedError:  # the quantile function of the marginals is unknown
+        return None
+    return site.constrain(latents.split(torch.stack(values))[site.name], observation_dim=1)[0]
+
+
+def _quadrature(site: LatentSite, mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the moments of a site with an elementwise transform and normal marginals, each ``(B, *nested, *event)``."""
+    roots, weights = np.polynomial.hermite_e.hermegauss(_QUADRATURE_NODES)
+    node = mean.new_tensor(roots).reshape(-1, *(1,) * mean.dim())
+    weight = mean.new_tensor(weights / weights.sum()).reshape(-1, *(1,) * mean.dim())
+    values, _ = site.constrain(mean + std * node, observation_dim=1)
+    center = (weight * values).sum(0)
+    return center, (weight * (values - center).square()).sum(0).sqrt()
+
+
+class _Draws:
+    """Draws shared by all sites that need them, made when first needed."""
+
+    def __init__(self, latents: LatentVector, q: Distribution) -> None:
+        self._latents = latents
+        self._q = q
+        self._values: dict[str, Tensor] | None = None
+
+    def of(self, site: LatentSite) -> Tensor:
+        """Return draws of ``site``, ``(draws, B, *nested, *event)``."""
+        if self._values is None:
+            self._values, _ = self._latents.constrain(self._q.sample(torch.Size([_DRAWS])))
+        return self._values[site.name]

@@ -1,0 +1,100 @@
+"""The inference network: an encoder and a posterior family, from an observation to ``q(z | x)``."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Iterator
+
+import pyro
+from pyro import poutine
+from pyro.nn import PyroModule
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from amortvi.data import Batch
+from amortvi.errors import AmortviError, EncoderError, quoted
+from amortvi.families import Family
+
+__all__ = ["InferenceNetwork"]
+
+
+class InferenceNetwork(nn.Module):
+    """The map ``x -> context -> q(z | x)``, which everything that needs a posterior goes through.
+
+    Args:
+        encoder: called with the model's arguments; returns the context, ``(B, C)``.
+        family: maps the context to the posteriors.
+        label: the name under which tables list the family.
+
+    Raises:
+        EncoderError: the encoder is not an `nn.Module`.
+    """
+
+    def __init__(self, encoder: nn.Module, family: Family, label: str) -> None:
+        super().__init__()
+        if not isinstance(encoder, nn.Module):
+            got = f"the class {encoder.__name__}" if isinstance(encoder, type) else type(encoder).__name__
+            raise EncoderError(
+                f"encoder must be an nn.Module, such as encoders.MLP or a module of your own whose forward accepts the model's "
+                f"arguments; got {got}."
+            )
+        self.encoder = encoder
+        self.family = family
+        self.label = label
+        self._encoder_is_pyro = any(isinstance(part, PyroModule) for part in encoder.modules())
+
+    def forward(self, batch: Batch) -> Distribution:
+        """Return the posteriors of a batch: batch shape ``(B,)``, event shape ``(D,)``."""
+        posterior: Distribution = self.family(self.context(batch))
+        return posterior
+
+    def context(self, batch: Batch) -> Tensor:
+        """Return the context of each observation, ``(B, C)``: its own, if it was optimized, or the encoder's output.
+
+        Raises:
+            EncoderError: the encoder fails, or does not return a floating-point tensor ``(B, C)``.
+        """
+        if batch.context is not None:
+            return batch.context
+        # The parameters of a PyroModule are the guide's already: they must not become statements of a trace.
+        with _private_pyro_scope() if self._encoder_is_pyro else contextlib.nullcontext():
+            try:
+                context = self.encoder(*batch.args, **batch.kwargs)
+            except AmortviError:
+                raise
+            except (
+                Exception
+            ) as error:  # the user's network can raise anything; the message says what it was called with
+                raise EncoderError(
+                    f"the encoder {type(self.encoder).__name__} failed on {batch.describe()}: {quoted(error)}{batch.hint()}"
+                ) from error
+        _check_context(context, batch.size)
+        return context
+
+    def frozen(self) -> InferenceNetwork:
+        """Return a copy in evaluation mode, without gradients, which later training does not change."""
+        return copy.deepcopy(self).eval().requires_grad_(False)
+
+
+def _check_context(context: object, observations: int) -> None:
+    if not isinstance(context, Tensor) or context.dim() != 2 or not context.is_floating_point():
+        got = f"{tuple(context.shape)} of {context.dtype}" if isinstance(context, Tensor) else type(context).__name__
+        raise EncoderError(
+            f"the encoder must return a floating-point context of shape (observations, features); got {got}. End it with "
+            f"nn.Flatten() if it has more dimensions, and return a single tensor."
+        )
+    if context.shape[1] == 0:
+        raise EncoderError(f"the encoder must return at least one feature; got shape {tuple(context.shape)}.")
+    if context.shape[0] != observations:
+        raise EncoderError(
+            f"the encoder must return one row per observation: it was called with {observations} observations and returned a "
+            f"context of shape {tuple(context.shape)}."
+        )
+
+
+@contextlib.contextmanager
+def _private_pyro_scope() -> Iterator[None]:
+    """Hide Pyro statements from the global param store and from surrounding handlers."""
+    with pyro.get_param_store().scope(), poutine.block():
+        yield

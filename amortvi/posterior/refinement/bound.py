@@ -1,0 +1,125 @@
+r"""The ELBO of each observation as a function of the parameters of its posterior.
+
+With standard normal noise :math:`\epsilon_k` held fixed it is an ordinary function, which can be maximized to any accuracy
+(Giordano, Ingram and Broderick, 2024). The maximum is only as good as the noise represents the normal distribution, so the
+noise is made to have mean zero and covariance one exactly. The ELBO of a Gaussian under a Gaussian model is then exact, and
+what remains depends on how far the posterior is from Gaussian.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from amortvi._util.random import random_state
+from amortvi.data import Batch
+from amortvi.families import ParametricFamily
+from amortvi.model import Model
+
+__all__ = ["Noise", "ObservationELBO", "matched_noise"]
+
+
+def matched_noise(draws: int, dim: int, generator: torch.Generator) -> Tensor:
+    """Return antithetic noise with mean zero and, given enough draws, covariance one exactly.
+
+    Args:
+        draws: the number of draws, at least two; an odd number is rounded up.
+        dim: ``D``.
+        generator: the source of random numbers.
+
+    Returns:
+        ``(draws, D)``, in double precision.
+
+    Example:
+        >>> noise = matched_noise(8, 2, torch.Generator().manual_seed(0))
+        >>> torch.allclose(noise.mT @ noise / 8, torch.eye(2, dtype=torch.float64))
+        True
+    """
+    half = torch.randn(-(-draws // 2), dim, generator=generator, dtype=torch.float64)
+    if half.shape[0] >= dim:
+        orthonormal, triangle = torch.linalg.qr(half)
+        # With these signs the frame is uniformly distributed, like the directions of the noise.
+        half = orthonormal * triangle.diagonal().sign() * half.shape[0] ** 0.5
+    return torch.cat([half, -half])
+
+
+@dataclass(frozen=True)
+class Noise:
+    """The noise from which ``K`` draws of each observation are made.
+
+    Args:
+        standard: normal noise, ``(K, D)``, the same for every observation; see `matched_noise`.
+        seed: the seed of the draws of a distribution that is not made from normal noise.
+    """
+
+    standard: Tensor
+    seed: int
+
+    @classmethod
+    def sample(cls, draws: int, dim: int, generator: torch.Generator) -> Noise:
+        """Return noise for ``draws`` draws of ``dim`` coordinates."""
+        return cls(matched_noise(draws, dim, generator), int(torch.randint(2**31, (), generator=generator)))
+
+
+@dataclass(frozen=True)
+class ObservationELBO:
+    """The ELBO of each observation of a batch, in nats, as a function of the parameters of its posterior.
+
+    Args:
+        model: the generative model.
+        family: the family of the posteriors.
+        batch: ``B`` observations.
+        all_parameters: parameters of all observations from which these were selected, ``(N, P)``.
+        rows: the positions of these observations among them, ``(B,)``.
+    """
+
+    model: Model
+    family: ParametricFamily
+    batch: Batch
+    all_parameters: Tensor
+    rows: Tensor
+
+    def select(self, rows: Tensor) -> ObservationELBO:
+        """Return the ELBO of some of the observations."""
+        return replace(self, batch=self.batch.take(rows), rows=self.rows[rows])
+
+    def __call__(self, parameters: Tensor, noise: Noise) -> Tensor:
+        """Return the ELBO, ``(B,)``, at ``parameters``, ``(B, P)``."""
+        q = self.family.distribution(parameters)
+        vector = self._draw(q, parameters, noise)
+        return (self.model.log_joint(self.batch, vector) - q.log_prob(vector)).mean(0)
+
+    def with_gradient(self, parameters: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
+        """Return the ELBO, ``(B,)``, and its gradient, ``(B, P)``."""
+        with torch.enable_grad():
+            point = parameters.detach().requires_grad_()
+            elbo = self(point, noise)
+            (gradient,) = torch.autograd.grad(elbo.sum(), point)
+        return elbo.detach(), gradient
+
+    def path_gradient(self, parameters: Tensor, noise: Noise) -> Tensor:
+        """Return the gradient ``(B, P)`` through the draws alone, which has no noise where the posterior is exact.
+
+        The omitted part, the score of the draws, is zero on average (Roeder, Wu and Duvenaud, 2017).
+        """
+        with torch.enable_grad():
+            point = parameters.detach().requires_grad_()
+            vector = self._draw(self.family.distribution(point), point, noise)
+            log_q = self.family.distribution(point.detach()).log_prob(vector)
+            (gradient,) = torch.autograd.grad((self.model.log_joint(self.batch, vector) - log_q).mean(0).sum(), point)
+        return gradient
+
+    def _draw(self, q: Distribution, parameters: Tensor, noise: Noise) -> Tensor:
+        draws, dim = noise.standard.shape
+        from_noise = getattr(q, "from_noise", None)
+        if from_noise is not None:
+            expanded = noise.standard.to(parameters).unsqueeze(1).expand(draws, self.batch.size, dim)
+            drawn: Tensor = from_noise(expanded)
+            return drawn
+        # Drawn for all observations together, so that the noise of one does not depend on which others are still searched.
+        everyone = self.all_parameters.index_copy(0, self.rows, parameters)
+        with random_state(noise.seed, parameters.device):
+            return self.family.distribution(everyone).rsample(torch.Size([draws]))[:, self.rows]

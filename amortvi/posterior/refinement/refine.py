@@ -1,0 +1,192 @@
+"""Refinement: the posterior of each observation, optimized individually."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from amortvi._util.checks import optional, positive_float, positive_int
+from amortvi._util.random import random_state
+from amortvi.data import Batch, Chunk, TensorObservations
+from amortvi.errors import AmortviWarning, OptionError
+from amortvi.families import FamilyChoice, ParametricFamily, family_label, make_family, moments, require_parametric
+from amortvi.posterior.network import InferenceNetwork
+from amortvi.posterior.posterior import Posterior
+from amortvi.posterior.refinement.adam import climb
+from amortvi.posterior.refinement.bound import Noise, ObservationELBO
+from amortvi.posterior.refinement.lbfgs import STATE_PER_PARAMETER, OptimizeResult, minimize
+
+__all__ = ["RefineMethod", "RefineOptions", "refine"]
+
+RefineMethod: TypeAlias = Literal["lbfgs", "adam"]
+
+_VALIDATION_DRAWS = 64
+_STEP_DRAWS = 8
+_MOMENT_DRAWS = 256
+
+
+@dataclass(frozen=True)
+class RefineOptions:
+    """Options of a refinement; see `amortvi.AmortizedVI.refine`.
+
+    Args:
+        method: ``"lbfgs"``, on fixed noise, or ``"adam"``, on fresh noise.
+        draws: ``K``, the draws per ELBO; ``None`` means four per dimension, but at least 32.
+        lr: Adam's learning rate.
+        tolerance: an observation has converged when less than this remains to be gained, in nats.
+        max_steps: the number of steps after which an observation is reported as not converged.
+        seed: the seed of the noise.
+
+    Raises:
+        OptionError: an option is out of range.
+    """
+
+    method: RefineMethod = "lbfgs"
+    draws: int | None = None
+    lr: float = 0.05
+    tolerance: float = 1e-4
+    max_steps: int = 2000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.method not in ("lbfgs", "adam"):
+            raise OptionError(f"method must be 'lbfgs' or 'adam'; got {self.method!r}.")
+        if optional(positive_int, "draws", self.draws) == 1:
+            raise OptionError("draws must be at least 2, because they come in antithetic pairs; got 1.")
+        positive_float("lr", self.lr)
+        positive_float("tolerance", self.tolerance)
+        positive_int("max_steps", self.max_steps)
+
+    def draws_for(self, dim: int) -> int:
+        """Return ``K`` for ``dim`` latent dimensions."""
+        return max(32, 4 * dim) if self.draws is None else self.draws
+
+
+def refine(posterior: Posterior, family: FamilyChoice | None, options: RefineOptions) -> Posterior:
+    """Optimize the parameters of each observation's posterior.
+
+    All observations of a chunk are optimized at once, each with its own step sizes and until it has converged. The result is
+    validated on noise that the search has not seen; an observation that did not improve keeps its start.
+
+    Args:
+        posterior: where the search starts. The generative model does not change.
+        family: the family to search in; ``None`` for that of ``posterior``.
+        options: how to search.
+
+    Returns:
+        The posteriors, with their observations in memory.
+
+    Raises:
+        FamilyError: the family is unknown, has no parameters for each observation, or cannot start from another family.
+        DataError: a value is outside the support of the model's likelihood.
+    """
+    # Data that change at each reading, such as images binarized on the fly, are read once: the parameters belong to these.
+    posterior = posterior.in_memory()
+    search = _Search(posterior, family, options)
+    found = posterior.map_chunks(search.refine_chunk, probe=search.probe, check_data=True)
+    _warn_of_unconverged(found["converged"], options)
+    source = posterior.observations
+    observations = TensorObservations(
+        replace(source.as_batch(), context=found["parameters"]), source.name, source.index
+    )
+    label = posterior.label if family is None else family_label(family)
+    network = InferenceNetwork(posterior.network.encoder, search.family, label)
+    return Posterior(posterior.model, network, observations, posterior.device)
+
+
+class _Search:
+    """The refinement of one chunk after the other.
+
+    Args:
+        posterior: where the search starts.
+        choice: the family to search in; ``None`` for that of ``posterior``.
+        options: how to search.
+    """
+
+    def __init__(self, posterior: Posterior, choice: FamilyChoice | None, options: RefineOptions) -> None:
+        self.posterior = posterior
+        self.options = options
+        self.dim = posterior.latents.dim
+        self.draws = options.draws_for(self.dim)
+        self._source: ParametricFamily | None = None
+        if choice is None:
+            self._source = require_parametric(posterior.family, "refine")
+            self.family = self._source.without_head()
+        else:
+            with random_state(options.seed):
+                made = make_family(choice, self.dim, posterior.family.context_features)
+            self.family = require_parametric(made, "refine").without_head().to(posterior.device)
+
+    def refine_chunk(self, chunk: Chunk, q: Distribution) -> Mapping[str, Tensor]:
+        """Return the refined ``parameters``, ``(B, P)``, and whether each observation has ``converged``, ``(B,)``."""
+        generator = torch.Generator().manual_seed(self.options.seed)
+        start = self._start(chunk.batch, q)
+        elbo = self._elbo(chunk.batch, start)
+        found = self._optimize(elbo, start, generator)
+        fresh = Noise.sample(max(_VALIDATION_DRAWS, self.draws), self.dim, generator)
+        improved = elbo(found.point, fresh) > elbo(start, fresh)
+        return {
+            "parameters": torch.where(improved.unsqueeze(-1), found.point, start),
+            "converged": found.converged,
+        }
+
+    def probe(self, chunk: Chunk, q: Distribution) -> Mapping[str, Tensor]:
+        """Take one gradient and allocate the memory of the optimizer, to measure what a chunk needs."""
+        start = self._start(chunk.batch, q)
+        noise = Noise.sample(self.draws, self.dim, torch.Generator().manual_seed(0))
+        gradient = self._elbo(chunk.batch, start).with_gradient(start, noise)[1]
+        return {"state": gradient.repeat(1, STATE_PER_PARAMETER)}
+
+    def _elbo(self, batch: Batch, start: Tensor) -> ObservationELBO:
+        rows = torch.arange(batch.size, device=start.device)
+        return ObservationELBO(self.posterior.model, self.family, batch, start, rows)
+
+    def _start(self, batch: Batch, q: Distribution) -> Tensor:
+        """Return the parameters of ``q``, or those of a posterior of the new family with the same location and scale."""
+        if self._source is not None:
+            parameters: Tensor = self._source.to_parameters(self.posterior.network.context(batch))
+            return parameters
+        with random_state(0, self.posterior.device):
+            known = moments(q)
+            if known is None:
+                draws = q.sample(torch.Size([_MOMENT_DRAWS]))
+                known = draws.mean(0), draws.var(0)
+            return self.family.parameters_near(known[0], known[1].sqrt())
+
+    def _optimize(self, elbo: ObservationELBO, start: Tensor, generator: torch.Generator) -> OptimizeResult:
+        """Maximize the ELBO of each observation from ``start``, ``(B, P)``."""
+        options, fixed = self.options, Noise.sample(self.draws, self.dim, generator)
+        if options.method == "adam":
+            return climb(
+                lambda rows, points: elbo.select(rows).path_gradient(
+                    points, Noise.sample(_STEP_DRAWS, self.dim, generator)
+                ),
+                lambda rows, points: elbo.select(rows)(points, fixed),
+                start,
+                lr=options.lr,
+                tolerance=options.tolerance,
+                max_steps=options.max_steps,
+            )
+
+        def negative(rows: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
+            value, gradient = elbo.select(rows).with_gradient(points, fixed)
+            return -value, -gradient
+
+        return minimize(negative, start, tolerance=options.tolerance, max_steps=options.max_steps)
+
+
+def _warn_of_unconverged(converged: Tensor, options: RefineOptions) -> None:
+    remaining = int((~converged).sum())
+    if remaining:
+        warnings.warn(
+            f"refine: {remaining} of {len(converged)} observations did not converge to {options.tolerance} nats within "
+            f"{options.max_steps} steps. They keep the best posterior found; increase max_steps or draws.",
+            AmortviWarning,
+            stacklevel=4,
+        )

@@ -1,0 +1,111 @@
+"""The options of a fit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+
+from amortvi._util.checks import optional, positive_float, positive_int, seed_or_none
+from amortvi.compile.choice import CompileChoice, check_compile_choice
+from amortvi.errors import OptionError
+from amortvi.objectives import ObjectiveChoice, make_objective
+
+__all__ = ["FitOptions", "OptimizerFactory", "Schedule", "ScheduleFactory", "check_device", "check_dtype"]
+
+Schedule: TypeAlias = torch.optim.lr_scheduler.LRScheduler | torch.optim.lr_scheduler.ReduceLROnPlateau
+OptimizerFactory: TypeAlias = Callable[..., torch.optim.Optimizer]
+"""A `torch.optim` class, or any callable ``(parameters, lr=...) -> Optimizer``."""
+ScheduleFactory: TypeAlias = Callable[[torch.optim.Optimizer], Schedule]
+"""A callable ``(optimizer) -> learning-rate schedule``, called once per fit; the schedule steps once per epoch."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitOptions:
+    """The options of one fit.
+
+    Args:
+        validation_data: held-out observations, in any form that ``x`` can have; their ELBO is recorded in `history`.
+        epochs: passes over the data.
+        batch_size: observations per step; 128 by default. A `DataLoader` has its own batch size.
+        lr: the learning rate.
+        objective: ``"elbo"``, ``"iwae"`` (the importance-weighted bound of 5 draws), or an `objectives.Objective`, such as
+            ``objectives.ELBO(kl_weight=objectives.LinearSchedule(epochs=20))``.
+        optimizer: a `torch.optim` class, or a callable ``(parameters, lr=...) -> Optimizer``.
+        lr_schedule: a callable ``(optimizer) -> schedule``, with a schedule of `torch.optim.lr_scheduler`, which steps once
+            per epoch.
+        gradient_clip: the largest norm of the gradient.
+        patience: stop after this many epochs without a higher validation ELBO, and restore the best parameters.
+        device: where to train, such as ``"cuda"`` or ``"mps"``; by default where the encoder is.
+        dtype: ``torch.float32`` or ``torch.float64``; by default that of the encoder.
+        compile: ``True`` records model, guide, gradient and optimizer as one graph and compiles it, once per shape of a
+            minibatch, which takes some seconds and makes a step several times as fast. ``False`` runs plain PyTorch.
+            ``"auto"`` compiles if at least 10,000 steps of a shape are to come; if a step cannot be compiled, it runs plain
+            PyTorch and issues one warning. The results are equal up to rounding.
+        seed: makes the fit reproducible bit for bit on one machine, and leaves the caller's random state untouched.
+        progress: whether to show a progress bar with the ELBO and the time left.
+
+    Raises:
+        OptionError: an option is out of range, or ``patience`` is given without ``validation_data``.
+    """
+
+    validation_data: Any = None
+    epochs: int = 100
+    batch_size: int | None = None
+    lr: float = 1e-3
+    objective: ObjectiveChoice = "elbo"
+    optimizer: OptimizerFactory = torch.optim.Adam
+    lr_schedule: ScheduleFactory | None = None
+    gradient_clip: float | None = None
+    patience: int | None = None
+    device: str | torch.device | None = None
+    dtype: torch.dtype | None = None
+    compile: CompileChoice = "auto"
+    seed: int | None = None
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        checked = {
+            "epochs": positive_int("epochs", self.epochs),
+            "batch_size": optional(positive_int, "batch_size", self.batch_size),
+            "lr": positive_float("lr", self.lr),
+            "objective": make_objective(self.objective),
+            "gradient_clip": optional(positive_float, "gradient_clip", self.gradient_clip),
+            "patience": optional(positive_int, "patience", self.patience),
+            "device": optional(check_device, "device", self.device),
+            "dtype": optional(check_dtype, "dtype", self.dtype),
+            "compile": check_compile_choice(self.compile),
+            "seed": seed_or_none(self.seed),
+        }
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
+        if not callable(self.optimizer):
+            raise OptionError(
+                f"optimizer must be a torch.optim class or a callable (parameters, lr=...) -> Optimizer; "
+                f"got {self.optimizer!r}."
+            )
+        if self.lr_schedule is not None and not callable(self.lr_schedule):
+            raise OptionError(f"lr_schedule must be a callable (optimizer) -> schedule; got {self.lr_schedule!r}.")
+        if self.patience is not None and self.validation_data is None:
+            raise OptionError("patience needs validation_data, because early stopping watches the validation ELBO.")
+
+
+def check_dtype(name: str, value: object) -> torch.dtype:
+    """Return ``value`` if it is a floating-point type of PyTorch, else raise `OptionError`."""
+    if not isinstance(value, torch.dtype) or not value.is_floating_point:
+        raise OptionError(f"{name} must be a floating-point type of torch, such as torch.float64; got {value!r}.")
+    return value
+
+
+def check_device(name: str, value: Any) -> torch.device:
+    """Return ``value`` as a device if this machine has it, else raise `OptionError`."""
+    try:
+        device = torch.empty(0, device=value).device
+        if device.type == "meta":
+            raise RuntimeError("it holds shapes, but no values")
+    except (RuntimeError, AssertionError, TypeError) as error:
+        reason = str(error).splitlines()[0]
+        raise OptionError(f"{name}={str(value)!r} cannot be used on this machine: {reason}") from error
+    return device

@@ -1,0 +1,163 @@
+"""The choice between eager and compiled: compiling costs seconds once, and saves milliseconds per step."""
+
+from __future__ import annotations
+
+import statistics
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from amortvi.data import Minibatch
+from amortvi.errors import AmortviWarning, CaptureError
+from amortvi.training.steps.step import CompilingStep, Step
+from amortvi.training.steps.totals import Totals
+
+__all__ = ["AutoStep", "Budget"]
+
+PAYS_FROM = 10_000
+"""Steps of one shape from which compiling pays. Both its time and the time it saves per step grow with the number of
+operations, so their ratio depends little on the model: about three thousand steps on an idle machine, and up to ten thousand
+on a busy one. A rule that counts steps and measures nothing always makes the same choice, and so gives the same numbers."""
+
+_TIMED_STEPS = 8
+"""Steps of each kind that are timed before their medians are compared, which one slow step in eight does not change."""
+
+_TOLERATED_SLOWDOWN = 1.1
+"""How many times as long as an eager step a compiled one may take; less than a tenth is noise on a shared machine."""
+
+
+@dataclass
+class Budget:
+    """The epochs of a fit that are to come.
+
+    Args:
+        epochs: how many.
+        gave_up: whether compiling has failed, which is reported once.
+    """
+
+    epochs: int
+    gave_up: bool = False
+
+    def give_up(self, error: CaptureError) -> None:
+        """Report once that this fit runs eagerly, and why."""
+        if not self.gave_up:
+            self.gave_up = True
+            warnings.warn(f"this fit runs without compiling: {error}", AmortviWarning, stacklevel=2)
+
+
+class AutoStep:
+    """Runs minibatches eagerly, or compiled if enough minibatches of the same shape are to come.
+
+    A shape whose compiled step is more than a tenth slower than eager returns to eager.
+
+    Args:
+        eager: the reference.
+        make_compiled: constructs the compiled step, or returns the existing one.
+        compiled: the compiled step of an earlier fit, or ``None``.
+        budget: the epochs to come.
+        steps_per_epoch: the number of minibatches per epoch, or ``None`` if unknown.
+    """
+
+    def __init__(
+        self,
+        eager: Step,
+        make_compiled: Callable[[], CompilingStep],
+        compiled: CompilingStep | None,
+        budget: Budget,
+        steps_per_epoch: int | None,
+    ) -> None:
+        self.eager = eager
+        self._make = make_compiled
+        self._compiled = compiled
+        self._budget = budget
+        self._steps_per_epoch = steps_per_epoch
+        self._shapes: dict[int, _Shape] = {}
+
+    @property
+    def totals(self) -> Totals:
+        """The sums of the epoch so far."""
+        return self.eager.totals
+
+    def begin(self) -> None:
+        """Prepare for an epoch."""
+        if self._compiled is not None:
+            self._compiled.begin()
+
+    def end(self) -> None:
+        """Finish an epoch."""
+        if self._compiled is not None:
+            self._compiled.end()
+
+    def __call__(self, minibatch: Minibatch) -> None:
+        """Process one minibatch."""
+        shape = self._shapes.get(minibatch.size) or self._new_shape(minibatch)
+        if not shape.is_settled:
+            self._try(shape, minibatch)
+        elif shape.compiles and self._compiled is not None:
+            self._compiled(minibatch)
+        else:
+            self.eager(minibatch)
+
+    def _new_shape(self, minibatch: Minibatch) -> _Shape:
+        known = self._compiled is not None and self._compiled.is_compiled_for(minibatch)
+        shape = _Shape(compiles=known or self._pays(minibatch.size), is_settled=known)
+        self._shapes[minibatch.size] = shape
+        return shape
+
+    def _pays(self, size: int) -> bool:
+        # The last minibatch of an epoch may be smaller than the others, and occurs once.
+        full = next(iter(self._shapes), size)
+        per_epoch = 1 if size != full else max(1, (self._steps_per_epoch or 1) - 1)
+        return per_epoch * self._budget.epochs >= PAYS_FROM
+
+    def _try(self, shape: _Shape, minibatch: Minibatch) -> None:
+        compiles = shape.eager_is_timed and not self._budget.gave_up
+        start = _now(self.totals)
+        if compiles:
+            try:
+                self._ready()(minibatch)
+            except CaptureError as error:
+                self._budget.give_up(error)
+                compiles = False
+        if not compiles:
+            self.eager(minibatch)
+        shape.add_time(_now(self.totals) - start, compiled=compiles)
+        if self._budget.gave_up:
+            shape.compiles, shape.is_settled = False, True
+
+    def _ready(self) -> CompilingStep:
+        if self._compiled is None:
+            self._compiled = self._make()
+            self._compiled.begin()
+        return self._compiled
+
+
+class _Shape:
+    """What is known of the minibatches of one size."""
+
+    def __init__(self, *, compiles: bool, is_settled: bool) -> None:
+        self.compiles = compiles
+        self.is_settled = is_settled or not compiles
+        self._eager: list[float] = []
+        self._compiled: list[float] = []
+
+    @property
+    def eager_is_timed(self) -> bool:
+        return len(self._eager) >= _TIMED_STEPS
+
+    def add_time(self, seconds: float, *, compiled: bool) -> None:
+        (self._compiled if compiled else self._eager).append(seconds)
+        # The first compiled step includes compilation.
+        if len(self._compiled) > _TIMED_STEPS:
+            slowdown = statistics.median(self._compiled[1:]) / statistics.median(self._eager)
+            self.compiles = slowdown <= _TOLERATED_SLOWDOWN
+            self.is_settled = True
+
+
+def _now(totals: Totals) -> float:
+    if totals.sums.is_cuda:
+        torch.cuda.synchronize(totals.sums.device)
+    return time.perf_counter()

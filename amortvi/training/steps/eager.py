@@ -1,0 +1,125 @@
+"""The reference step: objective, gradient and optimizer, one after the other in plain PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from amortvi._util.random import random_state
+from amortvi.compile import needs_closure
+from amortvi.data import Batch, Minibatch
+from amortvi.errors import NonFiniteError
+from amortvi.objectives import Estimate
+from amortvi.training.steps.totals import Totals
+from amortvi.training.steps.update import Differentiated, Estimation, Update
+
+__all__ = ["EagerEstimation", "EagerStep"]
+
+
+class EagerStep:
+    """One optimizer step on one minibatch; loss and gradients are checked before anything is updated.
+
+    Args:
+        update: what to compute.
+    """
+
+    def __init__(self, update: Update) -> None:
+        self.update = update
+
+    @property
+    def totals(self) -> Totals:
+        """The sums of the epoch so far."""
+        return self.update.totals
+
+    def begin(self) -> None:
+        """Do nothing."""
+
+    def end(self) -> None:
+        """Do nothing: every step was checked."""
+
+    def __call__(self, minibatch: Minibatch) -> None:
+        """Update the parameters.
+
+        Raises:
+            NonFiniteError: the loss or a gradient is not finite; the parameters are then as before the call.
+        """
+        batch = minibatch.gather()
+        if needs_closure(self.update.optimizer):
+            self._line_search(batch)
+        else:
+            self.update.apply(self._differentiate(batch).gradients)
+
+    def _line_search(self, batch: Batch) -> None:
+        """Let the optimizer evaluate the loss several times, each time with the same draws."""
+        seed = int(torch.randint(2**31, ()))
+        sums = None
+
+        def closure() -> float:
+            nonlocal sums
+            with random_state(seed, self.totals.sums.device):
+                found = self._differentiate(batch)
+            self.update.attach(found.gradients)
+            if sums is None:
+                sums = self.totals.sums.clone()
+            return float(found.loss)
+
+        self.update.step(closure)
+        assert sums is not None
+        self.totals.sums.copy_(sums)
+
+    def _differentiate(self, batch: Batch) -> Differentiated:
+        found = self.update.differentiate(batch)
+        if not torch.isfinite(found.loss):
+            raise NonFiniteError(f"the loss is {found.loss.item()}: {_non_finite_terms(found.estimate)}")
+        self._check_gradients(found.gradients)
+        return found
+
+    def _check_gradients(self, gradients: Sequence[Tensor | None]) -> None:
+        norm = nn.utils.get_total_norm([gradient for gradient in gradients if gradient is not None])
+        if torch.isfinite(norm):
+            return
+        names = self.update.modules.parameter_names()
+        bad = [
+            names[id(parameter)]
+            for parameter, gradient in zip(self.update.parameters, gradients, strict=True)
+            if gradient is not None and not torch.isfinite(gradient).all()
+        ]
+        raise NonFiniteError(f"the gradient is not finite for {', '.join(bad) or 'the sum of all parameters'}")
+
+
+class EagerEstimation:
+    """The estimate of the objective on one minibatch, without an update.
+
+    Args:
+        estimation: what to compute.
+    """
+
+    def __init__(self, estimation: Estimation) -> None:
+        self.estimation = estimation
+
+    @property
+    def totals(self) -> Totals:
+        """The sums of the pass so far."""
+        return self.estimation.totals
+
+    def begin(self) -> None:
+        """Do nothing."""
+
+    def end(self) -> None:
+        """Do nothing."""
+
+    def __call__(self, minibatch: Minibatch) -> None:
+        """Estimate the objective and add it to the totals."""
+        self.estimation.accumulate(minibatch.gather())
+
+
+def _non_finite_terms(estimate: Estimate) -> str:
+    """Describe which terms of the objective are not finite, and for how many draws."""
+    found = []
+    for name, value in estimate.weights.terms().items():
+        bad = ~torch.isfinite(value)
+        if bad.any():
+            found.append(f"{name} is not finite for {int(bad.sum())} of {bad.numel()} draws")
+    return "; ".join(found) or "every term is finite, but their sum is not"

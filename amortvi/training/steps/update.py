@@ -1,0 +1,140 @@
+"""What one training step computes, whichever engine runs it: objective, gradient, clipping, optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyro
+import torch
+from torch import Tensor, nn
+
+from amortvi.data import Batch
+from amortvi.objectives import Estimate, Objective
+from amortvi.training.steps.totals import Totals
+from amortvi.training.trained import TrainedModules
+
+__all__ = ["Differentiated", "Estimation", "Update", "memory_of"]
+
+
+@dataclass
+class Estimation:
+    """The estimate of the objective on a batch, without an update.
+
+    Args:
+        modules: model and inference network.
+        objective: the bound.
+        observations: the size of the data set, or ``None`` if unknown.
+        totals: the sums to which the estimate is added.
+    """
+
+    modules: TrainedModules
+    objective: Objective
+    observations: int | None
+    totals: Totals
+
+    def accumulate(self, batch: Batch) -> None:
+        """Estimate the objective and add it to the totals."""
+        with torch.no_grad():
+            self.totals.add(self.estimate(batch), self.observations)
+
+    def estimate(self, batch: Batch) -> Estimate:
+        """Return the estimate of the objective."""
+        # Validation by the distributions costs a third of a step; the data were checked once, before training.
+        with pyro.validation_enabled(False):
+            return self.objective.estimate(self.modules.model, self.modules.network, batch)
+
+    def is_equivalent(self, other: Estimation) -> bool:
+        """Whether ``other`` computes the same from the same tensors, so that what was compiled for it can be reused."""
+        ours, theirs = vars(self), vars(other)
+        return type(self) is type(other) and all(_equivalent(ours[name], theirs[name]) for name in ours)
+
+    def fingerprint(self) -> Hashable:
+        """Return what must not change while a recording is in use: the memory of tensors, and the modes of modules."""
+        modes = tuple(part.training for part in self.modules.parts)
+        return memory_of([*self.modules.tensors, self.totals.sums]), modes
+
+
+def _equivalent(a: Any, b: Any) -> bool:
+    if isinstance(a, Totals):
+        return isinstance(b, Totals) and a.sums.device == b.sums.device
+    if isinstance(a, TrainedModules):
+        # Whether the tensors are the same is decided by the fingerprint.
+        return isinstance(b, TrainedModules) and a.modules == b.modules and a.freeze_model == b.freeze_model
+    if isinstance(a, Objective):
+        return a is b or (type(a) is type(b) and _same_options(vars(a), vars(b)))
+    if isinstance(a, list):
+        return len(a) == len(b) and all(x is y for x, y in zip(a, b, strict=True))
+    return a is b or (isinstance(a, int | float) and a == b)
+
+
+def _same_options(a: dict[str, Any], b: dict[str, Any]) -> bool:
+    plain = (int, float, str, bool, type(None))
+    return a.keys() == b.keys() and all(a[k] is b[k] or (isinstance(a[k], plain) and a[k] == b[k]) for k in a)
+
+
+def memory_of(tensors: Sequence[Tensor]) -> Hashable:
+    """Return a key that tells whether tensors are the same objects in the same memory."""
+    return tuple((id(t), t.data_ptr(), t.shape, t.dtype, t.requires_grad) for t in tensors)
+
+
+@dataclass(frozen=True)
+class Differentiated:
+    """The objective on a batch, and its gradient.
+
+    Args:
+        estimate: the objective.
+        loss: the quantity that is minimized.
+        gradients: one for each parameter; ``None`` if the loss does not depend on it.
+    """
+
+    estimate: Estimate
+    loss: Tensor
+    gradients: Sequence[Tensor | None]
+
+
+@dataclass
+class Update(Estimation):
+    """One update of the parameters.
+
+    Args:
+        optimizer: the optimizer of ``parameters``.
+        parameters: what is trained.
+        gradient_clip: the largest norm of the gradient, or ``None``.
+    """
+
+    optimizer: torch.optim.Optimizer
+    parameters: list[nn.Parameter]
+    gradient_clip: float | None
+
+    def differentiate(self, batch: Batch) -> Differentiated:
+        """Estimate the objective, add it to the totals, and compute its gradient."""
+        with torch.enable_grad():
+            estimate = self.estimate(batch)
+            loss = estimate.loss(self.observations)
+            gradients = torch.autograd.grad(loss, self.parameters, allow_unused=True)
+        self.totals.add(estimate, self.observations)
+        return Differentiated(estimate, loss.detach(), gradients)
+
+    def apply(self, gradients: Sequence[Tensor | None]) -> None:
+        """Clip the gradient and take the optimizer's step."""
+        self.attach(gradients)
+        self.step()
+
+    def attach(self, gradients: Sequence[Tensor | None]) -> None:
+        """Clip the gradient and leave it on the parameters."""
+        for parameter, gradient in zip(self.parameters, gradients, strict=True):
+            parameter.grad = gradient
+        if self.gradient_clip is not None:
+            norm = nn.utils.get_total_norm([gradient for gradient in gradients if gradient is not None])
+            nn.utils.clip_grads_with_norm_(self.parameters, self.gradient_clip, norm)
+
+    def step(self, *closure: Callable[[], float]) -> None:
+        """Take the optimizer's step with the attached gradient, then remove the gradient.
+
+        Args:
+            closure: attaches the gradient and returns the loss, for an optimizer that evaluates the loss itself.
+        """
+        self.optimizer.step(*closure)
+        self.optimizer.zero_grad(set_to_none=True)

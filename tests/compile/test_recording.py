@@ -1,0 +1,172 @@
+"""What a recording holds, what it puts back, and what it refuses."""
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from torch import Tensor, nn
+
+from amortvi.compile.recording import Recording, record
+from amortvi.errors import CaptureError
+
+X = torch.arange(12.0).reshape(4, 3)
+OTHER = X.flip(0) + 0.5
+
+
+def replay(recording: Recording, *arguments: Tensor) -> list[Tensor]:
+    with torch.no_grad():
+        found = recording.graph(*arguments, *(tensor.detach() for tensor in recording.outside))
+    return list(found[: recording.results])
+
+
+def test_tensors_from_outside_are_read_anew_at_each_run() -> None:
+    closed_over, parameter = torch.ones(3), nn.Parameter(torch.full((3,), 2.0))
+    recording = record(lambda x: [(x * closed_over + parameter).sum()], [X], [OTHER])
+    assert {id(tensor) for tensor in recording.outside} == {id(closed_over), id(parameter)}
+    closed_over.fill_(3.0)
+    with torch.no_grad():
+        parameter.fill_(-1.0)
+    assert torch.equal(replay(recording, X)[0], (X * 3 - 1).sum())
+
+
+def test_a_gradient_is_recorded_too() -> None:
+    weight = nn.Parameter(torch.tensor([1.0, -2.0, 0.5]))
+
+    def gradient(x: Tensor) -> list[Tensor]:
+        with torch.enable_grad():
+            return list(torch.autograd.grad((x @ weight).square().sum(), [weight]))
+
+    recording = record(gradient, [X], [OTHER])
+    assert torch.allclose(replay(recording, OTHER)[0], gradient(OTHER)[0])
+
+
+def test_what_the_function_writes_is_put_back_and_written_by_the_graph() -> None:
+    counter, layer = torch.zeros(()), nn.BatchNorm1d(3)
+    part = torch.zeros(4)[1:3]
+
+    def function(x: Tensor) -> list[Tensor]:
+        counter.add_(1)
+        part.mul_(2).add_(x[0, :2])
+        return [layer(x).sum()]
+
+    recording = record(function, [X], [OTHER])
+    assert counter == 0
+    assert torch.equal(part, torch.zeros(2))
+    assert torch.equal(layer.running_mean, torch.zeros(3))
+    assert layer.num_batches_tracked == 0
+    replay(recording, X)
+    replay(recording, X)
+    assert counter == 2
+    assert torch.equal(part, 3 * X[0, :2])
+    assert layer.num_batches_tracked == 2
+    assert torch.allclose(layer.running_mean, X.mean(0) * (1 - 0.9**2))
+
+
+def test_the_callers_random_state_is_not_touched() -> None:
+    torch.manual_seed(1)
+    expected = torch.randn(3)
+    torch.manual_seed(1)
+    record(lambda x: [x + torch.randn_like(x)], [X], [OTHER])
+    assert torch.equal(torch.randn(3), expected)
+
+
+def test_draws_are_those_of_the_function_in_its_order_also_where_no_one_uses_them() -> None:
+    def function(x: Tensor) -> list[Tensor]:
+        first = torch.randn(4, 3)
+        torch.rand(5)
+        kept = nn.functional.dropout(x, 0.5)
+        return [first * kept + torch._standard_gamma(x + 1)]
+
+    recording = record(function, [X], [OTHER])
+    torch.manual_seed(2)
+    expected, after = function(X)[0], torch.rand(())
+    torch.manual_seed(2)
+    assert torch.equal(replay(recording, X)[0], expected)
+    assert torch.equal(torch.rand(()), after)
+
+
+def test_constants_may_be_read_and_choose_rows() -> None:
+    def function(x: Tensor) -> list[Tensor]:
+        total = x.new_zeros(())
+        for position in torch.arange(3):
+            total = total + x[int(position)].sum() * float(torch.tensor(0.5))
+        mask = torch.ones(3, 3).tril() > 0
+        return [total, (x[:3])[mask], x[..., torch.tensor([True, False, True])]]
+
+    recording = record(function, [X], [OTHER])
+    for mine, expected in zip(replay(recording, OTHER), function(OTHER), strict=True):
+        assert torch.equal(mine, expected)
+
+
+class Counts:
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return x * min(1.0, self.calls / 100)
+
+
+def alternates() -> Callable[[Tensor], Tensor]:
+    signs = [1.0, -1.0, 1.0, -1.0]
+    return lambda x: x.exp() if signs.pop() > 0 else x.sin()
+
+
+READS = "reads the value of a tensor"
+VARIES = "not do the same at each call"
+REFUSED: dict[str, tuple[Callable[[Tensor], Any], str]] = {
+    "item": (lambda x: x * x.sum().item(), READS),
+    "float": (lambda x: x * float(x.sum()), READS),
+    "if": (lambda x: x if x.sum() > 0 else -x, READS),
+    "numpy": (lambda x: x + torch.tensor(x.numpy().mean()), READS),
+    "np.asarray": (lambda x: x * np.asarray(x).mean(), READS),
+    "tolist": (lambda x: x * x.tolist()[0][0], READS),
+    "a value of something drawn": (lambda x: x * torch.rand(()).item(), READS),
+    "a value of what is outside": (lambda x: x * X.sum().item(), READS),
+    "a mask of the data": (lambda x: x[x > 0], "size of its result depends"),
+    "nonzero": (lambda x: x.nonzero(), "size of its result depends"),
+    "unique": (lambda x: x.unique(), "size of its result depends"),
+    "Python's random numbers": (lambda x: x * random.random(), VARIES),
+    "NumPy's random numbers": (lambda x: x * np.random.default_rng().random(), VARIES),
+    "a tensor of NumPy's random numbers": (
+        lambda x: x * torch.from_numpy(np.random.default_rng().random(3)).float(),
+        VARIES,
+    ),
+    "a tensor made of Python's random numbers": (lambda x: x * torch.tensor(random.random()), VARIES),
+    "a counter": (Counts(), VARIES),
+    "another operation each time": (alternates(), VARIES),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_what_a_graph_cannot_hold_is_refused_with_its_line(kind: str) -> None:
+    body, reason = REFUSED[kind]
+
+    def function(x: Tensor) -> list[Tensor]:
+        result = body(x)
+        return [result.sum()]
+
+    with pytest.raises(CaptureError, match=reason) as caught:
+        record(function, [X], [OTHER])
+    assert "test_recording.py, line " in str(caught.value)
+    assert "compile=False" in str(caught.value)
+
+
+def test_a_refusal_names_the_last_site_whatever_else_it_says() -> None:
+    def function(x: Tensor) -> list[Tensor]:
+        pyro.sample("first", dist.Normal(0.0, 1.0))
+        site = pyro.sample("second", dist.Normal(0.0, 1.0))
+        return [x * site.item()]
+
+    with pytest.raises(CaptureError, match=r"x \* site.item\(\).*\(The last site: 'second'.\)"):
+        record(function, [X], [OTHER])
+
+
+def test_an_error_of_the_function_is_quoted() -> None:
+    with pytest.raises(CaptureError, match=r"fails while it is recorded: RuntimeError: .*shape"):
+        record(lambda x: [x.reshape(7)], [X], [OTHER])
