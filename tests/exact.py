@@ -1,4 +1,4 @@
-"""Estimators whose posterior is set by hand, so that what is computed from it can be compared with exact answers."""
+"""Estimators whose posterior is set by hand, so that results can be compared with exact answers."""
 
 import pyro
 import torch
@@ -10,7 +10,7 @@ from amortvi.model.library import LinearGaussian
 
 
 def linear_gaussian(latents: int = 3, features: int = 5, *, dtype: torch.dtype = torch.float64) -> LinearGaussian:
-    """A model with non-orthogonal loadings."""
+    """Return a model with non-orthogonal loadings."""
     generator = torch.Generator().manual_seed(7)
     W = torch.randn(features, latents, generator=generator, dtype=dtype)
     bias = torch.randn(features, generator=generator, dtype=dtype)
@@ -23,9 +23,10 @@ def solved(
     *,
     widen: float = 1.0,
 ) -> avi.AmortizedVI:
-    """The estimator with the family's best posterior, its covariance multiplied by ``widen ** 2``."""
+    """Return the estimator with the best posterior of the family, its covariance multiplied by ``widen ** 2``."""
     features, latents = model.W.shape
-    best = closest(family(latents, family(latents, 1).num_parameters, head=False), model.precision() / widen**2)
+    parameters = family().setup(latents, context_features=1).num_parameters
+    best = closest(family(head=False).setup(latents, parameters), model.precision() / widen**2)
     gain = torch.linalg.solve(model.precision(), model.W.mT / model.scale.square())
     encoder = nn.Linear(features, best.numel(), dtype=model.W.dtype)
     with torch.no_grad():
@@ -33,18 +34,17 @@ def solved(
         encoder.weight[:latents] = gain
         encoder.bias.copy_(best)
         encoder.bias[:latents] = -gain @ model.bias
-    return held(model, encoder, family, model.simulate(4, seed=0))
+    return hand_set(model, encoder, family, model.simulate(4, seed=0))
 
 
-def held(model, encoder: nn.Module, family: type[avi.families.GaussianFamily], x) -> avi.AmortizedVI:
-    """The estimator whose encoder gives the family's parameters, left as they are."""
-    vi = avi.AmortizedVI(model, encoder, lambda dim, context: family(dim, context, head=False), freeze_model=True)
-    return vi.fit(x, epochs=1, lr=1e-30, progress=False, seed=0)
+def hand_set(model, encoder: nn.Module, family: type[avi.families.GaussianFamily], x) -> avi.AmortizedVI:
+    """Return the estimator whose encoder returns the parameters of the family itself, set up but not trained."""
+    return avi.AmortizedVI(model, encoder, family(head=False), freeze_model=True).setup(x, seed=0)
 
 
 @torch.enable_grad()
 def closest(family: avi.families.GaussianFamily, precision: Tensor) -> Tensor:
-    """The parameters of the family's Gaussian that is closest, in KL(q || p), to N(0, inverse of ``precision``)."""
+    """Return the parameters of the Gaussian closest, in KL(q || p), to N(0, inverse of ``precision``)."""
     parameters = torch.zeros(family.num_parameters, dtype=precision.dtype)
     parameters = parameters.normal_(0, 0.01, generator=torch.Generator().manual_seed(0)).requires_grad_()
     optimizer = torch.optim.LBFGS(
@@ -64,7 +64,7 @@ def closest(family: avi.families.GaussianFamily, precision: Tensor) -> Tensor:
 
 
 class Fixed(nn.Module):
-    """An encoder that returns ``parameters`` (one row, or a row an observation) whatever it is called with."""
+    """An encoder that returns ``parameters`` (one row, or one per observation) whatever its input."""
 
     def __init__(self, parameters: Tensor) -> None:
         super().__init__()
@@ -75,12 +75,12 @@ class Fixed(nn.Module):
 
 
 def with_parameters(model, parameters: Tensor, x, family=avi.families.FullCovariance) -> avi.AmortizedVI:
-    """The estimator whose posterior has these family parameters for each observation, for a model of any latents."""
-    return held(model, Fixed(parameters), family, x)
+    """Return the estimator whose posterior has these family parameters for each observation."""
+    return hand_set(model, Fixed(parameters), family, x)
 
 
 def one_latent(prior: dist.Distribution):
-    """A model whose one latent ``"z"`` has ``prior``, and whose data say nothing of it."""
+    """Return a model whose only latent ``"z"`` has ``prior`` and does not affect the data."""
 
     def model(x):
         with pyro.plate("data", x.shape[0]):
