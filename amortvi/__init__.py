@@ -22,24 +22,15 @@ if TYPE_CHECKING:
     from amortvi.comparison import FamilyFits, compare, fit_families
     from amortvi.compile import svi
     from amortvi.compile.svi import SVI
-    from amortvi.diagnostics import (
-        Calibration,
-        Diagnosis,
-        Evidence,
-        Gaps,
-        Reference,
-        annealed_evidence,
-        bracket_evidence,
-        c2st,
-        calibrate,
-        convergence,
-        diagnose,
-        evidence,
-        gaps,
-        latent_usage,
-        predictive_check,
-        reference,
-    )
+    from amortvi.diagnostics.annealing import annealed_evidence, bracket_evidence
+    from amortvi.diagnostics.c2st import c2st
+    from amortvi.diagnostics.calibration import Calibration, calibrate
+    from amortvi.diagnostics.convergence import convergence
+    from amortvi.diagnostics.evidence import Evidence, evidence
+    from amortvi.diagnostics.gaps import Diagnosis, Gaps, diagnose, gaps
+    from amortvi.diagnostics.latents import latent_usage
+    from amortvi.diagnostics.predictive import predictive_check
+    from amortvi.diagnostics.reference import Reference, reference
     from amortvi.plots.report import report
 
 __all__ = [
@@ -82,23 +73,44 @@ __all__ = [
     "testing",
 ]
 
-# Imported at their first use: a fit needs none of them, and together they would double the time that the import takes.
+# Imported at their first use, since a fit needs none of them: each name with the module that defines it.
 _LAZY = {
-    "SVI": "amortvi.compile.svi",
-    "report": "amortvi.plots.report",
-    "svi": "amortvi.compile",
-    **dict.fromkeys(("FamilyFits", "compare", "fit_families"), "amortvi.comparison"),
-    **dict.fromkeys(("diagnostics", "plots", "testing"), "amortvi"),
+    "SVI": "amortvi.compile.svi.svi",
+    "Calibration": "amortvi.diagnostics.calibration.result",
+    "Diagnosis": "amortvi.diagnostics.gaps.diagnosis",
+    "Evidence": "amortvi.diagnostics.evidence.evidence",
+    "FamilyFits": "amortvi.comparison.fits",
+    "Gaps": "amortvi.diagnostics.gaps.gaps",
+    "Reference": "amortvi.diagnostics.reference.reference",
+    "annealed_evidence": "amortvi.diagnostics.annealing.annealed_evidence",
+    "bracket_evidence": "amortvi.diagnostics.annealing.bracket",
+    "c2st": "amortvi.diagnostics.c2st",
+    "calibrate": "amortvi.diagnostics.calibration.calibrate",
+    "compare": "amortvi.comparison.compare",
+    "convergence": "amortvi.diagnostics.convergence.convergence",
+    "diagnose": "amortvi.diagnostics.gaps.diagnosis",
+    "evidence": "amortvi.diagnostics.evidence.evidence",
+    "fit_families": "amortvi.comparison.fits",
+    "gaps": "amortvi.diagnostics.gaps.gaps",
+    "latent_usage": "amortvi.diagnostics.latents.latent_usage",
+    "predictive_check": "amortvi.diagnostics.predictive.predictive_check",
+    "reference": "amortvi.diagnostics.reference.reference",
+    "report": "amortvi.plots.report.report",
+}
+_LAZY_MODULES = {
+    "diagnostics": "amortvi.diagnostics",
+    "plots": "amortvi.plots",
+    "svi": "amortvi.compile.svi",
+    "testing": "amortvi.testing",
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module 'amortvi' has no attribute {name!r}")
-    home = _LAZY.get(name, "amortvi.diagnostics")
-    if home == "amortvi" or name == "svi":
-        return importlib.import_module(f"{home}.{name}")
-    return getattr(importlib.import_module(home), name)
+    if name in _LAZY_MODULES:
+        return importlib.import_module(_LAZY_MODULES[name])
+    if name in _LAZY:
+        return getattr(importlib.import_module(_LAZY[name]), name)
+    raise AttributeError(f"module 'amortvi' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
@@ -106,9 +118,9 @@ def __dir__() -> list[str]:
 
 
 def _warn_of_inactive_latents(vi: AmortizedVI, x: Observations, options: FitOptions) -> None:
-    from amortvi.diagnostics.latents import warn_of_inactive_latents
+    from amortvi.diagnostics.latents.inactive import warn_of_inactive_latents  # only now: a fit may not need it
 
     warn_of_inactive_latents(vi, x, options)
 
 
-# AmortizedVI.after_fit.append(_warn_of_inactive_latents)
+AmortizedVI.after_fit.append(_warn_of_inactive_latents)

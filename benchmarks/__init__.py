@@ -1,1 +1,1 @@
-"""Benchmarks: one script a question, all competitors in one run. See README.md."""
+"""Benchmarks: one script per question. All competitors of a question are measured in the same run. See README.md."""

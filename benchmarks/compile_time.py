@@ -1,8 +1,8 @@
-"""How long does compiling take, and does `compile="auto"` ever lose by it?
+"""How long does compilation take, and is `compile="auto"` ever slower than eager?
 
-Digits, a VAE 64-64-8, batches of 64; each fit in a fresh process, from its call to its end, imports not counted. `compile=True`
-with an empty cache of compiled code and with the one it left; `compile="auto"`, always with an empty cache, beside eager for a
-short fit, one that is just long enough to be compiled, and a long one.
+A VAE 64-64-8 on the digits, batches of 64. Each fit runs in a fresh process and is timed from call to return, without
+imports. `compile=True` runs with an empty and with a filled cache of compiled code. `compile="auto"` always starts
+with an empty cache; it is compared with eager for a short fit, a fit just long enough to be compiled, and a long one.
 """
 
 from __future__ import annotations
@@ -11,45 +11,51 @@ import tempfile
 from collections.abc import Callable
 from functools import partial
 
-from benchmarks import settings
-from benchmarks.harness import interleave
-from benchmarks.processes import printed_number
-from benchmarks.report import Ratio, report
+from amortvi.compile import CompileChoice
+from benchmarks.competitors import problem
+from benchmarks.competitors.amortvi_fit import fits
+from benchmarks.harness import Ratio, interleave, printed_number, report, start, timer
 
-SHORT = 2
-AUTO = {"short": 20, "middling": 190, "long": 500}
-"""Epochs, 23 steps each. The middling fit is the one that "auto" could lose most by: compiling has just begun to pay."""
+FEW_EPOCHS = 2
+AUTO_EPOCHS = {"short": 20, "medium": 190, "long": 500}
+"""Epochs of 23 steps. "auto" could lose most in the medium fit, in which compilation has just begun to pay off."""
 
 
 def main() -> None:
-    """Measure, print and save."""
-    given = settings.start("compile_time", __doc__, threads=1, repetitions=3)
-    cold, warm = f"compiled, {SHORT} epochs, empty cache", f"compiled, {SHORT} epochs, cache filled"
+    """Measure and report."""
+    settings = start("compile_time", __doc__, threads=1, repetitions=3)
+    cold = f"compiled, {FEW_EPOCHS} epochs, empty cache"
+    warm = f"compiled, {FEW_EPOCHS} epochs, filled cache"
     with tempfile.TemporaryDirectory() as filled:
-        _seconds("compiled", SHORT, filled)
+        _in_process(True, FEW_EPOCHS, filled)
         measurements: dict[str, Callable[[], float]] = {
-            f"eager, {SHORT} epochs": partial(_seconds, "eager", SHORT, filled),
-            cold: partial(_with_empty_cache, "compiled", SHORT),
-            warm: partial(_seconds, "compiled", SHORT, filled),
+            f"eager, {FEW_EPOCHS} epochs": partial(_in_process, False, FEW_EPOCHS, filled),
+            cold: partial(_with_empty_cache, True, FEW_EPOCHS),
+            warm: partial(_in_process, True, FEW_EPOCHS, filled),
         }
         ratios = [Ratio(cold, warm)]
-        for length, epochs in AUTO.items():
+        for length, epochs in AUTO_EPOCHS.items():
             eager, auto = (f"{choice}, {length} ({epochs} epochs)" for choice in ("eager", "auto"))
-            measurements[eager] = partial(_seconds, "eager", epochs, filled)
+            measurements[eager] = partial(_in_process, False, epochs, filled)
             measurements[auto] = partial(_with_empty_cache, "auto", epochs)
             ratios.append(Ratio(auto, eager, at_most=1.1))
-        times = interleave(measurements, given.repetitions)
-    report(given, times, ratios, unit="seconds")
+        times = interleave(measurements, settings.repetitions)
+    report(settings, times, ratios, unit="seconds")
 
 
-def _with_empty_cache(choice: str, epochs: int) -> float:
+def fit_seconds(choice: CompileChoice, epochs: int) -> float:
+    """Return the time of one fit in this process."""
+    return timer(fits(problem.small(), epochs, compile=choice).run)()
+
+
+def _with_empty_cache(choice: CompileChoice, epochs: int) -> float:
     with tempfile.TemporaryDirectory() as empty:
-        return _seconds(choice, epochs, empty)
+        return _in_process(choice, epochs, empty)
 
 
-def _seconds(choice: str, epochs: int, cache: str) -> float:
-    environment = {"TORCHINDUCTOR_CACHE_DIR": cache, "TRITON_CACHE_DIR": cache}
-    return printed_number(["-m", "benchmarks.timed_fit", choice, str(epochs)], environment)
+def _in_process(choice: CompileChoice, epochs: int, cache: str) -> float:
+    program = f"from benchmarks.compile_time import fit_seconds; print(fit_seconds({choice!r}, {epochs}))"
+    return printed_number(["-c", program], {"TORCHINDUCTOR_CACHE_DIR": cache, "TRITON_CACHE_DIR": cache})
 
 
 if __name__ == "__main__":

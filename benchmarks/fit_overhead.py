@@ -1,27 +1,28 @@
-"""What does a fit add to its compiled steps?
+"""How much time does a fit add to its compiled steps?
 
-Digits, a VAE 64-64-8, batches of 64, 100 epochs: checks of the data, shuffling, history and progress bar, per step.
+A VAE 64-64-8 on the digits, batches of 64, 100 epochs. The fit adds checks of the data, shuffling, history and a
+progress bar.
 """
 
 from __future__ import annotations
 
-from benchmarks import ours, problems, settings
-from benchmarks.harness import measure
-from benchmarks.report import Ratio, report
+from benchmarks.competitors import problem
+from benchmarks.competitors.amortvi_fit import compiled_steps, fits
+from benchmarks.harness import Ratio, measure, report, start
 
 
 def main() -> None:
-    """Measure, print and save."""
-    given = settings.start("fit_overhead", __doc__, threads=1, repetitions=15, epochs=100)
-    problem = problems.small()
+    """Measure and report."""
+    settings = start("fit_overhead", __doc__, threads=1, repetitions=15, epochs=100)
+    digits, epochs = problem.small(), settings.epochs
     bare, quiet, shown = "the compiled step alone", "fit", "fit with its progress bar"
     competitors = {
-        bare: ours.bare_compiled_steps(problem, given.epochs),
-        quiet: ours.fits(problem, given.epochs),
-        shown: ours.fits(problem, given.epochs, progress=True),
+        bare: compiled_steps(digits, epochs),
+        quiet: fits(digits, epochs),
+        shown: fits(digits, epochs, progress=True),
     }
-    times = measure(competitors, steps=given.epochs * problem.steps, repetitions=given.repetitions)
-    report(given, times, [Ratio(shown, bare, at_most=1.1), Ratio(quiet, bare)], competitors=competitors)
+    times = measure(competitors, steps=epochs * digits.steps, repetitions=settings.repetitions)
+    report(settings, times, [Ratio(shown, bare, at_most=1.1), Ratio(quiet, bare)], competitors=competitors)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
-"""How long is a training step on a GPU, beside Pyro on the same one?
+"""How long does a training step on a GPU take, compared with Pyro on the same GPU?
 
-A VAE 784-400-50, batches of 128, diagonal posterior, data on the GPU for all. Skipped where there is no GPU.
+A VAE 784-400-50 with a diagonal posterior and batches of 128. The data of all competitors are on the GPU. Without a
+CUDA GPU the question is skipped.
 """
 
 from __future__ import annotations
@@ -10,34 +11,32 @@ import dataclasses
 import torch
 from pyro.infer import Trace_ELBO
 
-from benchmarks import by_hand, ours, problems, pyro_svi, settings, steps
-from benchmarks.harness import measure
-from benchmarks.report import Ratio, report, report_skipped
+from benchmarks.competitors import amortvi_fit, problem, pyro_svi, pytorch
+from benchmarks.competitors.training_step import COMPILED, EAGER, PYRO, PYTORCH, TORCH_COMPILE, ratios_to_compiled_fit
+from benchmarks.harness import measure, report, report_skipped, start
+
+DEVICE = "cuda"
 
 
 def main() -> None:
-    """Measure, print and save."""
-    given = settings.start("gpu", __doc__, threads=1, repetitions=9, epochs=5)
+    """Measure and report."""
+    settings = start("gpu", __doc__, threads=1, repetitions=9, epochs=5)
     if not torch.cuda.is_available():
-        report_skipped(given, "torch finds no CUDA GPU on this machine (torch.cuda.is_available() is False)")
+        report_skipped(settings, "torch finds no CUDA GPU on this machine (torch.cuda.is_available() is False)")
         return
-    problem = problems.large()
-    problem = dataclasses.replace(problem, x=problem.x.cuda())
+    epochs, large = settings.epochs, problem.large()
+    large = dataclasses.replace(large, x=large.x.to(DEVICE))
     competitors = {
-        steps.PYRO: pyro_svi.svi(problem, given.epochs, Trace_ELBO(), device="cuda"),
-        steps.BY_HAND: by_hand.eager(problem, given.epochs, device="cuda"),
-        steps.TORCH_COMPILED: by_hand.torch_compiled(problem, given.epochs, device="cuda"),
-        "amortvi fit, eager": ours.fits(problem, given.epochs, compile=False, device="cuda"),
-        steps.COMPILED: ours.fits(problem, given.epochs, compile=True, device="cuda"),
+        PYRO: pyro_svi.svi(large, epochs, Trace_ELBO(), device=DEVICE),
+        PYTORCH: pytorch.training_loop(large, epochs, device=DEVICE),
+        TORCH_COMPILE: pytorch.training_loop(large, epochs, compile=True, device=DEVICE),
+        EAGER: amortvi_fit.fits(large, epochs, compile=False, device=DEVICE),
+        COMPILED: amortvi_fit.fits(large, epochs, device=DEVICE),
     }
-    # Nobody returns before the GPU is done: each reads the loss of its last epoch.
-    times = measure(competitors, steps=given.epochs * problem.steps, repetitions=given.repetitions)
-    ratios = [
-        Ratio(name, steps.COMPILED, at_least=20.0 if name == steps.PYRO else None)
-        for name in competitors
-        if name != steps.COMPILED
-    ]
-    report(given, times, ratios, competitors=competitors, notes=problem.notes)
+    # Each run ends by reading the loss of its last epoch, and so waits for the GPU.
+    times = measure(competitors, steps=epochs * large.steps, repetitions=settings.repetitions)
+    ratios = ratios_to_compiled_fit(competitors, {PYRO: 20.0})
+    report(settings, times, ratios, competitors=competitors, notes=large.notes)
 
 
 if __name__ == "__main__":

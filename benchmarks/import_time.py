@@ -1,27 +1,24 @@
-"""How long does `import amortvi` take, beside `import pyro`?
+"""How long does `import amortvi` take, compared with `import pyro`?
 
-Each in fresh processes, one after the other; the start of the interpreter is not counted.
+Each import runs in a fresh process. The start of the interpreter is not included.
 """
 
 from __future__ import annotations
 
 from functools import partial
 
-from benchmarks import settings
-from benchmarks.harness import interleave
-from benchmarks.processes import printed_number
-from benchmarks.report import Ratio, report
+from benchmarks.harness import Ratio, interleave, printed_number, report, start
 
 PACKAGES = ("pyro", "amortvi")
 
 
 def main() -> None:
-    """Measure, print and save."""
-    given = settings.start("import_time", __doc__, threads=1, repetitions=7)
+    """Measure and report."""
+    settings = start("import_time", __doc__, threads=1, repetitions=7)
     measurements = {f"import {package}": partial(_seconds, package) for package in PACKAGES}
-    interleave(measurements, 1)  # brings the files into memory
-    times = interleave(measurements, given.repetitions)
-    report(given, times, [Ratio("import amortvi", "import pyro", at_most=1.15)], unit="seconds")
+    interleave(measurements, 1)  # reads the files into the page cache
+    times = interleave(measurements, settings.repetitions)
+    report(settings, times, [Ratio("import amortvi", "import pyro", at_most=1.15)], unit="seconds")
 
 
 def _seconds(package: str) -> float:

@@ -2,13 +2,15 @@
 
     theta flat,  z_i ~ N(0, 1),  x_i | z_i ~ N(theta + tau z_i, sigma^2),   n = 10,000, tau = 1.155, sigma = 2.43
 
-The posterior mean of z_i is linear in x_i, so a linear encoder can be exact, a quadratic one no better, and a constant one
-must fall short. The notebook of the paper draws its data without a seed, but all of its optima depend on them through the
-sample variance alone. The published optimum of one posterior an observation gives that variance; data of the same law are
-drawn and scaled to it, and the published optimum of the constant encoder, which was not used, tests the match.
+The posterior mean of z_i is linear in x_i. A linear encoder can therefore be exact, a quadratic one is no better, and
+a constant one falls short. The paper's notebook draws its data without a seed, but its optima depend on the data only
+through their sample variance. The published optimum with one posterior per observation determines that variance, and
+this script scales its own draws to it. The published optimum of the constant encoder is not used, so it tests the
+match.
 
-The paper leaves the normalising constants out and has a Gaussian for theta; here theta is a parameter, and what theirs
-contributes is added in closed form. Prints negative ELBOs of the whole data set in nats. Takes about half a minute.
+The paper omits normalizing constants and has a Gaussian posterior for theta. Here theta is a parameter, and the
+contribution of the Gaussian is added in closed form. Prints negative ELBOs of the whole data set in nats. Takes about
+half a minute.
 
     python examples/amortization_linear.py [--epochs 40]
 """
@@ -27,17 +29,18 @@ from torch import Tensor, nn
 import amortvi as avi
 
 N, TAU, SIGMA = 10_000, 1.155, 2.43
-PUBLISHED = {"one q per observation": 6088.478, "constant": 7232.239, "linear": 6087.992, "quadratic": 6087.996}
-"""The best negative ELBO over ten seeds."""
+FACTORIZED = "one posterior per observation"
+PUBLISHED = {FACTORIZED: 6088.478, "constant": 7232.239, "linear": 6087.992, "quadratic": 6087.996}
+"""The best negative ELBO of ten seeds."""
 
 THETA = 0.5 * math.log(N / SIGMA**2)
-"""What the Gaussian of theta adds to the negative ELBO at its best, where its variance is sigma^2 / n."""
+"""The contribution of theta's Gaussian to the negative ELBO at its optimum, where its variance is sigma^2 / n."""
 CONSTANTS = 0.5 * N * math.log(2 * math.pi * SIGMA**2)
-"""The normalising constants of the likelihood; those of the prior of z and of q(z) cancel."""
+"""The normalizing constants of the likelihood; those of the prior of z and of q(z) cancel."""
 
 
 def model(x: Tensor) -> None:
-    """Run the generative model on ``x``, ``(B,)``."""
+    """Run the generative model on ``x`` of shape ``(B,)``."""
     theta = pyro.param("theta", torch.zeros(()))
     with pyro.plate("data", x.shape[0]):
         z = pyro.sample("z", dist.Normal(0.0, 1.0))
@@ -45,7 +48,7 @@ def model(x: Tensor) -> None:
 
 
 class Polynomial(nn.Module):
-    """An encoder that gives the powers of ``x``, for the linear head to weigh; the head has its own constant.
+    """An encoder that returns powers of ``x``. The linear head of the family adds weights and a constant.
 
     Args:
         degree: the highest power.
@@ -56,28 +59,28 @@ class Polynomial(nn.Module):
         self.degree = degree
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map ``(B,)`` to ``(B, max(1, degree))``; for degree 0 all numbers are zero."""
+        """Map ``(B,)`` to ``(B, max(1, degree))``; for degree 0 the context is zero."""
         powers = [(x / SIGMA) ** power for power in range(1, self.degree + 1)]
         return torch.stack(powers or [torch.zeros_like(x)], dim=-1)
 
 
 def matched_data() -> Tensor:
-    """Return data of the model's law, ``(n,)``, whose sample variance the published factorised optimum implies."""
+    """Return data, ``(n,)``, with the sample variance that the published factorized optimum implies."""
     # At the optimum -ELBO = n / 2 (log(v / sigma^2) + s^2 / v) + the contribution of theta, with v = sigma^2 + tau^2.
     variance = SIGMA**2 + TAU**2
-    sample = variance * (2 * (PUBLISHED["one q per observation"] - THETA) / N - math.log(variance / SIGMA**2))
+    sample_variance = variance * (2 * (PUBLISHED[FACTORIZED] - THETA) / N - math.log(variance / SIGMA**2))
     x = torch.randn(N, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    return (x - x.mean()) / x.std(unbiased=False) * math.sqrt(sample)
+    return (x - x.mean()) / x.std(unbiased=False) * math.sqrt(sample_variance)
 
 
 def negative_elbo(vi: avi.AmortizedVI, posterior: avi.Posterior) -> float:
-    """Return the negative ELBO of the data set with the paper's constants."""
-    total = vi.evaluate(posterior, particles=10_000, seed=0)["elbo"].sum()
+    """Return the negative ELBO of the data set, with the paper's constants."""
+    total = vi.evaluate(posterior=posterior, particles=10_000, seed=0)["elbo"].sum()
     return float(-total - CONSTANTS + THETA)
 
 
 def main() -> None:
-    """Fit and print."""
+    """Fit the encoders and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--epochs", type=int, default=40)
     arguments = parser.parse_args()
@@ -99,9 +102,9 @@ def main() -> None:
         )
         found[name] = negative_elbo(vi, vi.posterior(x))
         if name == "linear":
-            found["one q per observation"] = negative_elbo(vi, vi.refine(x))
-    table = pd.DataFrame({"published": PUBLISHED, "here": found})
-    table["difference"] = table["here"] - table["published"]
+            found[FACTORIZED] = negative_elbo(vi, vi.refine(x))
+    table = pd.DataFrame({"published": PUBLISHED, "amortvi": found})
+    table["difference"] = table["amortvi"] - table["published"]
     print("Negative ELBO of the data set (nats):")
     print(table.round(1).to_string())
 

@@ -1,8 +1,8 @@
-"""Not only VAEs: any Pyro model with latents for each observation, also positive ones.
+"""Beyond VAEs: any Pyro model with continuous latents for each observation.
 
-First a model with two latent sites, a normal ability and a positive pace, for the scores and times of a test. Then a
-Gamma-Poisson model, whose exact posterior is known, to check the one that was found. Prints tables, and the posterior in
-ArviZ. Takes half a minute.
+The first model has two latent sites, a normal ability and a positive pace, for the answers and times of an exam. The
+second is a Gamma-Poisson model, whose exact posterior is known and compared with the fitted one. Prints tables and an
+ArviZ summary. Takes half a minute.
 
     python examples/any_pyro_model.py
 """
@@ -24,7 +24,7 @@ QUESTIONS = 12
 
 
 class Exam(PyroModule):
-    """Each student has an ability, which decides the answers, and a positive pace, which decides the times."""
+    """Each student has an ability, which affects answers and times, and a positive pace, which affects the times."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class Exam(PyroModule):
         self.noise = PyroParam(torch.tensor(0.5), constraint=dist.constraints.positive)
 
     def forward(self, answers: torch.Tensor, times: torch.Tensor) -> None:
-        """Run the model on ``answers`` (B, QUESTIONS), zeros and ones, and ``times`` (B, QUESTIONS), in minutes."""
+        """Run the model on ``answers`` (0 or 1) and ``times`` (in minutes), both ``(B, QUESTIONS)``."""
         with pyro.plate("student", answers.shape[0]):
             ability = pyro.sample("ability", dist.Normal(0.0, 1.0))
             pace = pyro.sample("pace", dist.LogNormal(0.0, 0.5))
@@ -43,7 +43,7 @@ class Exam(PyroModule):
 
 
 def simulate_exam(students: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Draw students and return their answers, times, abilities and paces."""
+    """Simulate students and return their answers, times, abilities and paces."""
     generator = torch.Generator().manual_seed(0)
     ability = torch.randn(students, generator=generator)
     pace = (0.5 * torch.randn(students, generator=generator)).exp()
@@ -56,10 +56,10 @@ def simulate_exam(students: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tens
 
 
 def exam() -> None:
-    """Fit the two-site model and look at it."""
+    """Fit the model with two latent sites and print its posteriors."""
     answers, times, ability, pace = simulate_exam(2000)
     torch.manual_seed(0)
-    # The encoder is called with the model's arguments: MLP takes both side by side.
+    # The encoder is called with the model's arguments; MLP concatenates them.
     encoder = avi.encoders.MLP(2 * QUESTIONS, [64])
     vi = avi.AmortizedVI(Exam(), encoder, family="full")
     vi.fit((answers, times), epochs=60, lr=5e-3, seed=0, progress=False)
@@ -70,18 +70,18 @@ def exam() -> None:
     for name, truth in {"ability": ability, "pace": pace}.items():
         interval = posterior.quantiles([low, high])[name]
         rows[name] = {
-            "correlation with the truth": float(torch.corrcoef(torch.stack([posterior.mean[name], truth]))[0, 1]),
-            "90 % interval covers": float(((truth > interval[0]) & (truth < interval[1])).float().mean()),
+            "correlation with truth": float(torch.corrcoef(torch.stack([posterior.mean[name], truth]))[0, 1]),
+            "coverage (90 %)": float(((truth > interval[0]) & (truth < interval[1])).float().mean()),
         }
-    print("Exam: two latent sites, one positive; what the posterior says of 2,000 students")
+    print("Exam: two latent sites, one of them positive; the posteriors of 2,000 students")
     print(pd.DataFrame(rows).T.round(3).to_string())
-    print(f"learned noise of the log times: {float(vi.model.noise.detach()):.3f} (the data have 0.4)\n")
+    print(f"Learned noise of the log times: {float(vi.model.noise.detach()):.3f} (true value 0.4)\n")
     data = vi.to_arviz((answers[:2], times[:2]), draws=1000, prior_draws=0, seed=0)
     print(az.summary(data["posterior"], kind="stats").round(2).to_string())
 
 
 def gamma_poisson() -> None:
-    """Fit a model whose posterior is known: rate ~ Gamma(a, b), counts ~ Poisson(rate), so Gamma(a + sum, b + n)."""
+    """Fit a conjugate model: rate ~ Gamma(a, b), counts ~ Poisson(rate), with the posterior Gamma(a + sum, b + n)."""
     shape, rate, repeats = 3.0, 1.0, 5
 
     def model(counts: torch.Tensor) -> None:
@@ -111,10 +111,10 @@ def gamma_poisson() -> None:
             "std": posterior.std["customers"][:6],
         }
     )
-    print("\nGamma-Poisson: a log-normal posterior beside the exact Gamma, six of 2,000 shops")
+    print("\nGamma-Poisson: log-normal posteriors and the exact Gamma posteriors of six of 2,000 shops")
     print(table.round(3).to_string(index=False))
     gap = float(evidence.mean()) - vi.evaluate(counts, seed=0)["elbo"].mean()
-    print(f"log p(x) - ELBO = {gap:.4f} nats an observation, of which a log-normal cannot win back all")
+    print(f"log p(x) - ELBO = {gap:.4f} nats per observation; a log-normal posterior cannot close this gap entirely")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""A convolutional encoder that gives mean and log scale itself: its last layer has twice as many channels as there are latents.
+"""A convolutional encoder that returns the posterior's mean and log scale itself, without the family's linear head.
 
-On MNIST where its IDX files are given (``--data FOLDER``, or the environment variable AMORTVI_DATA), else on the digits of
-scikit-learn. Any network can be the encoder; with ``head=False`` the family takes its output as the parameters. Writes
-reconstructions and prior samples to `runs/conv_mnist/`. Takes up to a minute and a half on two cores.
+With ``head=False`` the family uses the encoder's output as its parameters, so the last layer has two channels per
+latent. Uses MNIST if its IDX files are given (``--data FOLDER``, or the environment variable AMORTVI_DATA), and
+otherwise the digits of scikit-learn. Writes reconstructions and prior draws to `runs/conv_mnist/`. Takes up to a
+minute and a half on two cores.
 
     python examples/conv_mnist.py [--data FOLDER] [--epochs 3] [--out runs/conv_mnist]
 """
@@ -10,7 +11,6 @@ reconstructions and prior samples to `runs/conv_mnist/`. Takes up to a minute an
 from __future__ import annotations
 
 import argparse
-from functools import partial
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -23,13 +23,13 @@ LATENTS = 16
 
 
 def load(folder: str | None) -> avi.datasets.ImageSplits:
-    """Return MNIST if its files are there, else the digits."""
+    """Return MNIST if its files are found, otherwise the digits."""
     try:
         return avi.datasets.mnist(folder)
     except avi.errors.DataError as error:
         if folder is not None:
             raise
-        print(f"{error}\nTaking the digits of scikit-learn instead.")
+        print(f"{error}\nUsing the digits of scikit-learn instead.")
         return avi.datasets.digits()
 
 
@@ -47,7 +47,7 @@ def make_decoder(side: int) -> nn.Module:
 
 
 def main() -> None:
-    """Fit and draw."""
+    """Fit and plot."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default=None, help="the folder of MNIST's IDX files")
     parser.add_argument("--epochs", type=int, default=None, help="passes over the data; 2 for MNIST, 60 for the digits")
@@ -63,7 +63,7 @@ def main() -> None:
 
     torch.manual_seed(0)
     encoder = avi.encoders.Conv(data.side, out_features=2 * LATENTS, channels=(16, 32))
-    family = partial(avi.families.Diagonal, head=False)
+    family = avi.families.Diagonal(head=False)
     vi = avi.AmortizedVI(avi.models.VAE(make_decoder(data.side), LATENTS), encoder, family)
     vi.fit(images, validation_data=test, epochs=epochs, lr=2e-3, seed=0)
 

@@ -1,8 +1,8 @@
 """What does a two-dimensional latent space of the digits look like?
 
-Trains a VAE with two latents and a full-covariance posterior, and draws the posterior means coloured by digit with 90 %
-ellipses for some of them, images decoded from prior draws, and images decoded along a grid of the latent plane. Writes
-`runs/latent_map/*.png`. Takes about a minute on two cores.
+Trains a VAE with two latents and a full-covariance posterior. Plots the posterior means colored by digit, with 90 %
+ellipses for some of them; images decoded from prior draws; and images decoded on a grid in the latent plane. Writes
+`runs/latent_map/latent_map.png`. Takes about a minute on two cores.
 
     python examples/latent_map.py [--epochs 200] [--out runs/latent_map]
 """
@@ -20,7 +20,7 @@ import amortvi as avi
 
 
 def main() -> None:
-    """Fit and draw."""
+    """Fit and plot."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--epochs", type=int, default=200)
     parser.add_argument("--out", type=Path, default=Path("runs/latent_map"))
@@ -36,7 +36,7 @@ def main() -> None:
     vi.fit(digits.x_train, epochs=arguments.epochs, batch_size=64, lr=2e-3, seed=0)
 
     bounds = vi.evaluate(digits.x_test, seed=0).mean()
-    print(f"held-out ELBO {bounds['elbo']:.2f} nats a digit: {bounds['reconstruction']:.2f} - {bounds['kl']:.2f} KL")
+    print(f"held-out ELBO {bounds['elbo']:.2f} nats per digit: {bounds['reconstruction']:.2f} - {bounds['kl']:.2f} KL")
 
     figure, axes = plt.subplots(1, 3, figsize=(16, 5.4), layout="constrained", width_ratios=[1.25, 1, 1])
     avi.plots.plot_latent_map(vi.posterior(digits.x_test), digits.labels_test, ellipses=30, ax=axes[0])
@@ -44,11 +44,11 @@ def main() -> None:
     prior = vi.sample_prior(100, seed=0)["z"]
     avi.plots.plot_images(model.decode(prior), ax=axes[1])
     axes[1].set_title("decoded prior draws")
-    # Left to right along z[0], bottom to top along z[1], at equal steps of prior probability.
+    # z[0] increases from left to right and z[1] from bottom to top, in equal steps of prior probability.
     steps = torch.special.ndtri(torch.linspace(0.03, 0.97, 12))
     grid = torch.cartesian_prod(steps.flip(0), steps).flip(1)
     avi.plots.plot_images(model.decode(grid), columns=12, ax=axes[2])
-    axes[2].set_title("decoded along a grid of the latent plane")
+    axes[2].set_title("decoded on a grid in the latent plane")
     figure.savefig(out / "latent_map.png", dpi=110)
     print(f"{out}/latent_map.png")
 

@@ -1,10 +1,10 @@
-"""Whose fault is a poor fit? Three fits of the digits, each with another fault, and a report that names them.
+"""Family, encoder or optimizer? Three fits of the digits, each with a different fault, and a report that identifies it.
 
-One generative model is trained and frozen, with a decoder under which the exact posteriors are correlated. Then its posterior
-is fitted three times: by an encoder that has to pass everything through two numbers, by a diagonal family, and by
-a fit that was stopped early. All three have a poor ELBO, and the ELBO does not say why. The gaps do: what the family loses,
-what the encoder loses, and whether the bound was still rising. Writes `runs/whose_fault/report.html`. Takes about a minute
-and a half on two cores.
+One generative model, under which the exact posteriors are correlated, is trained and frozen. Its posterior is then
+fitted three times: with an encoder that has a bottleneck of two features, with the diagonal family, and with too few
+epochs. All three fits have a poor ELBO, which does not tell the cause. The gaps do: they measure the loss of the
+family and the loss of the encoder, and show whether the bound was still rising. Writes
+`runs/whose_fault/report.html`. Takes about a minute and a half on two cores.
 
     python examples/whose_fault.py [--out runs/whose_fault]
 """
@@ -29,12 +29,12 @@ def make_model() -> avi.models.VAE:
 
 
 def halved(optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
-    """Return the schedule of the fits that are run to their end."""
+    """Return the learning-rate schedule of the fits that are trained to convergence."""
     return torch.optim.lr_scheduler.StepLR(optimizer, step_size=40, gamma=0.5)
 
 
 def main() -> None:
-    """Fit, diagnose, report."""
+    """Fit, diagnose and report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/whose_fault"))
     arguments = parser.parse_args()

@@ -1,4 +1,4 @@
-"""What ArviZ 0.x and ArviZ 1.x call by different names, so that the tests themselves know of one ArviZ."""
+"""One interface to ArviZ 0.x and ArviZ 1.x for the tests."""
 
 import warnings
 from collections.abc import Callable
@@ -17,19 +17,21 @@ IS_OLD = int(arviz.__version__.partition(".")[0]) < 1
 
 
 class Loo(NamedTuple):
+    """Leave-one-out cross-validation: the total elpd, and elpd and k-hat of each observation."""
+
     total: float
     pointwise: xarray.DataArray
     pareto_k: xarray.DataArray
 
 
 def groups(data: Any) -> dict[str, xarray.Dataset]:
-    """Every group as a `Dataset`."""
+    """Return every group as a `Dataset`."""
     names = data.groups() if IS_OLD else list(data.children)
     return {name: data[name] if IS_OLD else data[name].to_dataset() for name in names}
 
 
 def loo(data: Any, **options: Any) -> Loo:
-    """Pointwise `arviz.loo`, without its warning of high k-hats."""
+    """Return `arviz.loo`, without its warning about high k-hats."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Estimated shape parameter of Pareto distribution", UserWarning)
         found = arviz.loo(data, pointwise=True, **options)
@@ -41,7 +43,7 @@ def loo(data: Any, **options: Any) -> Loo:
 
 
 def compare(named: dict[str, Any]) -> Any:
-    """`arviz.compare`, without its warning of high k-hats and ArviZ 0.x's of pandas' future."""
+    """Return `arviz.compare`, without its warnings about high k-hats and about future versions of pandas."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Estimated shape parameter of Pareto distribution", UserWarning)
         warnings.filterwarnings("ignore", "The inplace keyword in DataFrame.sort_values", Warning)
@@ -57,14 +59,14 @@ PLOTS: dict[str, Callable[..., Any]] = {
 
 
 def plot_predictive(data: Any, *, prior: bool = False) -> Any:
-    """Draw observed data among predicted ones."""
+    """Plot a predictive check."""
     if IS_OLD:
         return arviz.plot_ppc(data, num_pp_samples=10, group="prior" if prior else "posterior")
     return arviz.plot_ppc_dist(data, num_samples=10, group="prior_predictive" if prior else "posterior_predictive")
 
 
 def psislw(log_weights: Tensor) -> tuple[Tensor, Tensor]:
-    """ArviZ's Pareto-smoothed, normalised log weights ``(K, B)`` and k-hats ``(B,)``, for log weights ``(K, B)``."""
+    """Return ArviZ's Pareto-smoothed, normalized log weights, ``(K, B)``, and k-hats, ``(B,)``, of log weights ``(K, B)``."""
     given = log_weights.t().contiguous().numpy()
     with np.errstate(all="ignore"):
         if IS_OLD:
@@ -72,5 +74,5 @@ def psislw(log_weights: Tensor) -> tuple[Tensor, Tensor]:
         else:
             from arviz_stats.base import array_stats
 
-            smoothed, k_hat = array_stats.psislw(-given)  # it takes log-likelihoods of what is left out
+            smoothed, k_hat = array_stats.psislw(-given)  # its argument is the log-likelihood of what is left out
     return torch.from_numpy(np.asarray(smoothed)).t(), torch.from_numpy(np.asarray(k_hat))

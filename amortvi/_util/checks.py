@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -12,6 +12,7 @@ from amortvi.errors import OptionError
 
 __all__ = [
     "finite_float",
+    "layer_widths",
     "nonnegative_float",
     "nonnegative_int",
     "optional",
@@ -31,6 +32,13 @@ def positive_int(name: str, value: object, *, at_least: int = 1) -> int:
         expected = "a positive integer" if at_least == 1 else f"an integer of at least {at_least}"
         raise OptionError(f"{name} must be {expected}; got {_shown(value, number)}.")
     return number
+
+
+def layer_widths(name: str, value: Sequence[int]) -> tuple[int, ...]:
+    """Return ``value`` as a tuple if it is a sequence of positive integers, one per layer, else raise `OptionError`."""
+    if not hasattr(value, "__iter__"):
+        raise OptionError(f"{name} must be a sequence of widths, one per layer, such as [{value}]; got {value!r}.")
+    return tuple(positive_int(f"each width in {name}", width) for width in value)
 
 
 def nonnegative_int(name: str, value: object) -> int:

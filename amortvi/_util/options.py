@@ -24,8 +24,8 @@ def accepts_options(
 ) -> Callable[[Callable[[Owner, Any, Options], Result]], Callable[Concatenate[Owner, Any, P], Result]]:
     """Let ``method(self, x, options)`` be called as ``method(self, x, **fields)``.
 
-    A new option is then one field of the dataclass: the signature of the method follows from the fields, and its docstring
-    from theirs, inserted in place of its entry ``options``.
+    A new option is then one field of the dataclass: the signature of the method lists the fields, and the descriptions of the
+    fields replace the entry ``options`` of its docstring.
 
     Args:
         options: a frozen, keyword-only dataclass with an ``Args`` section in its docstring.

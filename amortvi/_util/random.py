@@ -85,4 +85,5 @@ def derived_seed(seed: int | None, *keys: int) -> int | None:
         (True, False)
     """
     given = seed_or_none(seed)
-    return None if given is None else int(np.random.SeedSequence([given, *keys]).generate_state(1)[0])
+    # Unlike in one list of entropy, trailing zeros count in a spawn key.
+    return None if given is None else int(np.random.SeedSequence(given, spawn_key=keys).generate_state(1)[0])

@@ -1,4 +1,4 @@
-"""Compilation: Python code recorded as one graph of tensor operations, and compiled; and Pyro's `SVI` on top of it."""
+"""Compilation: record Python code as one graph of tensor operations and compile it; `svi` compiles the steps of Pyro's SVI."""
 
 from amortvi.compile.choice import CompileChoice, check_compile_choice
 from amortvi.compile.compiled_function import CompiledFunction

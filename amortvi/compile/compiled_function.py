@@ -1,4 +1,4 @@
-"""A function of a minibatch, recorded and compiled when it first encounters a shape."""
+"""A function of a minibatch that is recorded and compiled at its first call with each shape."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ __all__ = ["CompiledFunction"]
 
 
 class CompiledFunction:
-    """A function of a minibatch, compiled once for each shape.
+    """A function of a minibatch, compiled once per shape.
 
     Args:
-        function: takes a minibatch, returns tensors and changes others in place.
+        function: takes a minibatch, returns tensors, and may change other tensors in place.
 
     Attributes:
         compilations: the number of compilations so far.
@@ -32,7 +32,7 @@ class CompiledFunction:
         self._fingerprint: Hashable = None
 
     def keep_for(self, fingerprint: Hashable) -> bool:
-        """Discard what was compiled if the fingerprint has changed, and return whether it is still the same."""
+        """Discard what was compiled if ``fingerprint`` has changed, and return whether it is still the same."""
         if fingerprint != self._fingerprint:
             self._compiled.clear()
             self._fingerprint = fingerprint
@@ -40,23 +40,23 @@ class CompiledFunction:
         return True
 
     def is_compiled_for(self, minibatch: Minibatch) -> bool:
-        """Whether the function is compiled for the shape of ``minibatch``."""
+        """Return whether the function is compiled for the shape of ``minibatch``."""
         return _shape(minibatch.tensors()) in self._compiled
 
     def __call__(self, minibatch: Minibatch) -> Sequence[Tensor]:
         """Run the compiled function.
 
         Raises:
-            CaptureError: it cannot be recorded or compiled; nothing was changed.
+            CaptureError: it cannot be recorded or compiled; nothing has changed.
         """
         tensors = minibatch.tensors()
         shape = _shape(tensors)
-        # A CUDA graph reads the data where they were when it was recorded.
-        place = tuple(tensor.data_ptr() for tensor in tensors[: minibatch.num_shared]) if tensors[0].is_cuda else ()
-        known, compiled = self._compiled.get(shape, (None, None))
-        if compiled is None or known != place:
+        # A CUDA graph reads the data from the memory with which it was captured.
+        memory = tuple(tensor.data_ptr() for tensor in tensors[: minibatch.num_shared]) if tensors[0].is_cuda else ()
+        compiled_with, compiled = self._compiled.get(shape, (None, None))
+        if compiled is None or compiled_with != memory:
             compiled = self._compile(minibatch, tensors)
-            self._compiled[shape] = place, compiled
+            self._compiled[shape] = memory, compiled
         return compiled(tensors)
 
     def _compile(self, minibatch: Minibatch, tensors: list[Tensor]) -> Compiled:

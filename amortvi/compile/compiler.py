@@ -1,9 +1,10 @@
-"""Compiles a recorded graph with inductor, PyTorch's compiler."""
+"""Compilation of a recorded graph with inductor, the compiler of PyTorch."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 
@@ -11,33 +12,38 @@ import torch
 from torch import Tensor
 
 from amortvi._util.random import random_state
+from amortvi.compile.passes import apply_passes
 from amortvi.compile.recording import Recording
-from amortvi.compile.rewriting import rewritten
 from amortvi.errors import CaptureError, quoted
 
-__all__ = ["Compiled", "compile_recording"]
+__all__ = ["Compiled", "compile_recording", "flushes_denormals"]
 
 Compiled = Callable[[Sequence[Tensor]], Sequence[Tensor]]
-"""A compiled function: takes its arguments in one list."""
+"""A compiled function; it takes its arguments as one list."""
 
 _OPTIONS = {
-    # The same random numbers as PyTorch draws without compiling.
+    # Draw the same random numbers as PyTorch does without compiling.
     "fallback_random": True,
-    # The arguments of a step are looked at before the call, once for all.
+    # The caller looks up the graph by the shapes of its arguments, so they need no second check.
     "size_asserts": False,
     "alignment_asserts": False,
-    # A change of the order could change which random numbers go where.
+    # Another order of the operations could assign the random numbers differently.
     "reorder_for_peak_memory": False,
 }
 _CPU_OPTIONS = {
-    # The calls between the kernels in C++ too, and one piece of memory for all that is between: a quarter less time a step.
+    # Launch the kernels from C++ and allocate all intermediate results at once: a quarter less time per step.
     "cpp_wrapper": True,
     "memory_planning": True,
 }
 
+# The product of these is a denormal number. Both are normal, so that reading them does not depend on the current mode, and
+# they are variables, because Python computes a product of literals when it compiles the module.
+_SMALLEST_NORMAL = sys.float_info.min
+_HALF = 0.5
+
 
 def compile_recording(recording: Recording, arguments: Sequence[Tensor]) -> Compiled:
-    """Compile a recording for arguments like these.
+    """Compile a recording for arguments of the given shapes.
 
     Args:
         recording: the graph.
@@ -49,39 +55,43 @@ def compile_recording(recording: Recording, arguments: Sequence[Tensor]) -> Comp
     Raises:
         CaptureError: the graph does not compile, or there is no C++ compiler.
     """
-    # Imported where it is used: it takes as long as all the rest.
+    # Imported here because it takes as long as all other imports together.
     import torch._inductor as inductor
 
     outside = [tensor.detach() for tensor in recording.outside]
     device = arguments[0].device
     try:
-        with torch.no_grad(), random_state(0, device), _quiet():
+        with torch.no_grad(), random_state(0, device), _silenced():
             compiled = inductor.compile(
-                rewritten(recording.graph),
+                apply_passes(recording.graph),
                 [*(argument.detach() for argument in arguments), *outside],
                 _options(device),
             )
-    except Exception as error:
-        raise CaptureError(_why(error)) from error
+    except Exception as error:  # whatever the compiler raises, the user's answer is to do without it
+        raise CaptureError(_reason(error)) from error
     results = recording.results
 
-    flushed_before = flushes_denormals()
-
     def run(given: Sequence[Tensor]) -> Sequence[Tensor]:
-        # Averages of gradients that are zero fade into numbers below 1e-38, which take a processor a hundred times as long.
+        # Moving averages of gradients that are zero decay to denormal numbers, which take a CPU a hundred times as long.
+        flushes = flushes_denormals()
         torch.set_flush_denormal(True)
         try:
             with torch.no_grad():
                 return compiled(*given, *outside)[:results]
         finally:
-            torch.set_flush_denormal(flushed_before)
+            torch.set_flush_denormal(flushes)
 
     return run
 
 
+def flushes_denormals() -> bool:
+    """Return whether this thread flushes denormal numbers to zero (`torch.set_flush_denormal`); takes less than 100 ns."""
+    return _SMALLEST_NORMAL * _HALF == 0.0
+
+
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep to itself what the compiler warns and logs of: it is not about what the user wrote."""
+def _silenced() -> Iterator[None]:
+    """Suppress the warnings and log messages of the compiler, which do not concern the user's code."""
     log = logging.getLogger("torch._inductor")
     level = log.level
     log.setLevel(logging.ERROR)
@@ -93,30 +103,21 @@ def _quiet() -> Iterator[None]:
         log.setLevel(level)
 
 
-def flushes_denormals() -> bool:
-    """Whether this thread takes numbers too small for full precision as zero, as `torch.set_flush_denormal` has it."""
-    return bool(torch.tensor(1e-40) * 1 == 0)
-
-
 def _options(device: torch.device) -> dict[str, object]:
     from torch._inductor import list_options
 
-    # A name that this version of inductor does not have is one that it does not need.
+    # Versions of inductor that lack an option do not need it.
     wanted = _OPTIONS | _CPU_OPTIONS if device.type == "cpu" else _OPTIONS
     return {name: value for name, value in wanted.items() if name in list_options()}
 
 
-def _why(error: Exception) -> str:
-    kinds = {type(cause).__name__ for cause in _causes(error)}
-    if "InvalidCxxCompiler" in kinds:
+def _reason(error: Exception) -> str:
+    if "InvalidCxxCompiler" in {type(cause).__name__ for cause in _causes(error)}:
         return (
-            "compiling needs a C++ compiler, and none was found on this machine: install g++ or clang, set CXX to one, or "
-            "leave compiling out with compile=False."
+            "compiling needs a C++ compiler, and none was found on this machine: install g++ or clang, set CXX to its path, or "
+            "use compile=False."
         )
-    return (
-        f"the recorded step could not be compiled: {quoted(error, lines=4)}. Leave compiling out with compile=False, and "
-        f"please report the model."
-    )
+    return f"the recorded step could not be compiled: {quoted(error, lines=4)}. Use compile=False, and please report the model."
 
 
 def _causes(error: BaseException | None) -> list[BaseException]:

@@ -1,4 +1,4 @@
-"""A compiled function as one CUDA graph: the whole step is one launch, and Python is out of the way."""
+"""A compiled function as a CUDA graph: all kernels of a step are launched at once, without Python between them."""
 
 from __future__ import annotations
 
@@ -13,37 +13,39 @@ from amortvi.errors import CaptureError, quoted
 
 __all__ = ["as_cuda_graph"]
 
-_WARM_UPS = 3  # as torch.cuda.make_graphed_callables takes
+_WARM_UPS = 3  # as in torch.cuda.make_graphed_callables
 
 
-def as_cuda_graph(compiled: Compiled, arguments: Sequence[Tensor], held: int, state: Sequence[Tensor]) -> Compiled:
-    """Return ``compiled`` as a replay of what it launches.
+def as_cuda_graph(
+    compiled: Compiled, arguments: Sequence[Tensor], num_shared: int, state: Sequence[Tensor]
+) -> Compiled:
+    """Return a function that replays the kernel launches of ``compiled``.
 
-    A replay reads and writes the memory that it was recorded with: arguments that are other tensors at each call are copied
-    into place first.
+    A replay reads and writes the memory with which it was captured. Arguments that are other tensors in each call are
+    therefore copied there first.
 
     Args:
         compiled: the function.
         arguments: an example of its arguments.
-        held: how many of them, from the first, are the same tensors at each call.
-        state: what it writes into, which is put back.
+        num_shared: how many leading arguments are the same tensors in each call.
+        state: the tensors that ``compiled`` writes; their values are restored after the capture.
 
     Raises:
-        CaptureError: the launches cannot be recorded.
+        CaptureError: the launches cannot be captured.
     """
     device = arguments[0].device
-    placed = [*arguments[:held], *(argument.clone() for argument in arguments[held:])]
+    static = [*arguments[:num_shared], *(argument.clone() for argument in arguments[num_shared:])]
     before = [tensor.detach().clone() for tensor in state]
     graph = torch.cuda.CUDAGraph()
     try:
         with random_state(0, device):
-            _warm_up(compiled, placed, device)
+            _warm_up(compiled, static, device)
             with torch.cuda.graph(graph):
-                results = compiled(placed)
+                results = compiled(static)
     except RuntimeError as error:
         raise CaptureError(
-            f"the compiled step could not be recorded as a CUDA graph: {quoted(error, lines=3)}. Leave compiling out with "
-            f"compile=False, and please report the model."
+            f"the compiled step could not be captured as a CUDA graph: {quoted(error, lines=3)}. Use compile=False, and please "
+            f"report the model."
         ) from error
     finally:
         with torch.no_grad():
@@ -51,7 +53,7 @@ def as_cuda_graph(compiled: Compiled, arguments: Sequence[Tensor], held: int, st
                 tensor.copy_(value)
 
     def replay(given: Sequence[Tensor]) -> Sequence[Tensor]:
-        for place, value in zip(placed[held:], given[held:], strict=True):
+        for place, value in zip(static[num_shared:], given[num_shared:], strict=True):
             place.copy_(value, non_blocking=True)
         graph.replay()
         return results
@@ -60,7 +62,7 @@ def as_cuda_graph(compiled: Compiled, arguments: Sequence[Tensor], held: int, st
 
 
 def _warm_up(compiled: Compiled, arguments: Sequence[Tensor], device: torch.device) -> None:
-    """Run on a stream of its own, as CUDA graphs ask, so that libraries set themselves up before anything is recorded."""
+    """Run on a side stream, as CUDA graphs require, so that libraries are initialized before the capture."""
     stream = torch.cuda.Stream(device)
     stream.wait_stream(torch.cuda.current_stream(device))
     with torch.cuda.stream(stream):

@@ -1,4 +1,4 @@
-"""Which optimizers can be part of a recorded step, and how."""
+"""Optimizers whose step can be part of a recorded graph."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = [
     "place_optimizer_state",
 ]
 
-# Their step is a fixed list of tensor operations, given tensors for what changes from step to step.
+# Their step is a fixed sequence of tensor operations if everything that changes from step to step is a tensor.
 _RECORDABLE = frozenset(
     {
         torch.optim.ASGD,
@@ -34,39 +34,39 @@ _RECORDABLE = frozenset(
         torch.optim.SGD,
     }
 )
-# In their other form these take the learning rate as a Python number.
+# Without `foreach` these convert the learning rate to a Python number.
 _NEED_FOREACH = frozenset({torch.optim.Adadelta, torch.optim.Adagrad, torch.optim.RMSprop, torch.optim.SGD})
-# The options with which a step is nothing but tensor operations, and the state that then counts in tensors.
+# The options with which a step consists of tensor operations only, and the state that counts the steps.
 _AS_TENSORS = {"capturable": True, "fused": None}
-_COUNTS = frozenset({"step", "mu_product", "eta", "mu"})
-# What may change without another recording.
-_FREE = ("params", "lr", "initial_lr")
+_COUNTERS = frozenset({"step", "mu_product", "eta", "mu"})
+# The options that are not constants of a recording.
+_VARIABLE = ("params", "lr", "initial_lr")
 
 
 def is_recordable(optimizer: torch.optim.Optimizer) -> bool:
-    """Whether the step of ``optimizer`` can be recorded.
+    """Return whether the step of ``optimizer`` can be recorded.
 
-    A subclass, or one with hooks, may count in Python what a recording would hold fixed; so only optimizers known to be
-    good are taken.
+    A subclass or a hook may change Python numbers, which a recording would keep constant. Only optimizers that are known not
+    to are accepted.
     """
     return type(optimizer) in _RECORDABLE and not has_hooks(optimizer)
 
 
 def has_hooks(optimizer: torch.optim.Optimizer) -> bool:
-    """Whether something is called before or after each step of ``optimizer``."""
+    """Return whether hooks run before or after each step of ``optimizer``."""
     return bool(optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks)
 
 
 def needs_closure(optimizer: torch.optim.Optimizer) -> bool:
-    """Whether ``optimizer`` asks for the loss itself, as a line search does."""
+    """Return whether ``optimizer`` evaluates the loss itself, as for a line search."""
     return isinstance(optimizer, torch.optim.LBFGS)
 
 
 class RecordableOptimizer:
-    """An optimizer whose learning rates are tensors while it is recorded, so that a schedule changes no graph.
+    """An optimizer whose learning rates are tensors while it is recorded, so that a schedule needs no new recording.
 
     Args:
-        optimizer: one that `is_recordable`.
+        optimizer: an optimizer for which `is_recordable` holds.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer) -> None:
@@ -75,7 +75,7 @@ class RecordableOptimizer:
         self._written: list[float | None] = [None] * len(self._rates)
 
     def write_rates(self) -> None:
-        """Bring the tensors to the learning rates of the day."""
+        """Write the current learning rates into the tensors."""
         for position, group in enumerate(self.optimizer.param_groups):
             rate = group["lr"]
             if not isinstance(rate, Tensor) and rate != self._written[position]:
@@ -83,23 +83,23 @@ class RecordableOptimizer:
                 self._written[position] = rate
 
     def count_in_double(self) -> None:
-        """Keep counts and the numbers made of them in double precision, as Python does where nothing is recorded.
+        """Convert step counters and the numbers computed from them to double precision, which eager steps use in Python.
 
-        In single precision ``1 - beta ** step`` loses half of its digits at first.
+        In single precision ``1 - beta ** step`` loses half of its digits in the first steps.
         """
         for group in self.optimizer.param_groups:
             if group.get("fused"):
-                continue  # its kernel takes single precision only
+                continue  # the fused kernel supports single precision only
             for parameter in group["params"]:
                 state = self.optimizer.state.get(parameter, {})
-                for name in _COUNTS & state.keys():
+                for name in _COUNTERS & state.keys():
                     count = state[name]
                     if isinstance(count, Tensor) and count.dtype is torch.float32 and not count.is_mps:
                         state[name] = count.double()
 
     @contextlib.contextmanager
     def recording(self) -> Iterator[None]:
-        """Let the optimizer's step be nothing but tensor operations inside."""
+        """Make the optimizer's step consist of tensor operations only."""
         groups = self.optimizer.param_groups
         given = [dict(group) for group in groups]
         for group, rate in zip(groups, self._rates, strict=True):
@@ -108,7 +108,7 @@ class RecordableOptimizer:
             group.update({name: value for name, value in _AS_TENSORS.items() if name in group})
             if type(self.optimizer) in _NEED_FOREACH:
                 group["foreach"] = True
-        # What torch.compile sets while it looks at an optimizer: steps are then counted in tensors on every device.
+        # torch.compile sets this flag to make optimizers count their steps in tensors on every device.
         before = torch.compiler._is_compiling_flag
         torch.compiler._is_compiling_flag = True
         try:
@@ -120,7 +120,7 @@ class RecordableOptimizer:
 
 
 def place_optimizer_state(optimizer: torch.optim.Optimizer, device: torch.device) -> None:
-    """Let an optimizer count its steps on an accelerator, where a compiled step does; elsewhere as it does by itself."""
+    """Move the step counters of an optimizer to where a compiled step needs them: to a CUDA device, else to the CPU."""
     on_device = device.type == "cuda"
     for group in optimizer.param_groups:
         if "capturable" in group:
@@ -137,11 +137,11 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> list[Tensor]:
 
 
 def optimizer_options(optimizer: torch.optim.Optimizer) -> Hashable:
-    """Return what a recording holds fixed of an optimizer: its options but for learning rates, and which of these are tensors."""
+    """Return the options that a recording keeps constant: all except learning rates, and which of these are tensors."""
     return tuple(
         (
             id(group["lr"]) if isinstance(group["lr"], Tensor) else None,
-            *((name, repr(value)) for name, value in group.items() if name not in _FREE),
+            *((name, repr(value)) for name, value in group.items() if name not in _VARIABLE),
         )
         for group in optimizer.param_groups
     )

@@ -1,4 +1,4 @@
-"""What is done to tensors while a function is recorded: watched, undone, and refused where a graph could not repeat it."""
+"""Modes that observe, undo and, where a graph could not repeat it, refuse what a function does while it is recorded."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from amortvi.compile.refusals import READS_VALUE, SIZE_VARIES, VARIES, LastSite, refusal, user_line
+from amortvi.compile.capture_errors import READS_VALUE, SIZE_VARIES, VARIES, LastSite, capture_error, user_line
 from amortvi.errors import CaptureError
 
-__all__ = ["NoReading", "Sandbox", "compare"]
+__all__ = ["RefuseReads", "Sandbox", "check_same_operations"]
 
-_LITERAL = 64
-"""Numbers in a tensor up to which they are compared one by one; what is made of more is data."""
+_LARGEST_LITERAL = 64
+"""The size up to which a tensor made of Python numbers is compared by value; a larger one is data."""
 
-# Operations that write into arguments without saying so in their schema: the running statistics.
+# Operations that write into arguments although their schema does not say so: they update running statistics.
 _SILENT_WRITES = {
     torch.ops.aten.native_batch_norm.default: (3, 4),
     torch.ops.aten.cudnn_batch_norm.default: (3, 4),
@@ -31,19 +31,25 @@ _SILENT_WRITES = {
 
 
 @dataclass(frozen=True)
-class _Event:
-    """One operation: what it is, the numbers in its arguments, and the user's line that led to it."""
+class _Operation:
+    """One operation that a function performed.
 
-    operation: str
-    numbers: tuple[Any, ...]
+    Args:
+        name: the name of the operator.
+        constants: the Python values and tensor shapes among its arguments.
+        line: the line of the user's code that led to it, if known.
+    """
+
+    name: str
+    constants: tuple[Any, ...]
     line: str | None
 
 
 class Sandbox(TorchDispatchMode):
-    """Runs functions on real tensors, and puts back at exit whatever they wrote into.
+    """Runs functions on real tensors, and on exit restores the tensors that they changed in place.
 
     Attributes:
-        site: knows the last Pyro site, where it is entered.
+        last_site: knows the last Pyro site encountered inside its context.
 
     Example:
         >>> import torch
@@ -57,71 +63,75 @@ class Sandbox(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch's modes are not annotated
-        self.site = LastSite()
+        self.last_site = LastSite()
         self._written: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
-        self._events: list[_Event] = []
+        self._operations: list[_Operation] = []
         self._constant: dict[int, torch.UntypedStorage] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-        depends = torch.Tag.nondeterministic_seeded in func.tags or not (
+        varies = torch.Tag.nondeterministic_seeded in func.tags or not (
             _is_literal(func, args) or all(map(self.is_constant, given))
         )
-        if depends and _size_varies(func, args):
+        if varies and _size_varies(func, args):
             raise self.refused(SIZE_VARIES)
         for written in _arguments_written(func, args, kwargs):
-            if depends:
+            if varies:
                 self._constant.pop(_memory(written), None)
             if id(written) not in self._written:
-                # Held by an alias too, for squeeze_ and the like change the shape of the tensor itself.
+                # The alias keeps the original shape: squeeze_ and similar operations change that of the tensor itself.
                 self._written[id(written)] = written, written.detach(), written.detach().clone()
-        self._events.append(_event(func, args, kwargs))
+        self._operations.append(_operation(func, args, kwargs))
         result = func(*args, **kwargs)
-        if not depends:
+        if not varies:
             for made in tree_leaves(result):
                 if isinstance(made, Tensor):
                     self._constant[_memory(made)] = made.untyped_storage()
         return result
 
     def is_constant(self, tensor: Tensor) -> bool:
-        """Whether a tensor was made during the run, of nothing that could be different the next time."""
+        """Return whether a tensor was made during the run, from nothing that could be different in the next call."""
         return _memory(tensor) in self._constant
 
     def refused(self, reason: str) -> CaptureError:
-        """Return the error for what the user's code is doing now."""
-        return refusal(reason, user_line(sys._getframe(1)), self.site.name)
+        """Return the error for what the user's code is doing at the moment."""
+        return capture_error(reason, user_line(sys._getframe(1)), self.last_site.name)
 
     def __exit__(self, *exception: Any) -> None:
         super().__exit__(*exception)  # type: ignore[no-untyped-call]  # torch's modes are not annotated
         with torch.no_grad():
-            # The last first, for one tensor may be a part of another.
+            # In reverse order, because one tensor may be a view of another.
             for _, memory, before in reversed(self._written.values()):
                 memory.copy_(before)
 
-    def take_events(self) -> list[_Event]:
-        """Return what was done since the last call."""
-        events, self._events = self._events, []
-        return events
+    def take_operations(self) -> list[_Operation]:
+        """Return the operations performed since the last call of this method."""
+        operations, self._operations = self._operations, []
+        return operations
 
 
 def _memory(tensor: Tensor) -> int:
     return tensor.untyped_storage()._cdata
 
 
-def compare(first: Sequence[_Event], second: Sequence[_Event]) -> None:
-    """Raise `CaptureError` at the first difference between two runs of one function."""
+def check_same_operations(first: Sequence[_Operation], second: Sequence[_Operation]) -> None:
+    """Check that two runs of a function performed the same operations.
+
+    Raises:
+        CaptureError: they did not; the message names the first difference.
+    """
     for a, b in zip(first, second, strict=False):
-        if (a.operation, a.numbers) != (b.operation, b.numbers):
+        if (a.name, a.constants) != (b.name, b.constants):
             what = (
-                f"{a.operation} got {_first_difference(a.numbers, b.numbers)}"
-                if a.operation == b.operation
-                else f"{a.operation} in one call was {b.operation} in the next"
+                f"{a.name} received {_first_difference(a.constants, b.constants)}"
+                if a.name == b.name
+                else f"{a.name} in one call was {b.name} in the next"
             )
-            raise refusal(f"{what}: {VARIES}", a.line)
+            raise capture_error(f"{what}: {VARIES}", a.line)
     if len(first) != len(second):
         longer = max(first, second, key=len)
-        raise refusal(VARIES, longer[min(len(first), len(second))].line)
+        raise capture_error(VARIES, longer[min(len(first), len(second))].line)
 
 
 def _first_difference(first: tuple[Any, ...], second: tuple[Any, ...]) -> str:
@@ -129,21 +139,21 @@ def _first_difference(first: tuple[Any, ...], second: tuple[Any, ...]) -> str:
     return f"{a} in one call and {b} in the next"
 
 
-def _event(func: Any, args: Any, kwargs: Any) -> _Event:
+def _operation(func: Any, args: Any, kwargs: Any) -> _Operation:
     literal = _is_literal(func, args)
-    numbers = []
+    constants = []
     for leaf in tree_leaves((args, kwargs)):
         if isinstance(leaf, Tensor):
-            # A tensor made of Python numbers, as by torch.tensor(0.5), is these numbers.
-            numbers.append(_values(leaf) if literal else tuple(leaf.shape))
+            # A tensor made of Python numbers, such as torch.tensor(0.5), is as constant as these numbers.
+            constants.append(_values(leaf) if literal else tuple(leaf.shape))
         elif isinstance(leaf, int | float | complex | str | torch.dtype | torch.device):
-            numbers.append(repr(leaf))
-    return _Event(str(func), tuple(numbers), user_line(sys._getframe(1)))
+            constants.append(repr(leaf))
+    return _Operation(str(func), tuple(constants), user_line(sys._getframe(1)))
 
 
 def _is_literal(func: Any, args: Any) -> bool:
-    """Whether an operation takes in a tensor just made of Python numbers, few enough to compare."""
-    return "lift_fresh" in func.__name__ and args[0].numel() <= _LITERAL
+    """Return whether an operation receives a tensor just made of Python numbers, small enough to be compared by value."""
+    return "lift_fresh" in func.__name__ and args[0].numel() <= _LARGEST_LITERAL
 
 
 def _values(tensor: Tensor) -> str:
@@ -158,18 +168,19 @@ def _arguments_written(func: Any, args: Any, kwargs: Any) -> list[Tensor]:
         for position, declared in enumerate(func._schema.arguments):
             if declared.alias_info is not None and declared.alias_info.is_write:
                 given = args[position] if position < len(args) else kwargs.get(declared.name)
-                written.extend(leaf for leaf in tree_leaves(given))
+                written.extend(tree_leaves(given))
     return [tensor for tensor in written if isinstance(tensor, Tensor)]
 
 
 def _size_varies(func: Any, args: Any) -> bool:
+    """Return whether the size of an operation's result depends on the values in its arguments."""
     if func is torch.ops.aten.index.Tensor:
         return any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1])
     return torch.Tag.dynamic_output_shape in func.tags
 
 
-class NoReading(TorchFunctionMode):
-    """Refuses what takes the values of a tensor out of torch's sight, unless they are the same at each call.
+class RefuseReads(TorchFunctionMode):
+    """Raises an error when the value of a tensor is read into Python, unless the value is the same in every call.
 
     Args:
         sandbox: knows which tensors are constant, such as ``torch.arange(3)``.
@@ -201,11 +212,11 @@ class NoReading(TorchFunctionMode):
             with _unrecorded():
                 return func(*args, **(kwargs or {}))
         if func in (Tensor.__getitem__, Tensor.__setitem__):
-            args = (args[0], self._positions(args[1]), *args[2:])
+            args = (args[0], self._with_positions(args[1]), *args[2:])
         return func(*args, **(kwargs or {}))
 
-    def _positions(self, index: Any) -> Any:
-        """Write constant masks as the positions that they choose: a graph has no sizes that depend on values."""
+    def _with_positions(self, index: Any) -> Any:
+        """Replace constant masks in ``index`` by the positions that they select, so that no size depends on values."""
         parts: list[Any] = []
         for part in index if isinstance(index, tuple) else (index,):
             if isinstance(part, Tensor) and part.dtype is torch.bool and self._sandbox.is_constant(part):
@@ -217,7 +228,7 @@ class NoReading(TorchFunctionMode):
 
 
 def _unrecorded() -> AbstractContextManager[Any]:
-    # Imported where it is used: it would make importing amortvi take longer.
+    # Imported here because it would make importing amortvi slower.
     from torch.fx.experimental.proxy_tensor import disable_proxy_modes_tracing
 
     return disable_proxy_modes_tracing()

@@ -1,23 +1,50 @@
-"""TEMPORARY during the restructuring: lazy exports, so that one unfinished part does not break the others."""
+"""How good a posterior is, and why it is not better. Each function takes a fitted estimator and returns a frozen result.
 
-import importlib
+A new diagnostic is one file here, or in the folder of its subject, and one import below. Functions that share their name with
+a module, such as ``evidence``, are imported from the top of the package: ``amortvi.evidence``.
+"""
 
-_HOMES = {
-    "annealing": ["AnnealedEvidence", "EvidenceBracket", "annealed_evidence", "bracket_evidence"],
-    "c2st": ["C2ST", "c2st"],
-    "calibration": ["Calibration", "CalibrationTest", "calibrate", "ecdf_band"],
-    "convergence": ["Convergence", "convergence"],
-    "evidence": ["Evidence", "evidence"],
-    "gaps": ["DefensiveMixture", "Diagnosis", "Fault", "Gaps", "Verdict", "defensive", "diagnose", "gaps"],
-    "latents": ["LatentUsage", "latent_usage", "warn_of_inactive_latents"],
-    "predictive": ["PredictiveCheck", "predictive_check"],
-    "reference": ["Distances", "Reference", "distances", "reference"],
-    "simulation": ["Simulated", "Simulator", "simulate_observations"],
-}
+from amortvi.diagnostics.annealing import AnnealedEvidence, EvidenceBracket, annealed_evidence, bracket_evidence
+from amortvi.diagnostics.c2st import C2ST
+from amortvi.diagnostics.calibration import Calibration, CalibrationTest, calibrate, ecdf_band
+from amortvi.diagnostics.convergence import Convergence, Trend
+from amortvi.diagnostics.evidence import Evidence
+from amortvi.diagnostics.gaps import DefensiveMixture, Diagnosis, Fault, Gaps, Verdict, defensive, diagnose
+from amortvi.diagnostics.latents import CoordinateUsage, LatentUsage, latent_usage
+from amortvi.diagnostics.predictive import CheckedStatistic, PredictiveCheck, predictive_check
+from amortvi.diagnostics.reference import Distances, Reference, distances
+from amortvi.diagnostics.simulation import Simulated, Simulator, simulate_observations
 
-
-def __getattr__(name):
-    for home, names in _HOMES.items():
-        if name in names:
-            return getattr(importlib.import_module(f"amortvi.diagnostics.{home}"), name)
-    raise AttributeError(name)
+__all__ = [
+    "C2ST",
+    "AnnealedEvidence",
+    "Calibration",
+    "CalibrationTest",
+    "CheckedStatistic",
+    "Convergence",
+    "CoordinateUsage",
+    "DefensiveMixture",
+    "Diagnosis",
+    "Distances",
+    "Evidence",
+    "EvidenceBracket",
+    "Fault",
+    "Gaps",
+    "LatentUsage",
+    "PredictiveCheck",
+    "Reference",
+    "Simulated",
+    "Simulator",
+    "Trend",
+    "Verdict",
+    "annealed_evidence",
+    "bracket_evidence",
+    "calibrate",
+    "defensive",
+    "diagnose",
+    "distances",
+    "ecdf_band",
+    "latent_usage",
+    "predictive_check",
+    "simulate_observations",
+]

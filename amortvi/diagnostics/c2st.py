@@ -1,15 +1,14 @@
 r"""The classifier two-sample test (Lopez-Paz and Oquab, 2017).
 
-Two samples of one distribution cannot be told apart: a classifier that was trained to do so is right half of the time on
-rows that it has not seen,
+A classifier is trained to tell the rows of two samples apart. Its accuracy on rows that it was not trained on is
 
 .. math::
 
     \text{accuracy} = \tfrac12 + \tfrac12 \, E_a[h] - \tfrac12 \, E_b[h],
 
-where :math:`h` is 1 where it says *a*. How much more often it is right says how far the samples are apart: for the best
-possible classifier the accuracy is :math:`\tfrac12 + \tfrac12 \mathrm{TV}(a, b)`, so that any other gives a lower bound of
-the total variation.
+where :math:`h` is 1 if it assigns a row to *a*. For two samples of one distribution the expected accuracy is one half. The best
+possible classifier has accuracy :math:`\tfrac12 + \tfrac12 \mathrm{TV}(a, b)`, so any classifier gives a lower bound on the
+total variation distance.
 """
 
 from __future__ import annotations
@@ -23,15 +22,15 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from amortvi._util.checks import positive_int, seed_or_none
+from amortvi._util.checks import nonnegative_int, positive_int
 from amortvi._util.lazy import pandas as pd
 from amortvi._util.lazy import require, stats
 from amortvi.errors import DataError, OptionError
 
-__all__ = ["C2ST", "ClassifierChoice", "c2st"]
+__all__ = ["C2ST", "ClassifierChoice", "c2st", "compare_pairs"]
 
 ClassifierChoice = Literal["mlp", "linear"] | Any
-"""``"mlp"``, a small network; ``"linear"``, a logistic regression; or a classifier of scikit-learn's kind."""
+"""``"mlp"``, a small network; ``"linear"``, a logistic regression; or a classifier with scikit-learn's interface."""
 
 _WIDEST = 128
 
@@ -41,11 +40,12 @@ class C2ST:
     """How well a classifier tells two samples apart.
 
     Args:
-        accuracy: how often it is right on rows that it has not seen; 0.5 where the samples are alike, 1 where they are apart.
-        standard_error: of the accuracy.
-        p_value: the probability of such an accuracy, or a higher one, for samples of one distribution.
+        accuracy: the fraction of held-out rows that it assigns to the right sample: 0.5 for samples of one distribution, 1 for
+            samples that do not overlap.
+        standard_error: that of the accuracy.
+        p_value: the probability of such an accuracy, or a higher one, for two samples of one distribution.
         rows: the number of rows of each sample.
-        folds: the number of parts, each of which was left out once.
+        folds: the number of folds of the cross-validation.
     """
 
     accuracy: float
@@ -65,30 +65,31 @@ class C2ST:
 
 
 def c2st(a: Any, b: Any, *, classifier: ClassifierChoice = "mlp", folds: int = 5, seed: int = 0) -> C2ST:
-    """Ask a classifier to tell two samples apart.
+    """Test whether a classifier can tell two samples apart.
 
-    Each row is judged by a classifier that was trained on other rows. Columns are standardised. The larger sample is cut,
-    at random, to the size of the smaller, so that guessing is right half of the time.
+    The classifier is cross-validated on standardized columns. If the samples have different sizes, a random subset of the
+    larger one is used, so that chance level is one half.
 
     Args:
         a: a sample, ``(N, D)`` or ``(N,)``: a tensor, array or DataFrame of finite numbers.
-        b: the other, ``(M, D)`` or ``(M,)``.
-        classifier: ``"mlp"``, a network with two hidden layers; ``"linear"``, a logistic regression, which sees different
-            means only; or a classifier of scikit-learn's kind (``fit`` and ``predict``), which is cloned.
-        folds: how many classifiers are trained, each with one part of the rows left out.
-        seed: of the parts and of the network's training.
+        b: the other sample, ``(M, D)`` or ``(M,)``.
+        classifier: ``"mlp"``, a network with two hidden layers; ``"linear"``, a logistic regression, which is sensitive to
+            the means only; or a classifier with scikit-learn's interface (``fit`` and ``predict``), which is cloned.
+        folds: the number of folds of the cross-validation.
+        seed: the seed of the folds and of the training of the network.
 
     Returns:
-        The accuracy, its standard error and p-value.
+        The accuracy, its standard error and its p-value.
 
     Raises:
-        DataError: a sample is no matrix of finite numbers, has other columns than the other, or fewer rows than ``folds``.
-        OptionError: ``folds`` is below two, or the classifier is unknown.
+        DataError: a sample is not a matrix of finite numbers, or the samples have different columns.
+        OptionError: ``folds`` is less than two or more than the number of rows, the classifier is unknown, or ``seed`` is not
+            a nonnegative integer.
         MissingDependencyError: scikit-learn is not installed (extra ``diagnostics``).
 
     Example:
         >>> import torch
-        >>> from amortvi.diagnostics import c2st
+        >>> from amortvi.diagnostics.c2st import c2st
         >>> a = torch.randn(400, 2, generator=torch.Generator().manual_seed(0))
         >>> test = c2st(a[:200], a[200:] + 2.0, classifier="linear")
         >>> test.accuracy > 0.85, test.p_value < 1e-6
@@ -97,9 +98,9 @@ def c2st(a: Any, b: Any, *, classifier: ClassifierChoice = "mlp", folds: int = 5
     first, second = _matrix("a", a), _matrix("b", b)
     if first.shape[1] != second.shape[1]:
         raise DataError(f"a and b must have the same columns; a has {first.shape[1]}, b has {second.shape[1]}.")
-    generator = np.random.default_rng(_seed(seed))
+    generator = np.random.default_rng(nonnegative_int("seed", seed))
     rows = min(len(first), len(second))
-    chosen = (part[generator.permutation(len(part))[:rows]] for part in (first, second))
+    chosen = (sample[generator.permutation(len(sample))[:rows]] for sample in (first, second))
     return compare_pairs(*chosen, classifier=classifier, folds=folds, seed=seed)
 
 
@@ -111,7 +112,7 @@ def compare_pairs(
     folds: int,
     seed: int,
 ) -> C2ST:
-    """Tell two samples apart whose rows are pairs, such as two draws for one observation; both of a pair are left out at once.
+    """Test two samples whose rows form pairs, such as two draws for one observation; the rows of a pair share a fold.
 
     Args:
         a: ``(N, D)``.
@@ -120,56 +121,49 @@ def compare_pairs(
         folds: as for `c2st`.
         seed: as for `c2st`.
     """
-
-    parts = positive_int("folds", folds)
+    parts, seed = positive_int("folds", folds), nonnegative_int("seed", seed)
     rows = len(a)
     if not 2 <= parts <= rows:
-        raise OptionError(f"folds must be from 2 to the {rows} rows of a sample; got {parts}.")
-    template = _classifier(classifier, a.shape[1], _seed(seed))
-    clone = require("sklearn.base", extra="diagnostics", purpose="a classifier two-sample test").clone
-    scaler = require(
-        "sklearn.preprocessing", extra="diagnostics", purpose="a classifier two-sample test"
-    ).StandardScaler
-    part = np.random.default_rng(_seed(seed)).permutation(np.arange(rows) % parts)
-    right = np.zeros(rows)  # how many of a pair are told rightly
-    for left_out in range(parts):
-        train, test = part != left_out, part == left_out
+        raise OptionError(f"folds must be from 2 to the number of rows of a sample, {rows}; got {parts}.")
+    template = _classifier(classifier, a.shape[1], seed)
+    clone, scaler = _sklearn("base").clone, _sklearn("preprocessing").StandardScaler
+    fold = np.random.default_rng(seed).permutation(np.arange(rows) % parts)
+    right = np.zeros(rows)  # the number of rows of each pair that are assigned to the right sample
+    for held_out in range(parts):
+        train, test = fold != held_out, fold == held_out
         features = np.concatenate([a[train], b[train]])
         labels = np.repeat([0, 1], train.sum())
         scale = scaler().fit(features)
         model = clone(template)
         with warnings.catch_warnings():
-            # How far a network is trained decides how much it sees, not whether the test is right.
+            # A classifier that has not converged has less power, but the test stays valid.
             warnings.filterwarnings("ignore", module="sklearn")
             model.fit(scale.transform(features), labels)
         right[test] = (model.predict(scale.transform(a[test])) == 0).astype(float)
         right[test] += model.predict(scale.transform(b[test])) == 1
     accuracy = float(right.mean() / 2)
     independent = max(float(right.std(ddof=1)) / 2 / math.sqrt(rows), math.sqrt(0.25 / (2 * rows)))
-    # What one part says of another by chance, it says twice: when either is left out. At most this doubles the variance, as
-    # it does for a classifier by the difference of the means.
-    spread = math.sqrt(2) * independent
-    return C2ST(accuracy, spread, float(stats.norm.sf((accuracy - 0.5) / spread)), rows, parts)
+    # The folds are not independent: a chance difference between two of them counts twice, once when each is held out. This
+    # at most doubles the variance, as it does for a classifier that uses the difference of the means.
+    error = math.sqrt(2) * independent
+    return C2ST(accuracy, error, float(stats.norm.sf((accuracy - 0.5) / error)), rows, parts)
+
+
+def _sklearn(module: str) -> Any:
+    return require(f"sklearn.{module}", extra="diagnostics", purpose="a classifier two-sample test")
 
 
 def _classifier(choice: ClassifierChoice, columns: int, seed: int) -> Any:
-    if choice == "mlp":
-        network = require("sklearn.neural_network", extra="diagnostics", purpose="a classifier two-sample test")
-        width = min(10 * columns, _WIDEST)
-        return network.MLPClassifier((width, width), max_iter=200, early_stopping=True, random_state=seed % 2**32)
-    if choice == "linear":
-        linear = require("sklearn.linear_model", extra="diagnostics", purpose="a classifier two-sample test")
-        return linear.LogisticRegression(max_iter=1000)
+    if isinstance(choice, str) and choice == "mlp":
+        width, network = min(10 * columns, _WIDEST), _sklearn("neural_network").MLPClassifier
+        return network((width, width), max_iter=200, early_stopping=True, random_state=seed % 2**32)
+    if isinstance(choice, str) and choice == "linear":
+        return _sklearn("linear_model").LogisticRegression(max_iter=1000)
     if not hasattr(choice, "fit") or not hasattr(choice, "predict") or isinstance(choice, type):
-        raise OptionError(f"classifier must be 'mlp', 'linear' or a classifier of scikit-learn's kind; got {choice!r}.")
+        raise OptionError(
+            f"classifier must be 'mlp', 'linear' or a classifier with scikit-learn's interface; got {choice!r}."
+        )
     return choice
-
-
-def _seed(seed: int) -> int:
-    checked = seed_or_none(seed)
-    if checked is None:
-        raise OptionError("seed must be an integer: the parts that are left out are drawn from it; got None.")
-    return checked
 
 
 def _matrix(name: str, value: Any) -> npt.NDArray[np.float64]:

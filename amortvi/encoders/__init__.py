@@ -1,4 +1,4 @@
-"""Encoders: from the model's arguments to a context ``(B, C)``. Any `nn.Module` that does this is one."""
+"""Encoders map the model's arguments to a context ``(B, C)``. Any `nn.Module` with such a ``forward`` can be one."""
 
 from amortvi.encoders.conv import Conv
 from amortvi.encoders.mlp import MLP

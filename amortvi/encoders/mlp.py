@@ -8,21 +8,20 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from amortvi._util.checks import positive_int
-from amortvi.encoders._widths import checked_widths
+from amortvi._util.checks import layer_widths, positive_int
 from amortvi.errors import OptionError
 
 __all__ = ["MLP"]
 
 
 class MLP(nn.Module):
-    """Fully connected layers with an activation after each; observations of any shape are flattened.
+    """Fully connected layers, each followed by an activation. Observations of any shape are flattened.
 
     Args:
-        in_features: the numbers of one observation, all arguments of the model together.
-        hidden: the width of each layer; the last one is the size ``C`` of the context. With none the context is the
-            flattened observation itself, which makes the posterior's parameters linear in it.
-        activation: makes one activation module, by default ``nn.ReLU``.
+        in_features: the number of elements of one observation, over all arguments of the model.
+        hidden: the width of each layer; the last one is the size ``C`` of the context. Without layers, the context is the
+            flattened observation, and the parameters of the posterior are linear in it.
+        activation: returns a new activation module, such as the class ``nn.ReLU``.
         dropout: the dropout probability after each activation.
 
     Raises:
@@ -43,7 +42,7 @@ class MLP(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        widths = [positive_int("in_features", in_features), *checked_widths("hidden", hidden)]
+        widths = [positive_int("in_features", in_features), *layer_widths("hidden", hidden)]
         if not 0 <= dropout < 1:
             raise OptionError(f"dropout must be a probability below 1; got {dropout}.")
         self.layers = nn.Sequential()
@@ -56,15 +55,15 @@ class MLP(nn.Module):
         self.out_features = widths[-1]
 
     def forward(self, *inputs: Tensor, **named: Tensor) -> Tensor:
-        """Return the context ``(B, C)`` of inputs with ``in_features`` numbers an observation, each batch first."""
+        """Return the context ``(B, C)`` of inputs ``(B, ...)`` that have ``in_features`` elements per observation."""
         rows = [value.flatten(1) if value.dim() > 1 else value.unsqueeze(1) for value in (*inputs, *named.values())]
-        # Counts and labels come as integers; the layers say which floating type they compute in.
+        # Integers, such as counts and labels, are cast to the type of the layers.
         dtype = next((p.dtype for p in self.parameters()), torch.get_default_dtype())
         flat = torch.cat([row if row.is_floating_point() else row.to(dtype) for row in rows], dim=1)
         if flat.shape[1] != self.in_features:
             raise ValueError(
-                f"MLP(in_features={self.in_features}) got {flat.shape[1]} numbers an observation, "
-                f"from inputs of shape {[tuple(value.shape) for value in (*inputs, *named.values())]}"
+                f"MLP expects in_features={self.in_features} elements per observation; got {flat.shape[1]}, from inputs of "
+                f"shape {[tuple(value.shape) for value in (*inputs, *named.values())]}"
             )
         context: Tensor = self.layers(flat)
         return context

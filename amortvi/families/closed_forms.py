@@ -11,7 +11,7 @@ from functools import singledispatch
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, Independent, MultivariateNormal, Normal, kl_divergence
+from torch.distributions import Distribution, Independent, MultivariateNormal, Normal, kl_divergence, register_kl
 
 __all__ = ["StandardNormal", "covariance", "kl_to_standard_normal", "marginals", "moments"]
 
@@ -70,3 +70,10 @@ def _(q: Independent) -> Distribution | None:  # type: ignore[type-arg]
 @marginals.register
 def _(q: MultivariateNormal) -> Distribution:
     return Normal(q.mean, q.variance.sqrt(), validate_args=False)
+
+
+@register_kl(MultivariateNormal, StandardNormal)  # type: ignore[untyped-decorator]  # PyTorch registers only pairs of one type
+def _kl_multivariate_normal_standard_normal(q: MultivariateNormal, p: StandardNormal) -> Tensor:
+    second_moment = (q.variance + q.mean.square()).sum(-1)
+    log_det = q.scale_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    return 0.5 * (second_moment - q.event_shape[0]) - log_det

@@ -23,14 +23,14 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal, Transform, constraints
 from torch.types import _size
 
-from amortvi._util.checks import positive_int
+from amortvi._util.checks import layer_widths, positive_int
 from amortvi._util.lazy import require
 from amortvi.families.base import INITIAL_LOG_SCALE, Family
 
 __all__ = ["Flow", "FlowDistribution"]
 
 _COUPLING = 2
-"""Passes through the network that invert one transform: two make it a coupling, fast in both directions."""
+"""The number of network passes that invert a transform. Two make it a coupling transform, fast in both directions."""
 
 
 class Flow(Family):
@@ -53,12 +53,12 @@ class Flow(Family):
     def __init__(self, transforms: int = 3, *, hidden: Sequence[int] = (64, 64)) -> None:
         super().__init__()
         self.transforms = positive_int("transforms", transforms)
-        self.hidden = tuple(positive_int("each width in hidden", width) for width in hidden)
+        self.hidden = layer_widths("hidden", hidden)
 
     transform: nn.Module
 
     def build(self) -> None:
-        with _restored_validation():  # importing zuko disables argument validation for the whole process
+        with _restored_validation():
             flows = require("zuko.flows", extra="flows", purpose="the family Flow")
         flow = flows.MAF(
             self.dim, self.context_features, self.transforms, passes=_COUPLING, hidden_features=self.hidden
@@ -71,7 +71,7 @@ class Flow(Family):
 
 
 class FlowDistribution(TorchDistribution):
-    """The distribution of ``f(eps)``, where ``eps`` is normal noise; the last draw is scored without inverting ``f``.
+    """The distribution of ``f(eps)`` for normal noise ``eps``; the density of the last draw does not need the inverse of ``f``.
 
     Args:
         transform: ``f``, from ``(*S, *B, D)`` to the same shape.
@@ -116,6 +116,8 @@ class FlowDistribution(TorchDistribution):
 
 @contextlib.contextmanager
 def _restored_validation() -> Iterator[None]:
+    """Undo what importing zuko does to every distribution of the process: it disables argument validation."""
+    # Its default for arg_constraints stays: it affects only classes without their own, and zuko's need it.
     before = Distribution._validate_args
     try:
         yield

@@ -1,7 +1,7 @@
-"""Importance weights: how far draws from a posterior are to be trusted as draws from the exact one, and their correction.
+"""Importance weights: how reliable they are, and resampling.
 
-Everything takes the log weights of ``K`` draws of ``B`` observations, ``(K, B)``, and treats all observations at once. The
-weights need not be normalised.
+Every function takes the log weights of ``K`` draws of ``B`` observations, ``(K, B)``, and processes all observations at once.
+The weights need not be normalized.
 """
 
 from amortvi.importance.pareto import Smoothed, k_hat_threshold, pareto_smoothed

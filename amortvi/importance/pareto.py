@@ -1,10 +1,10 @@
 r"""Pareto-smoothed importance sampling (Vehtari, Simpson, Gelman, Yao and Gabry, 2024, JMLR 25(72)).
 
-The largest :math:`M = \lceil \min(K / 5,\, 3 \sqrt K) \rceil` of ``K`` weights are taken for a sample from the tail of the
-distribution of weights. A generalised Pareto distribution is fitted to how far they exceed the next smaller weight. Its
-shape ``k`` says which moments the weights have: below 0.5 their variance is finite and means over them converge quickly,
-from 0.7 on no practical number of draws is enough, from 1 on they have no mean. The tail is then replaced by the quantiles of
-the fitted distribution, cut off at the largest weight, which takes much variance out for little bias.
+The :math:`M = \lceil \min(K / 5,\, 3 \sqrt K) \rceil` largest of ``K`` weights form the tail. A generalized Pareto distribution
+is fitted to their excesses over the next smaller weight. Its shape ``k`` indicates which moments of the weights exist: below
+0.5 their variance is finite and sample means converge quickly; above 0.7 no practical number of draws is enough; from 1 on
+the mean does not exist. The tail is then replaced by quantiles of the fitted distribution, truncated at the largest weight,
+which reduces the variance considerably at the cost of a small bias.
 """
 
 from __future__ import annotations
@@ -18,8 +18,7 @@ from torch import Tensor
 
 from amortvi._util.checks import positive_int
 from amortvi._util.chunks import spans
-from amortvi.errors import OptionError
-from amortvi.importance import generalised_pareto
+from amortvi.importance import generalized_pareto
 from amortvi.importance.tail import largest
 from amortvi.importance.weights import check_largest, checked
 
@@ -27,11 +26,11 @@ __all__ = ["Smoothed", "k_hat_threshold", "pareto_smoothed"]
 
 _SHORTEST_TAIL = 5
 _SMALLEST = math.log(torch.finfo(torch.float64).tiny)
-"""A log weight this far below the largest is that of zero, and belongs to no tail."""
+"""A log weight this far below the largest counts as a weight of zero, which is never in the tail."""
 _FLAT = 1e-3
-"""A tail whose log weights differ by less is flat: rounding in single precision makes differences up to about this."""
+"""A tail whose log weights differ by less is flat: rounding in single precision causes differences of about this size."""
 _CACHED = 2**19
-"""Numbers of a block of observations: small enough for a processor's cache, large enough for the overhead not to count."""
+"""The number of elements of a block of observations, small enough for a processor's cache, large enough to hide overhead."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,8 +38,8 @@ class Smoothed:
     """Weights with a smoothed tail.
 
     Args:
-        log_weights: ``(K, B)`` in nats, on the scale of those that were given, so that the log of their mean estimates the
-            same; on the CPU in double precision.
+        log_weights: ``(K, B)`` in nats, on the scale of the input, so that the log of their mean estimates the same
+            quantity; on the CPU in double precision.
         k_hat: the estimated shape of the tail, ``(B,)``; see `pareto_smoothed`.
     """
 
@@ -48,30 +47,30 @@ class Smoothed:
     k_hat: Tensor
 
     @property
-    def normalised(self) -> Tensor:
-        """The log weights, ``(K, B)``, with the weights of each observation summing to one; zero weights stay zero."""
+    def normalized(self) -> Tensor:
+        """The log weights, ``(K, B)``, normalized so that the weights of each observation sum to one, unless all are zero."""
         total = self.log_weights.logsumexp(0)
         return self.log_weights - total.masked_fill_(total == -torch.inf, 0.0)
 
 
 def pareto_smoothed(log_weights: Tensor) -> Smoothed:
-    r"""Smooth the tail of the weights of each observation, and say how heavy it is.
+    r"""Smooth the tail of the weights of each observation, and estimate its shape.
 
-    Both agree with the paper and with `arviz.psislw` of ArviZ 0.x (``reff=1``). ArviZ 1.x takes one draw less into the tail
-    unless ``3 sqrt(K)`` is a whole number. Two cases that ArviZ 0.x calls ``inf`` are told apart: where the tail is flat, its
-    weights within a factor of 1.001, and too few exceed the next to fit anything, ``k_hat`` is ``-inf``, as for equal
-    weights, the best there are. It is ``inf`` where nothing can be said: fewer than 21 draws, fewer than five that stand
-    out from ties, all weights zero.
+    The results agree with the paper and with `arviz.psislw` of ArviZ 0.x (``reff=1``). ArviZ 1.x puts one draw less into the
+    tail unless ``3 sqrt(K)`` is an integer. Where ArviZ 0.x returns ``inf``, two cases are distinguished. If the tail is flat,
+    that is, if its weights agree within a factor of 1.001 and leave nothing to fit, ``k_hat`` is ``-inf``, the best possible
+    value. If nothing is known about the tail, it is ``inf``: with fewer than 21 draws, with fewer than five weights above
+    the cutoff, or if all weights are zero.
 
     Args:
-        log_weights: ``(K, B)`` in nats, of independent draws, in any floating type; ``-inf`` is a weight of zero.
+        log_weights: ``(K, B)`` in nats, of independent draws, in any floating-point type; ``-inf`` is a weight of zero.
 
     Returns:
-        The smoothed weights and the estimated shapes ``k_hat``. A tail that was not fitted is returned as it was; of weights
-        that are equal, it is left open which gets which quantile.
+        The smoothed weights and the estimated shapes ``k_hat``. A tail that was not fitted is unchanged. The order in which
+        equal weights receive different quantiles is unspecified.
 
     Raises:
-        DataError: ``log_weights`` is no such tensor, or has NaN or ``+inf``.
+        DataError: ``log_weights`` is not such a tensor, or contains NaN or ``+inf``.
 
     Example:
         >>> generator = torch.Generator().manual_seed(0)
@@ -83,10 +82,10 @@ def pareto_smoothed(log_weights: Tensor) -> Smoothed:
     log_weights = checked(log_weights)
     draws, observations = log_weights.shape
     length = math.ceil(min(draws / 5, 3 * math.sqrt(draws)))
-    # From NumPy, which asks the system for large pages: filling 80 MB then takes a third of the time.
+    # Allocated by NumPy, which requests large pages: filling 80 MB then takes a third of the time.
     whole = torch.from_numpy(np.empty((observations, draws)))
     k_hat = torch.empty(observations, dtype=torch.float64)
-    scratch = generalised_pareto.scratch(length + 1)
+    scratch = generalized_pareto.scratch(length + 1)
     for span in spans(observations, max(1, _CACHED // draws)):
         rows = slice(span.start, span.stop)
         whole[rows] = log_weights[:, rows].t()
@@ -96,21 +95,21 @@ def pareto_smoothed(log_weights: Tensor) -> Smoothed:
 
 
 def _smooth(rows: Tensor, length: int, scratch: Tensor) -> Tensor:
-    """Smooth the tail of each row of log weights, ``(R, K)``, where it stands, and return the k-hats, ``(R,)``."""
-    tail, positions = largest(rows, min(length + 1, rows.shape[1]))  # with the one that the others exceed
+    """Smooth the tail of each row of log weights, ``(R, K)``, in place, and return the k-hats, ``(R,)``."""
+    tail, positions = largest(rows, min(length + 1, rows.shape[1]))  # including the cutoff
     flat = (tail[:, -1] - tail[:, 0] < _FLAT) & (length >= _SHORTEST_TAIL)
-    highest = tail[:, -1:].clamp(min=torch.finfo(tail.dtype).min)  # a number even where all weights are zero
+    highest = tail[:, -1:].clamp(min=torch.finfo(tail.dtype).min)  # finite even if all weights are zero
     tail = tail - highest
     cutoff = tail[:, :1].clamp(min=_SMALLEST)
-    sizes = (tail > cutoff).sum(1, keepdim=True)  # ties with the cutoff are not of the tail
+    sizes = (tail > cutoff).sum(1, keepdim=True)  # ties with the cutoff are not in the tail
     base = cutoff.exp()
     exceeding = (tail - cutoff).clamp_(min=0.0).expm1_().mul_(base)
-    shape, scale = generalised_pareto.fit(exceeding, sizes, scratch)
+    shape, scale = generalized_pareto.fit(exceeding, sizes, scratch)
     fitted = (sizes >= _SHORTEST_TAIL) & shape.isfinite()
     ranks = torch.arange(tail.shape[1], dtype=tail.dtype) + (sizes - tail.shape[1])
-    quantiles = generalised_pareto.quantiles((ranks + 0.5) / sizes, shape, scale)
+    quantiles = generalized_pareto.quantiles((ranks + 0.5) / sizes, shape, scale)
     smoothed = quantiles.add_(base).log_().clamp_(max=0.0).add_(highest)
-    # Where nothing is to be written, the largest is written once more, or what is there already.
+    # Positions outside the tail are redirected to the largest weight, which is written again, or to its current value.
     written = fitted & (ranks >= 0)
     last = positions[:, -1:]
     repeated = torch.where(fitted, smoothed[:, -1:], rows.gather(1, last))
@@ -119,18 +118,16 @@ def _smooth(rows: Tensor, length: int, scratch: Tensor) -> Tensor:
 
 
 def k_hat_threshold(draws: int) -> float:
-    r"""Return the k-hat below which estimates from so many draws can be trusted: :math:`\min(1 - 1 / \log_{10} S,\, 0.7)`.
+    r"""Return the k-hat below which estimates from ``draws`` draws are reliable, :math:`\min(1 - 1 / \log_{10} S,\, 0.7)`.
 
     Args:
         draws: ``S``, at least 2.
 
     Raises:
-        OptionError: ``draws`` is no integer of at least 2.
+        OptionError: ``draws`` is not an integer of at least 2.
 
     Example:
         >>> [round(k_hat_threshold(draws), 2) for draws in (100, 320, 1000, 10_000)]
         [0.5, 0.6, 0.67, 0.7]
     """
-    if positive_int("draws", draws) < 2:
-        raise OptionError("draws must be at least 2, for weights to differ; got 1.")
-    return min(1 - 1 / math.log10(draws), 0.7)
+    return min(1 - 1 / math.log10(positive_int("draws", draws, at_least=2)), 0.7)

@@ -1,4 +1,4 @@
-r"""Draws with weights become draws without (sampling-importance-resampling; Rubin, 1988)."""
+"""Sampling-importance-resampling (Rubin, 1988): weighted draws become unweighted ones."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ def resample(
     method: Literal["systematic", "multinomial"] = "systematic",
     seed: int | None = None,
 ) -> Tensor:
-    """Choose draws of each observation with probabilities in proportion to their weights, with replacement.
+    """Choose draws of each observation with replacement, with probabilities proportional to their weights.
 
-    Each draw is chosen ``draws`` times its normalised weight on average, with either method.
+    With either method, the expected number of times that a draw is chosen is ``draws`` times its normalized weight.
 
     Args:
-        log_weights: ``(K, B)`` in nats; ``-inf`` is a weight of zero, never chosen.
+        log_weights: ``(K, B)`` in nats; a draw with log weight ``-inf`` is never chosen.
         draws: how many to choose.
-        method: ``"systematic"`` spaces the choices evenly over the cumulated weights, from a random start: a draw is then
-            chosen the whole number below or above its average, which takes most of the noise of choosing away
-            (Kitagawa, 1996). What is chosen twice stands side by side. ``"multinomial"`` makes independent choices.
-        seed: reproduces the choice and leaves the caller's random state as it was; ``None`` goes on with that state.
+        method: ``"systematic"`` spaces the choices evenly over the cumulative weights, from a random start (Kitagawa, 1996).
+            A draw is then chosen its expected number of times, rounded down or up, which removes most of the resampling
+            noise; copies of a draw are adjacent. ``"multinomial"`` makes independent choices.
+        seed: reproduces the choice and leaves the caller's random state untouched; ``None`` uses that state.
 
     Returns:
         Positions from 0 to ``K - 1``, ``(draws, B)``, on the CPU.
 
     Raises:
-        DataError: ``log_weights`` is no such tensor, has NaN or ``+inf``, or an observation has no weight above zero.
+        DataError: ``log_weights`` is not such a tensor, contains NaN or ``+inf``, or an observation has no positive weight.
         OptionError: ``draws`` is not a positive integer, or the method is unknown.
 
     Example:
@@ -56,26 +56,26 @@ def resample(
     with random_state(seed):
         for span in spans(log_weights.shape[1], rows_at_once(log_weights.shape[0] + count)):
             rows = slice(span.start, span.stop)
-            cumulated = _cumulated(log_weights[:, rows].t().double().contiguous(), span.start)
+            cumulative = _cumulative(log_weights[:, rows].t().double().contiguous(), span.start)
             if method == "systematic":
                 start = torch.rand(len(span), 1, dtype=torch.float64)
                 points = (torch.arange(count, dtype=torch.float64) + start) / count
             else:
                 points = torch.rand(len(span), count, dtype=torch.float64)
-            # A point at the very end would fall behind the last weight.
-            points = torch.minimum(points, torch.tensor(1 - torch.finfo(torch.float64).eps)) * cumulated[:, -1:]
-            chosen[:, rows] = torch.searchsorted(cumulated, points, right=True).t()
+            # A point at the very end would fall beyond the last weight.
+            points = torch.minimum(points, torch.tensor(1 - torch.finfo(torch.float64).eps)) * cumulative[:, -1:]
+            chosen[:, rows] = torch.searchsorted(cumulative, points, right=True).t()
     return chosen
 
 
-def _cumulated(log_weights: Tensor, first: int) -> Tensor:
-    """Return the cumulated weights of each row ``(B, K)``; ``first`` is the position of the first row among all."""
+def _cumulative(log_weights: Tensor, first: int) -> Tensor:
+    """Return the cumulative weights of each row, ``(B, K)``; ``first`` is the position of the first row among all."""
     highest = log_weights.amax(1, keepdim=True)
     check_largest(highest.squeeze(1), first)
     zero = (highest == -torch.inf).squeeze(1)
     if zero.any():
         raise DataError(
-            f"log_weights must have a weight above zero for each observation; observation {first + int(zero.nonzero()[0])} "
-            f"has none, {int(zero.sum())} of {len(zero)} have none."
+            f"log_weights must have a positive weight for each observation; observation {first + int(zero.nonzero()[0])} has "
+            f"none."
         )
     return (log_weights - highest).exp_().cumsum(1)

@@ -1,7 +1,7 @@
-"""The largest numbers of each row.
+"""The largest elements of each row.
 
-NumPy sorts and partitions short rows with vector instructions, several times as fast as ``torch.topk`` on a CPU, so the
-order is found with it.
+They are found with NumPy, which sorts and partitions short rows with vector instructions, several times as fast as
+``torch.topk`` on a CPU.
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ from torch import Tensor
 __all__ = ["largest"]
 
 _GROUPS = 2.6
-"""Groups for each of the numbers wanted. More make the bound tighter and dearer; this is about the cheapest."""
+"""Groups per requested element. More groups make the bound tighter but more expensive; this value is about the fastest."""
 
 
 def largest(rows: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Return the ``count`` largest numbers of each row in ascending order, and where they stand.
+    """Return the ``count`` largest elements of each row in ascending order, with their positions.
 
-    The row is cut into groups. As many groups as are wanted have a largest member at or above the ``count``-th largest of
-    these members: it bounds the answer from below, and little more than ``count`` numbers lie above it. Only those are sorted.
+    Each row is divided into groups. The ``count``-th largest of the group maxima bounds the result from below, and only
+    slightly more than ``count`` elements exceed it. Only those are sorted.
 
     Args:
         rows: ``(R, K)`` on the CPU, contiguous, without NaN.
         count: how many, at most ``K``.
 
     Returns:
-        The numbers and their positions, ``(R, count)`` each. The position of a number that is no larger than the first
-        one is not to be relied on.
+        The elements and their positions, each ``(R, count)``. The positions of elements equal to the first one are
+        unspecified.
 
     Example:
         >>> values, positions = largest(torch.tensor([[3.0, 9.0, 1.0, 7.0, 5.0]]), 3)
@@ -37,17 +37,17 @@ def largest(rows: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """
     height, width = rows.shape
     size = max(1, int(width / (_GROUPS * count)))
-    members = rows[:, : width - width % size].view(height, size, -1).amax(1).numpy()
-    bound = np.partition(members, -count, axis=1)[:, -count, np.newaxis]
-    numbers = rows.numpy()
-    above = np.flatnonzero(numbers > bound)
+    maxima = rows[:, : width - width % size].view(height, size, -1).amax(1).numpy()
+    bound = np.partition(maxima, -count, axis=1)[:, -count, np.newaxis]
+    elements = rows.numpy()
+    above = np.flatnonzero(elements > bound)
     row, position = np.divmod(above, width)
     found = np.bincount(row, minlength=height)
     start = np.cumsum(found) - found
-    # Row by row, beside one another; a row with fewer numbers above its bound has the bound itself as the others.
+    # Rows with fewer elements above their bound are padded with the bound itself.
     breadth = max(count, int(found.max(initial=0)))
     values = np.repeat(bound, breadth, axis=1)
-    values.ravel()[np.arange(len(above)) + (np.arange(height) * breadth - start)[row]] = numbers.ravel()[above]
+    values.ravel()[np.arange(len(above)) + (np.arange(height) * breadth - start)[row]] = elements.ravel()[above]
     order = np.argsort(values, axis=1)[:, -count:]
     source = np.minimum(start[:, np.newaxis] + order, len(above))
     positions = np.append(position, 0)[source]

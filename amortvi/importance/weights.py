@@ -1,4 +1,4 @@
-"""Log weights as they are given, and how many draws they are worth."""
+"""Checks of log weights, and their effective sample size."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ __all__ = ["check_largest", "checked", "effective_sample_size"]
 
 
 def effective_sample_size(log_weights: Tensor) -> Tensor:
-    r"""Return how many equally weighted draws the draws of each observation are worth.
+    r"""Return the effective sample size of the weighted draws of each observation.
 
-    It is Kish's :math:`(\sum_k w_k)^2 / \sum_k w_k^2`: all ``K`` for equal weights, one where a single weight outdoes all
-    others. It is itself an estimate, and far too large where draws have missed what matters; ask `pareto_smoothed` for that.
+    This is Kish's :math:`(\sum_k w_k)^2 / \sum_k w_k^2`, which is ``K`` for equal weights and close to one if a single weight
+    dominates. It is an estimate itself, and far too large if the draws miss an important region; k-hat (`pareto_smoothed`)
+    is the more reliable diagnostic.
 
     Args:
-        log_weights: ``(K, B)`` in nats, of any floating type; ``-inf`` is a weight of zero.
+        log_weights: ``(K, B)`` in nats, in any floating-point type; ``-inf`` is a weight of zero.
 
     Returns:
-        ``(B,)``, from 1 to ``K``, and 0 where all weights are zero; on the CPU in double precision.
+        ``(B,)``, from 1 to ``K``, or 0 if all weights are zero; on the CPU in double precision.
 
     Raises:
-        DataError: ``log_weights`` is no such tensor, or has NaN or ``+inf``.
+        DataError: ``log_weights`` is not such a tensor, or contains NaN or ``+inf``.
 
     Example:
         >>> effective_sample_size(torch.tensor([[0.0, 0.0], [0.0, -1000.0]]))
@@ -39,7 +40,7 @@ def effective_sample_size(log_weights: Tensor) -> Tensor:
         part = log_weights[:, columns].double()
         largest = part.amax(0)
         check_largest(largest, span.start)
-        # Against the largest, of which all weights are a fraction: nothing overflows.
+        # Relative to the largest weight, so that nothing overflows.
         ratios = (part - largest).exp_()
         size = ratios.sum(0).square() / ratios.square().sum(0)
         found[columns] = torch.where(largest == -torch.inf, 0.0, size)
@@ -47,14 +48,14 @@ def effective_sample_size(log_weights: Tensor) -> Tensor:
 
 
 def checked(log_weights: Any) -> Tensor:
-    """Return log weights ``(K, B)`` without a graph, on the CPU.
+    """Return log weights ``(K, B)``, detached, on the CPU.
 
     Raises:
-        DataError: they are no floating tensor of two dimensions with at least one draw.
+        DataError: they are not a two-dimensional floating-point tensor with at least one draw.
     """
     if not isinstance(log_weights, Tensor) or not log_weights.is_floating_point():
         kind = log_weights.dtype if isinstance(log_weights, Tensor) else type(log_weights).__name__
-        raise DataError(f"log_weights must be a floating tensor of shape (draws, observations); got {kind}.")
+        raise DataError(f"log_weights must be a floating-point tensor of shape (draws, observations); got {kind}.")
     if log_weights.dim() != 2 or log_weights.shape[0] == 0:
         raise DataError(
             f"log_weights must have shape (draws, observations) with at least one draw; got {tuple(log_weights.shape)}."
@@ -66,7 +67,7 @@ def check_largest(largest: Tensor, first: int = 0) -> None:
     """Raise `DataError` if the largest log weight of an observation, ``(B,)``, is NaN or ``+inf``.
 
     Args:
-        largest: NaN where any weight is.
+        largest: the maximum of each observation, which is NaN if any of its log weights is.
         first: the position of the first of these observations among all.
     """
     bad = ~(largest < torch.inf)
@@ -74,6 +75,5 @@ def check_largest(largest: Tensor, first: int = 0) -> None:
         position = int(bad.nonzero()[0])
         raise DataError(
             f"log_weights must be finite, or -inf for a weight of zero; observation {first + position} has "
-            f"{float(largest[position])}, {int(bad.sum())} of {len(bad)} have such a value. A log-probability of the model or of "
-            f"the posterior is not a number there."
+            f"{float(largest[position])}: check the log-probabilities of the model and of the posterior there."
         )

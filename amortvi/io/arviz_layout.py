@@ -1,7 +1,8 @@
-"""How draws are laid out for ArviZ: groups, and the names of variables, dimensions and coordinates."""
+"""The layout of an ArviZ export: groups, and the names of variables, dimensions and coordinates."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
@@ -13,24 +14,24 @@ from amortvi._util.lazy import arviz, xarray
 __all__ = ["DATA_GROUPS", "Groups", "assemble"]
 
 Groups: TypeAlias = dict[str, dict[str, Tensor]]
-"""For each group its variables by name."""
+"""The variables of each group by name."""
 
 DATA_GROUPS = ("observed_data", "constant_data")
-"""The groups whose variables begin with the observations; in all others a chain and a draw dimension come first."""
+"""The groups without chain and draw dimensions."""
 
 
 def assemble(
     groups: Groups, plate: str, nested: Mapping[str, list[str]], index: Any | None, attrs: Mapping[str, str]
 ) -> Any:
-    """Lay groups of variables out.
+    """Assemble groups of variables into one ArviZ object.
 
     Args:
-        groups: for each group its variables by name: ``(chains, draws, N, *nested, *event)``, or ``(N, *nested, *event)`` in
+        groups: the variables of each group by name: ``(chains, draws, N, *nested, *event)``, or ``(N, *nested, *event)`` in
             `DATA_GROUPS`.
-        plate: the data plate.
-        nested: for each site the plates inside the data plate that it stands in, outermost first.
-        index: the user's labels of the observations, where there are any.
-        attrs: written on the whole and on each group.
+        plate: the name of the data plate.
+        nested: for each site, the plates around it other than the data plate, outermost first.
+        index: the user's labels of the observations, if any.
+        attrs: attributes of the result and of each group.
 
     Returns:
         `arviz.InferenceData` under ArviZ 0.x, `xarray.DataTree` under ArviZ 1.x.
@@ -45,33 +46,31 @@ def assemble(
 
 
 class _Names:
-    """Names of variables and dimensions; a variable called like a dimension would be taken for its coordinate.
+    """Names of variables and dimensions, kept apart because xarray takes a variable with the name of a dimension for its index.
 
     Args:
-        plate: the data plate.
-        nested: for each site the plates inside the data plate that it stands in.
+        plate: the name of the data plate.
+        nested: for each site, the plates around it other than the data plate, outermost first.
     """
 
     def __init__(self, plate: str, nested: Mapping[str, list[str]]) -> None:
         self.plate = plate
         self.nested = nested
-        self._dimensions = {
-            self.dimension(name) for name in (plate, *(name for found in nested.values() for name in found))
-        }
+        self._dimensions = {self.dimension(name) for name in (plate, *itertools.chain(*nested.values()))}
 
     def dimension(self, plate: str) -> str:
-        """The dimension of a plate: its name, unless ArviZ has that for another."""
+        """Return the dimension of a plate: its name, unless ArviZ uses that name itself."""
         return _plain(f"{plate}_dim" if plate in ("chain", "draw") else plate)
 
     def variable(self, name: str) -> str:
-        """The name of a variable; an argument of the model may be called like the plate."""
+        """Return the name of a variable; an argument of the model may have the name of a plate."""
         return _plain(f"{name}_argument" if name in self._dimensions else name)
 
     def dimensions(self, group: str, name: str, count: int) -> list[str]:
-        """The names of the ``count`` dimensions of a variable."""
+        """Return the names of the ``count`` dimensions of a variable."""
         data = self.dimension(self.plate)
         lead = [data] if group in DATA_GROUPS else ["chain", "draw", data]
-        # A log-probability is summed over the nested plates, an argument may be called like a site.
+        # A log-probability is summed over nested plates, and an argument of the model may have the name of a site.
         summed = group in ("sample_stats", "log_likelihood", "constant_data")
         inner = [] if summed else [self.dimension(plate) for plate in self.nested.get(name, [])]
         rest = count - len(lead) - len(inner)
@@ -79,7 +78,7 @@ class _Names:
 
 
 def _plain(name: str) -> str:
-    """A name without the slash, which Pyro's scopes put into names and NetCDF into paths."""
+    """Replace the slash, which Pyro's scopes put into names and NetCDF reserves for paths."""
     return name.replace("/", ".")
 
 
@@ -99,9 +98,9 @@ def _dataset(
 
 
 def _labels(index: Any) -> np.ndarray[Any, Any]:
-    """A data frame's index as a coordinate that NetCDF can hold: numbers, times or text."""
+    """Return a pandas index as a coordinate that NetCDF can store: numbers, times or text."""
     labels = np.asarray(index)
     if labels.dtype.kind in "biufM":
         return labels
-    # Several levels, time zones, categories and whatever else has no type of its own there.
+    # NetCDF has no type for several levels, time zones, categories or other objects.
     return np.asarray([", ".join(map(str, label)) if isinstance(label, tuple) else str(label) for label in index])

@@ -77,7 +77,7 @@ class Site:
 
     @property
     def plates(self) -> tuple[Any, ...]:
-        """The frames of the vectorized plates around the site, innermost first."""
+        """The frames of the vectorized plates around the site, outermost first."""
         return tuple(frame for frame in self.message["cond_indep_stack"] if frame.vectorized)
 
     @property
@@ -93,8 +93,7 @@ class Site:
         """Return the layout of the site, which must be inside ``plate``."""
         frames = self.plates
         dim = next(frame.dim for frame in frames if frame.name == plate)
-        # Pyro lists the innermost plate first.
-        nested = tuple(NestedPlate(f.name, f.dim, f.size) for f in reversed(frames) if f.name != plate)
+        nested = tuple(NestedPlate(f.name, f.dim, f.size) for f in frames if f.name != plate)
         return PlateLayout(dim, nested, self.distribution.event_dim)
 
     @property

@@ -104,7 +104,7 @@ def _run(program: Program, example: Batch, observations: int) -> tuple[list[Site
                 if site.is_data:
                     check_support(site)
             for site in reader:
-                site.message["log_prob"] = site.log_prob()  # read by check_site_shape
+                site.message["log_prob"] = _log_prob(site)  # read by check_site_shape
             nesting = max((-frame.dim for site in reader for frame in site.plates), default=0)
             for site in reader:
                 check_site_shape(site.message, nesting)
@@ -116,6 +116,14 @@ def _run(program: Program, example: Batch, observations: int) -> tuple[list[Site
         raise ModelError(f"the model failed on {example.describe('x')}: {quoted(error)}{hint}") from error
     check_sizes(None)
     return reader.sites, reader.random_plates
+
+
+def _log_prob(site: Site) -> Tensor:
+    """Return the log-probability of a site; an error about the shape of its value names the site."""
+    try:
+        return site.log_prob()
+    except ValueError as error:
+        raise ValueError(f"at site {site.name!r}: {error}") from error
 
 
 def _check_names(reader: SiteReader) -> None:

@@ -42,7 +42,7 @@ from collections.abc import Callable
 from typing import Literal, TypeAlias, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call
 
 from amortvi.errors import OptionError
@@ -72,9 +72,25 @@ def stop_score_gradient(family: Family, context: Tensor) -> Callable[[Tensor], T
     Returns:
         A function from draws, ``(K, B, D)``, to log densities, ``(K, B)``.
     """
-    detached = {name: parameter.detach() for name, parameter in family.named_parameters()}
-    q = functional_call(family, detached, (context.detach(),))
-    return lambda vector: q.log_prob(vector)
+    density = _Density(family)
+    detached = {name: parameter.detach() for name, parameter in density.named_parameters()}
+    return lambda vector: functional_call(density, detached, (context.detach(), vector))
+
+
+class _Density(nn.Module):
+    """``log q`` of draws as one call: the distributions of a flow evaluate its network only when they score a draw.
+
+    Args:
+        family: the posterior family.
+    """
+
+    def __init__(self, family: Family) -> None:
+        super().__init__()
+        self.family = family
+
+    def forward(self, context: Tensor, vector: Tensor) -> Tensor:
+        log_q: Tensor = self.family(context).log_prob(vector)
+        return log_q
 
 
 def doubly_reparameterized(weights: LogWeights, order: float) -> Tensor:

@@ -1,4 +1,4 @@
-"""The Axes to draw on."""
+"""The Axes that a plot draws on, with legend and color bar."""
 
 from __future__ import annotations
 
@@ -12,20 +12,28 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.cm import ScalarMappable
 
-__all__ = ["axes_or_new", "color_bar", "legend_above", "legend_beside", "matplotlib_module", "point_area"]
+__all__ = [
+    "axes_or_new",
+    "draw_color_bar",
+    "legend_above",
+    "legend_beside",
+    "legend_inside",
+    "matplotlib_module",
+    "point_area",
+]
 
 
 def matplotlib_module(name: str) -> ModuleType:
-    """Import ``name``, a module of matplotlib, or raise `MissingDependencyError` naming the extra that brings it."""
+    """Import ``name``, a module of matplotlib, or raise `MissingDependencyError` with the name of the extra."""
     return require(name, extra="plots", purpose="plotting")
 
 
 def axes_or_new(ax: Axes | None, figsize: tuple[float, float] | None = None) -> Axes:
-    """Return ``ax``, or the Axes of a new figure for ``None``.
+    """Return ``ax``, or the Axes of a new figure if it is ``None``.
 
     Args:
-        ax: what the user gave.
-        figsize: width and height of a new figure in inches; matplotlib's default for ``None``.
+        ax: the argument of the plot.
+        figsize: width and height of a new figure in inches; by default those of matplotlib.
 
     Raises:
         MissingDependencyError: matplotlib is not installed.
@@ -33,8 +41,8 @@ def axes_or_new(ax: Axes | None, figsize: tuple[float, float] | None = None) -> 
     """
     if ax is None:
         # Constrained layout keeps labels, legends and color bars inside the figure.
-        made: Axes = matplotlib_module("matplotlib.pyplot").subplots(figsize=figsize, layout="constrained")[1]
-        return made
+        created: Axes = matplotlib_module("matplotlib.pyplot").subplots(figsize=figsize, layout="constrained")[1]
+        return created
     kind: type[Axes] = matplotlib_module("matplotlib.axes").Axes
     if not isinstance(ax, kind):
         raise OptionError(f"ax must be one matplotlib Axes; got {type(ax).__name__}.")
@@ -42,20 +50,27 @@ def axes_or_new(ax: Axes | None, figsize: tuple[float, float] | None = None) -> 
 
 
 def legend_beside(ax: Axes, **options: Any) -> None:
-    """Draw a legend to the right of the Axes: inside, it would lie on what is drawn."""
+    """Draw a legend to the right of the Axes, where it covers no data."""
     ax.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False, **options)
 
 
 def legend_above(ax: Axes) -> None:
-    """Draw a legend of two columns above the Axes."""
-    ax.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
+    """Draw a legend of two columns above the Axes, where it covers no data; long tick labels leave room to its left."""
+    ax.legend(loc="lower right", bbox_to_anchor=(1, 1), frameon=False, ncols=2)
+
+
+def legend_inside(ax: Axes, **options: Any) -> None:
+    """Draw a legend of two columns inside the Axes, whose upper limit is raised so that it covers no data."""
+    bottom, top = ax.get_ylim()
+    ax.set_ylim(bottom, top + 0.2 * (top - bottom))
+    ax.legend(loc="upper right", frameon=False, ncols=2, **options)
+
+
+def draw_color_bar(ax: Axes, colors: ScalarMappable, label: str) -> None:
+    """Draw the color bar of ``colors`` beside ``ax``."""
+    ax.figure.colorbar(colors, ax=ax, label=label)
 
 
 def point_area(count: int) -> float:
-    """Return the area of each of ``count`` points: the more, the smaller, so that they do not cover one another."""
+    """Return the area of each of ``count`` points: the more points, the smaller, so that they do not hide each other."""
     return min(max(12_000 / count, 4.0), 30.0)
-
-
-def color_bar(ax: Axes, colors: ScalarMappable, label: str) -> None:
-    """Draw the color bar of ``colors`` beside ``ax``."""
-    ax.figure.colorbar(colors, ax=ax, label=label)

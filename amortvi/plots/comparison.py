@@ -1,4 +1,4 @@
-"""Families beside one another."""
+"""Fitted families side by side."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from amortvi._util.lazy import pandas as pd
 from amortvi.errors import OptionError
 from amortvi.plots._axes import axes_or_new
-from amortvi.plots._palette import color
+from amortvi.plots._colors import color
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,7 +18,7 @@ __all__ = ["plot_comparison"]
 
 _AXIS_LABELS = {
     "elbo": "ELBO ± 1 SE\n(nats per observation)",
-    "difference": "Difference to the best ± 1 SE\n(nats per observation)",
+    "difference": "difference to the best ± 1 SE\n(nats per observation)",
 }
 _WIDTH = 6.4
 
@@ -26,20 +26,19 @@ _WIDTH = 6.4
 def plot_comparison(
     table: pd.DataFrame, *, column: Literal["elbo", "difference"] = "difference", ax: Axes | None = None
 ) -> Axes:
-    """Draw a row a family, best on top, with error bars of one standard error.
+    """Draw one row per family, the best on top, with error bars of one standard error.
 
     Args:
-        table: what `amortvi.compare` returns.
-        column: ``"difference"`` to the best family, whose standard errors are those of paired differences, or
-            ``"elbo"``, whose standard errors hold the spread between observations too, and so say little about
-            differences.
-        ax: where to draw; by default a new figure.
+        table: the result of `amortvi.compare`.
+        column: ``"difference"`` to the best family, with the standard errors of paired differences, or ``"elbo"``, whose
+            standard errors include the variation between observations and are too large to judge differences by.
+        ax: the Axes to draw on; by default those of a new figure.
 
     Returns:
         The Axes.
 
     Raises:
-        OptionError: ``column`` is another, or the table is empty or without it and its standard errors.
+        OptionError: ``column`` is something else, or ``table`` is empty or lacks the column or its standard errors.
         MissingDependencyError: matplotlib is not installed.
 
     Example:
@@ -58,8 +57,8 @@ def plot_comparison(
         raise OptionError(f"column must be one of {list(_AXIS_LABELS)}; got {column!r}.")
     missing = {column, f"{column}_se"} - set(getattr(table, "columns", ()))
     if missing or len(table) == 0:
-        lack = f"has no column {sorted(missing)}" if missing else "has no row"
-        raise OptionError(f"table must be what amortvi.compare returns; this {type(table).__name__} {lack}.")
+        lack = f"has no column {sorted(missing)}" if missing else "has no rows"
+        raise OptionError(f"table must be the result of amortvi.compare; this {type(table).__name__} {lack}.")
     ax = axes_or_new(ax, (_WIDTH, 1.4 + 0.4 * len(table)))
     positions = np.arange(len(table))
     values, errors = (table[name].to_numpy(dtype=float) for name in (column, f"{column}_se"))

@@ -1,4 +1,4 @@
-"""How the latents of one observation hang together."""
+"""The correlations between the latents of one observation."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from amortvi.plots._arrays import to_array
-from amortvi.plots._axes import axes_or_new, color_bar
-from amortvi.plots._posteriors import check_posterior, position_of
-from amortvi.posterior.posterior import Posterior
+from amortvi.plots._arguments import check_result, position_of, to_array
+from amortvi.plots._axes import axes_or_new, draw_color_bar
+from amortvi.posterior import Posterior
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,26 +17,27 @@ __all__ = ["plot_correlation"]
 
 _LARGEST_WITH_VALUES = 10
 _MOST_TICKS = 25
-_MOST_CHARACTERS = 40  # that fit side by side below the matrix
+_MOST_CHARACTERS = 40
+"""The length of all tick labels up to which they fit side by side below the matrix."""
 
 
 def plot_correlation(posterior: Posterior, observation: int = 0, *, ax: Axes | None = None) -> Axes:
     """Draw the posterior correlation matrix of one observation's unconstrained latent vector.
 
-    Colors run from -1 to 1 with white at 0, so that two pictures can be compared. Up to ten latents have their values
-    written in.
+    Colors always range from -1 to 1 with white at 0, so that figures can be compared. For up to ten coordinates the values are
+    shown as text.
 
     Args:
-        posterior: of ``N`` observations.
-        observation: its position; a negative one counts from the end.
-        ax: where to draw; by default a new figure.
+        posterior: the posterior of ``N`` observations.
+        observation: the position of the observation; a negative one counts from the end.
+        ax: the Axes to draw on; by default those of a new figure.
 
     Returns:
         The Axes.
 
     Raises:
-        OptionError: there is no such observation.
-        FamilyError: the family has no covariance in closed form.
+        OptionError: ``posterior`` is something else, or there is no such observation.
+        FamilyError: the covariance is not known in closed form.
         MissingDependencyError: matplotlib is not installed.
 
     Example:
@@ -45,17 +45,17 @@ def plot_correlation(posterior: Posterior, observation: int = 0, *, ax: Axes | N
         >>> from matplotlib.figure import Figure
         >>> model = avi.models.LinearGaussian(torch.eye(2), scale=1.0)
         >>> x = model.simulate(20, seed=0)
-        >>> vi = avi.AmortizedVI(model, avi.encoders.MLP(2, []), "full").fit(x, epochs=1, progress=False, seed=0)
+        >>> vi = avi.AmortizedVI(model, avi.encoders.MLP(2, []), "full").setup(x, seed=0)
         >>> ax = plot_correlation(vi.posterior(x), ax=Figure().subplots())
         >>> [label.get_text() for label in ax.get_yticklabels()]
         ['z[0]', 'z[1]']
     """
-    check_posterior(posterior)
+    check_result("posterior", posterior, Posterior, "vi.posterior(x)")
     position = position_of("observation", observation, len(posterior))
     correlation = to_array(posterior.select(position).correlation[0].double())
     ax = axes_or_new(ax)
     picture = ax.imshow(correlation, cmap="RdBu_r", vmin=-1, vmax=1)
-    color_bar(ax, picture, "correlation")
+    draw_color_bar(ax, picture, "correlation")
     labels = posterior.latents.labels
     shown = range(0, len(labels), -(-len(labels) // _MOST_TICKS))
     names = [labels[i] for i in shown]

@@ -1,8 +1,8 @@
-r"""Where the observations lie in latent space.
+r"""The posterior means of the observations in two latent dimensions, with posterior ellipses.
 
-The ellipse of an observation holds the posterior probability ``level`` of two coordinates: for a covariance with
-eigenvalues :math:`\lambda_i` its semi-axes are :math:`\sqrt{\lambda_i r}`, where :math:`r = -2 \log(1 - level)` is
-the quantile of the chi-square distribution with two degrees of freedom.
+The ellipse of a Gaussian that contains probability ``level`` of two coordinates, whose covariance has the eigenvalues
+:math:`\lambda_i`, has the semi-axes :math:`\sqrt{\lambda_i r}`, where :math:`r = -2 \log(1 - level)` is the quantile of the
+chi-squared distribution with two degrees of freedom.
 """
 
 from __future__ import annotations
@@ -14,14 +14,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from amortvi._util.checks import nonnegative_int, probability
 from amortvi.errors import OptionError
-from amortvi.model.latents import LatentSite
-from amortvi.plots._arrays import to_array
+from amortvi.model import LatentSite
+from amortvi.plots._arguments import check_result, to_array
 from amortvi.plots._axes import axes_or_new, matplotlib_module, point_area
-from amortvi.plots._labels import Categories, Scale, read_labels
-from amortvi.plots._palette import color
-from amortvi.plots._posteriors import check_posterior
-from amortvi.posterior.posterior import Posterior
+from amortvi.plots._colors import Colors, color, label_colors
+from amortvi.posterior import Posterior
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -42,24 +41,24 @@ def plot_latent_map(
     """Draw the posterior means in two latent dimensions, with posterior ellipses for some observations.
 
     Args:
-        posterior: of ``N`` observations.
-        labels: one an observation, ``(N,)``, for colors: up to ten integers or strings make a legend, other numbers a
-            color bar.
+        posterior: the posterior of ``N`` observations.
+        labels: one label per observation, ``(N,)``, for the colors: up to ten integers or strings are explained by a legend,
+            other numbers by a color bar.
         site: the latent site; by default the first one.
-        dims: the two positions in the site, flattened: horizontal, vertical.
-        ellipses: how many observations, evenly spread over all, have an ellipse. The site must be unconstrained, and
-            the covariance known in closed form; ``0`` draws none.
+        dims: the positions of two elements of the flattened site: horizontal, vertical.
+        ellipses: the number of observations with an ellipse, evenly spaced. A positive number needs an unconstrained site and
+            a covariance in closed form; ellipses are exact for Gaussian posteriors.
         level: the probability inside an ellipse.
-        ax: where to draw; by default a new figure.
+        ax: the Axes to draw on; by default those of a new figure.
 
     Returns:
-        The Axes; means are its first collection, ellipses its patches.
+        The Axes; its first collection contains the means, its patches are the ellipses.
 
     Raises:
-        OptionError: ``site`` is unknown; ``dims``, ``ellipses`` or ``level`` is out of range; or ellipses are asked for
-            on a constrained site.
-        DataError: ``labels`` are not one an observation.
-        FamilyError: ellipses are asked for of a family without a covariance in closed form.
+        OptionError: ``posterior`` is something else; ``site`` is unknown; ``dims``, ``ellipses`` or ``level`` is out of range;
+            or the site is constrained and ``ellipses`` is positive.
+        DataError: ``labels`` are not one label per observation.
+        FamilyError: ``ellipses`` is positive, but the covariance is not known in closed form.
         MissingDependencyError: matplotlib is not installed.
 
     Example:
@@ -67,41 +66,51 @@ def plot_latent_map(
         >>> from matplotlib.figure import Figure
         >>> model = avi.models.LinearGaussian(torch.eye(2), scale=1.0)
         >>> x = model.simulate(20, seed=0)
-        >>> vi = avi.AmortizedVI(model, avi.encoders.MLP(2, []), "full").fit(x, epochs=1, progress=False, seed=0)
+        >>> vi = avi.AmortizedVI(model, avi.encoders.MLP(2, []), "full").setup(x, seed=0)
         >>> ax = plot_latent_map(vi.posterior(x), ellipses=5, ax=Figure().subplots())
         >>> ax.get_xlabel(), len(ax.patches)
         ('z[0]', 5)
     """
-    check_posterior(posterior)
-    chosen, offset = _site(posterior, site)
-    pair = _pair(chosen, dims)
-    _check_ellipses(chosen, ellipses, level)
+    check_result("posterior", posterior, Posterior, "vi.posterior(x)")
+    chosen, offset = _find_site(posterior, site)
+    pair = _check_dims(chosen, dims)
+    count, level = nonnegative_int("ellipses", ellipses), probability("level", level)
+    if count and not chosen.is_unconstrained:
+        raise OptionError(
+            f"ellipses must be 0 for site {chosen.name!r}: its posterior is known in closed form only before the transform to "
+            f"its support, {chosen.support}."
+        )
     means = to_array(posterior.mean[chosen.name]).reshape(-1, chosen.shape.numel())[:, pair]
-    key = None if labels is None else read_labels(labels, len(means))
-    rows = np.unique(np.linspace(0, len(means) - 1, ellipses).round().astype(int))
+    if labels is None:
+        colors, draw_key = np.tile(matplotlib_module("matplotlib.colors").to_rgba(color(0)), (len(means), 1)), None
+    else:
+        colors, draw_key = label_colors(labels, len(means))
+    rows = np.unique(np.linspace(0, len(means) - 1, count).round().astype(int))
     covariances = _covariances(posterior, rows, [offset + position for position in pair])
     ax = axes_or_new(ax)
-    colors = _draw_means(ax, means, key)
+    if draw_key is not None:
+        draw_key(ax)
+    ax.scatter(means[:, 0], means[:, 1], c=colors, s=point_area(len(means)), alpha=0.7, linewidths=0)
     _draw_ellipses(ax, means[rows], covariances, level, colors[rows])
-    ax.set_xlabel(_name(chosen, pair[0]))
-    ax.set_ylabel(_name(chosen, pair[1]))
-    # One unit is as long in both directions, so that an ellipse shows the correlation as it is.
+    ax.set_xlabel(chosen.labels[pair[0]])
+    ax.set_ylabel(chosen.labels[pair[1]])
+    # With equal units in both directions, an ellipse shows the correlation as it is.
     ax.set_aspect("equal", adjustable="datalim")
     ax.autoscale_view()
     return ax
 
 
-def _site(posterior: Posterior, name: str | None) -> tuple[LatentSite, int]:
-    """Return the site, and where it starts in the unconstrained vector."""
+def _find_site(posterior: Posterior, name: str | None) -> tuple[LatentSite, int]:
+    """Return the site, and the position of its first coordinate in the unconstrained vector."""
     offset = 0
     for site in posterior.latents.sites:
-        if name is None or site.name == name:
+        if name in (None, site.name):
             return site, offset
         offset += site.size
     raise OptionError(f"site must be one of {[site.name for site in posterior.latents.sites]}; got {name!r}.")
 
 
-def _pair(site: LatentSite, dims: tuple[int, int]) -> list[int]:
+def _check_dims(site: LatentSite, dims: tuple[int, int]) -> list[int]:
     """Return ``dims`` if they are two different positions in the flattened site."""
     size = site.shape.numel()
     try:
@@ -113,40 +122,12 @@ def _pair(site: LatentSite, dims: tuple[int, int]) -> list[int]:
     return [first, second]
 
 
-def _check_ellipses(site: LatentSite, ellipses: int, level: float) -> None:
-    if isinstance(ellipses, bool) or not isinstance(ellipses, int) or ellipses < 0:
-        raise OptionError(f"ellipses must be an integer of at least zero; got {ellipses!r}.")
-    if not 0 < level < 1:
-        raise OptionError(f"level must be a probability strictly between 0 and 1; got {level}.")
-    if ellipses and not site.is_unconstrained:
-        raise OptionError(
-            f"ellipses must be 0 for site {site.name!r}: the posterior is Gaussian before the transform to its support "
-            f"{site.support}, not on it."
-        )
-
-
-def _name(site: LatentSite, position: int) -> str:
-    """Return the label of one number of the site, as `LatentVector.labels` writes it."""
-    return f"{site.name}[{', '.join(str(int(i)) for i in np.unravel_index(position, tuple(site.shape)))}]"
-
-
 def _covariances(posterior: Posterior, rows: npt.NDArray[np.intp], coordinates: list[int]) -> npt.NDArray[np.float64]:
-    """Return the covariances ``(len(rows), 2, 2)`` of two unconstrained coordinates, of some observations."""
+    """Return the covariances of two unconstrained coordinates for the observations at ``rows``, ``(len(rows), 2, 2)``."""
     if not len(rows):
         return np.empty((0, 2, 2))
-    covariances = posterior.select(rows.tolist()).covariance[:, coordinates][:, :, coordinates]
+    covariances = posterior.select(rows).covariance[:, coordinates][:, :, coordinates]
     return to_array(covariances.double())
-
-
-def _draw_means(ax: Axes, means: npt.NDArray[Any], key: Categories | Scale | None) -> npt.NDArray[np.float64]:
-    """Draw the means ``(N, 2)`` and the key to their colors; return the colors, ``(N, 4)``."""
-    if key is None:
-        colors = np.tile(matplotlib_module("matplotlib.colors").to_rgba(color(0)), (len(means), 1))
-    else:
-        colors = key.colors()
-        key.draw_key(ax)
-    ax.scatter(means[:, 0], means[:, 1], c=colors, s=point_area(len(means)), alpha=0.7, linewidths=0)
-    return colors
 
 
 def _draw_ellipses(
@@ -154,7 +135,7 @@ def _draw_ellipses(
     means: npt.NDArray[Any],
     covariances: npt.NDArray[np.float64],
     level: float,
-    colors: npt.NDArray[np.float64],
+    colors: Colors,
 ) -> None:
     """Draw the ellipse of each mean ``(n, 2)``, with its covariance ``(n, 2, 2)``, in its color ``(n, 4)``."""
     ellipse = matplotlib_module("matplotlib.patches").Ellipse
@@ -163,7 +144,7 @@ def _draw_ellipses(
     diameters = 2 * np.sqrt(quantile * variances.clip(min=0))
     angles = np.degrees(np.arctan2(axes[:, 1, 1], axes[:, 0, 1]))
     for mean, (minor, major), angle, shade in zip(means, diameters, angles, colors, strict=True):
-        # Not filled, since twenty fillings hide what lies under them.
+        # Not filled, because many filled ellipses would hide the points.
         ax.add_patch(ellipse(mean, major, minor, angle=angle, fill=False, edgecolor=shade, linewidth=1.2))
-    # A dark rim tells which points the ellipses belong to.
+    # A dark edge marks the points to which the ellipses belong.
     ax.scatter(means[:, 0], means[:, 1], c=colors, s=25, edgecolors="black", linewidths=0.8, zorder=3)

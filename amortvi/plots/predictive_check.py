@@ -1,4 +1,4 @@
-"""Statistics of the data among those of replicated data."""
+"""A statistic of the data compared with that of replicated data."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from amortvi.diagnostics.predictive.predictive_check import PredictiveCheck
-from amortvi.diagnostics.predictive.site_check import CheckedStatistic
+from amortvi.diagnostics.predictive import CheckedStatistic, PredictiveCheck
 from amortvi.errors import OptionError
-from amortvi.plots._axes import axes_or_new
-from amortvi.plots._palette import color
-from amortvi.plots._results import check_result
+from amortvi.plots._arguments import check_result
+from amortvi.plots._axes import axes_or_new, legend_inside
+from amortvi.plots._colors import color
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,13 +21,13 @@ __all__ = ["plot_predictive_check"]
 def plot_predictive_check(
     check: PredictiveCheck, statistic: str | None = None, *, site: str | None = None, ax: Axes | None = None
 ) -> Axes:
-    """Draw a histogram of one statistic of the replicated data, and a line where the data have it.
+    """Draw a histogram of one statistic of the replicated data, with a line at its value for the data.
 
     Args:
-        check: what `amortvi.predictive_check` returns.
-        statistic: its name, such as ``"std"``; by default the one that is farthest out.
+        check: the result of `amortvi.predictive_check`.
+        statistic: the name of the statistic, such as ``"std"``; by default the one with the smallest two-sided p-value.
         site: the observed site; by default the first one that has the statistic.
-        ax: where to draw; by default a new figure.
+        ax: the Axes to draw on; by default those of a new figure.
 
     Returns:
         The Axes.
@@ -42,15 +41,15 @@ def plot_predictive_check(
         >>> from matplotlib.figure import Figure
         >>> model = avi.models.LinearGaussian(torch.eye(2), scale=1.0)
         >>> x = model.simulate(20, seed=0)
-        >>> vi = avi.AmortizedVI(model, avi.encoders.MLP(2, [])).fit(x, epochs=1, progress=False, seed=0)
+        >>> vi = avi.AmortizedVI(model, avi.encoders.MLP(2, [])).setup(x, seed=0)
         >>> ax = plot_predictive_check(avi.predictive_check(vi, x, seed=0), "std", ax=Figure().subplots())
         >>> ax.get_xlabel()
         'std of x'
     """
-    found = _chosen(check, statistic, site)
+    found = _find(check, statistic, site)
     values = found.replicated.numpy()
     ax = axes_or_new(ax)
-    # All replications may be alike, as the smallest of many counts is: then one bar of a width that can be seen.
+    # If all replications are equal (the smallest of many counts is often 0), a single bar needs a visible width.
     spread = np.ptp(values)
     bins: Any = "auto" if spread > 1e-12 * max(1.0, float(np.abs(values).max())) else [values[0] - 0.5, values[0] + 0.5]
     ax.hist(values, bins=bins, color="0.7", label=f"replicated ({len(values)})")
@@ -58,14 +57,15 @@ def plot_predictive_check(
     ax.set_title(f"two-sided p = {found.two_sided:.2g}")
     ax.set_xlabel(f"{found.name} of {found.site}")
     ax.set_ylabel("replicated data sets")
-    ax.legend(frameon=False)
+    legend_inside(ax)
     return ax
 
 
-def _chosen(check: Any, statistic: str | None, site: str | None) -> CheckedStatistic:
-    found = check_result("check", check, PredictiveCheck, "amortvi.predictive_check").statistics
-    fitting = [s for s in found if statistic in (None, s.name) and site in (None, s.site)]
-    if not fitting:
-        known = [f"{s.name} of {s.site}" for s in found]
-        raise OptionError(f"there is no statistic {statistic!r} of site {site!r}; there is {known}.")
-    return min(fitting, key=lambda s: s.two_sided) if statistic is None else fitting[0]
+def _find(check: Any, statistic: str | None, site: str | None) -> CheckedStatistic:
+    """Return the statistic with this name of this site; ``None`` matches all."""
+    statistics = check_result("check", check, PredictiveCheck, "amortvi.predictive_check").statistics
+    matching = [each for each in statistics if statistic in (None, each.name) and site in (None, each.site)]
+    if not matching:
+        known = [f"{each.name} of {each.site}" for each in statistics]
+        raise OptionError(f"statistic={statistic!r}, site={site!r} match no statistic; there are {known}.")
+    return min(matching, key=lambda each: each.two_sided) if statistic is None else matching[0]

@@ -106,8 +106,8 @@ class ChunkedPosterior:
         ours, theirs = self.observations, other.observations
         same = ours.size == theirs.size or None in (ours.size, theirs.size)
         if same and isinstance(ours, TensorObservations) and isinstance(theirs, TensorObservations):
-            pairs = zip(ours.batch.tensors(), theirs.batch.tensors(), strict=True)
-            same = all(torch.equal(one, another) for one, another in pairs)
+            named = dict(theirs.batch.named())
+            same = all(torch.equal(value, named[name].to(value)) for name, value in ours.batch.named())
         if not same:
             raise DataError("posterior is not of the observations x: pass both for the same observations, or omit x.")
 

@@ -1,4 +1,4 @@
-"""Conformance suites: what a new family or objective, yours too, must satisfy."""
+"""Conformance suites: what every posterior family and every objective, including your own, must satisfy."""
 
 from amortvi.testing.families import FAMILY_CHECKS
 from amortvi.testing.objectives import OBJECTIVE_CHECKS

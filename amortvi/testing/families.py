@@ -1,7 +1,9 @@
-"""The conformance suite of posterior families: what every family must satisfy, as functions to run on your own.
+"""The conformance suite of posterior families: checks that every family must pass, to run on your own.
 
-Each check takes a `families.FamilyChoice` and raises `AssertionError` saying what is wrong. Statistical checks draw enough
-that a right family fails one with a probability below one in a million, and fix the seed, so that they are repeatable.
+Each check takes a `families.FamilyChoice` and raises `AssertionError` if the family violates the contract. Closed forms are
+asked of the distributions (see `amortvi.families.closed_forms`) and checked if they are known; checks of parameters apply to a
+`families.ParametricFamily` only. Statistical checks fix the seed, so they are repeatable, and allow for five standard errors.
+The family is set up with a head, for one to four latent dimensions.
 
 Example:
     >>> import amortvi as avi
@@ -12,173 +14,253 @@ Example:
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution
+from torch.distributions import Distribution, Normal, StudentT
 
 from amortvi._util.random import random_state
-from amortvi.families import Family, FamilyChoice, make_family
+from amortvi.errors import FamilyError
+from amortvi.families import Family, FamilyChoice, ParametricFamily, closed_forms, make_family, resolve_family
 
 __all__ = ["FAMILY_CHECKS"]
 
 _CONTEXT_FEATURES = 5
-_DRAWS = 200_000
-# A normal variable is beyond five standard errors less than once in a million times.
+_DRAWS = 50_000
+# A standard normal variable exceeds five less than once in a million times.
 _STANDARD_ERRORS = 5.0
 
 
-def perturbed(choice: FamilyChoice, dim: int, dtype: torch.dtype = torch.float64) -> Family:
-    """Build a family whose head has random weights, so that nothing is at its starting point."""
+def _perturbed(choice: FamilyChoice, dim: int, dtype: torch.dtype = torch.float64) -> Family:
+    """Return the chosen family, set up for ``dim`` latents, with random parameters instead of the initial ones."""
     family = make_family(choice, dim, _CONTEXT_FEATURES).to(dtype)
     with torch.no_grad():
         for parameter in family.parameters():
-            parameter.normal_(0.0, 0.4)
+            # The outputs of every layer have about the same scale, however wide it is.
+            fan_in = parameter[0].numel() if parameter.dim() > 1 else _CONTEXT_FEATURES
+            parameter.normal_(0.0, 0.9 / fan_in**0.5)
     return family
 
 
-def _posterior(choice: FamilyChoice, dim: int, batch_shape: tuple[int, ...] = (3,)) -> Distribution:
-    context = torch.randn(*batch_shape, _CONTEXT_FEATURES, dtype=torch.float64)
-    return perturbed(choice, dim)(context)
+def _contexts(*batch_shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.randn(*batch_shape, _CONTEXT_FEATURES, dtype=dtype)
+
+
+def _posterior(choice: FamilyChoice, dim: int) -> Distribution:
+    """Return the posteriors of three random contexts, without gradients."""
+    return _perturbed(choice, dim).requires_grad_(False)(_contexts(3))
 
 
 def _assert_mean(estimates: Tensor, expected: Tensor, what: str) -> None:
-    """Compare the mean over dimension 0 of independent ``estimates`` with ``expected``, by its standard error."""
+    """Compare the mean over dimension 0 of independent ``estimates`` with ``expected``, given its standard error."""
     error = (estimates.mean(0) - expected).abs()
     allowed = _STANDARD_ERRORS * estimates.std(0) / estimates.shape[0] ** 0.5 + 1e-9
-    assert bool((error <= allowed).all()), (
-        f"{what}: off by {error.max():.3g}, Monte Carlo error allows {allowed.max():.3g}"
-    )
+    assert bool((error <= allowed).all()), f"{what} is off by {error.max():.3g}, beyond Monte Carlo error"
 
 
-def check_shapes(choice: FamilyChoice) -> None:
-    """Any leading batch shape and both floating types give batch shape, event shape and type as they should be."""
-    for dtype in (torch.float32, torch.float64):
-        family = perturbed(choice, 4, dtype)
+def check_setup(choice: FamilyChoice) -> None:
+    """A family has parameters only after `setup`, which returns the family itself and keeps its options."""
+    family = resolve_family(choice)
+    options = repr(family)
+    assert not list(family.parameters()), "the family has parameters before setup"
+    try:
+        family(_contexts(3).float())
+    except Exception:  # which error is raised depends on the family
+        pass
+    else:
+        raise AssertionError("the family returns posteriors before setup")
+    duplicate = copy.deepcopy(family)
+    assert repr(duplicate) == options, f"a copy of {options} has other options: {duplicate!r}"
+    assert family.setup(4, _CONTEXT_FEATURES) is family, "setup does not return the family"
+    assert (family.dim, family.context_features) == (4, _CONTEXT_FEATURES), "setup does not store the sizes"
+    assert repr(family) == options, f"setup changes the options of {options} to {family!r}"
+    duplicate.setup(4, _CONTEXT_FEATURES).load_state_dict(family.state_dict())
+
+
+def check_batch_shapes(choice: FamilyChoice) -> None:
+    """Contexts with any batch shape, in both floating-point types, give distributions with that batch shape."""
+    for dim, dtype in ((4, torch.float32), (4, torch.float64), (1, torch.float64)):
+        family = _perturbed(choice, dim, dtype)
         for batch_shape in ((), (3,), (2, 3)):
-            q = family(torch.randn(*batch_shape, _CONTEXT_FEATURES, dtype=dtype))
+            q = family(_contexts(*batch_shape, dtype=dtype))
             z = q.rsample(torch.Size([7]))
             assert q.batch_shape == batch_shape, f"batch shape {q.batch_shape}, expected {batch_shape}"
-            assert q.event_shape == (4,), f"event shape {q.event_shape}, expected (4,)"
-            assert z.shape == (7, *batch_shape, 4), f"sample shape {z.shape}"
+            assert q.event_shape == (dim,), f"event shape {q.event_shape}, expected {(dim,)}"
+            assert z.shape == (7, *batch_shape, dim), f"sample shape {z.shape}"
             assert z.dtype == dtype, f"sample of {z.dtype}, expected {dtype}"
             assert q.log_prob(z).shape == (7, *batch_shape), f"log_prob shape {q.log_prob(z).shape}"
 
 
-def check_one_dimension(choice: FamilyChoice) -> None:
-    """A single latent dimension works."""
-    q = _posterior(choice, 1)
-    assert q.rsample().shape == (3, 1)
+def check_independence(choice: FamilyChoice) -> None:
+    """The posterior of an observation does not depend on the others in its batch, nor on the shape of the batch."""
+    family, context, z = _perturbed(choice, 4), _contexts(2, 3), torch.randn(2, 3, 4, dtype=torch.float64)
+    together = family(context).log_prob(z).flatten()
+    rows = zip(context.flatten(0, 1), z.flatten(0, 1), strict=True)
+    alone = torch.stack([family(row).log_prob(value) for row, value in rows])
+    assert torch.allclose(alone, together), "the density depends on the batch"
 
 
 def check_gradients(choice: FamilyChoice) -> None:
-    """Each parameter, and the context, gets a finite gradient that is not zero."""
-    family = perturbed(choice, 4)
-    context = torch.randn(3, _CONTEXT_FEATURES, dtype=torch.float64, requires_grad=True)
+    """Each parameter, and the context, receives a finite nonzero gradient."""
+    family, context = _perturbed(choice, 4), _contexts(3).requires_grad_()
     q = family(context)
     z = q.rsample(torch.Size([7]))
-    # A loss that no symmetry of the family leaves unchanged.
+    # No symmetry of the family leaves this loss unchanged.
     (q.log_prob(z) + (z * torch.arange(1.0, 5.0)).sin().sum(-1)).sum().backward()
     for name, parameter in (*family.named_parameters(), ("the context", context)):
-        assert parameter.grad is not None, f"{name} gets no gradient"
-        assert bool(torch.isfinite(parameter.grad).all()), f"{name} gets a gradient that is not finite"
-        assert bool((parameter.grad != 0).any()), f"{name} gets a gradient of zero"
+        assert parameter.grad is not None, f"{name} receives no gradient"
+        assert bool(torch.isfinite(parameter.grad).all()), f"{name} receives a gradient that is not finite"
+        assert bool((parameter.grad != 0).any()), f"{name} receives a zero gradient"
 
 
-def check_fresh_sample(choice: FamilyChoice) -> None:
-    """Scoring a fresh draw, however it is done, equals scoring the same numbers as a stranger, gradient included."""
-    family = perturbed(choice, 4)
-    context = torch.randn(3, _CONTEXT_FEATURES, dtype=torch.float64)
+def check_own_draws(choice: FamilyChoice) -> None:
+    """The density of a draw, which a distribution may store, equals that of a copy of the draw, gradients included."""
+    family, context = _perturbed(choice, 4), _contexts(3)
     results = []
-    for stranger in (False, True):
+    for copied in (False, True):
         family.zero_grad()
+        q = family(context)
         with random_state(1):
-            q = family(context)
             z = q.rsample(torch.Size([6]))
-        log_prob = q.log_prob(z.clone() if stranger else z)
+        log_prob = q.log_prob(z.clone() if copied else z)
         log_prob.square().sum().backward()
         results.append((log_prob.detach(), [p.grad.clone() for p in family.parameters() if p.grad is not None]))
-    (fresh, fresh_gradients), (other, other_gradients) = results
-    assert torch.allclose(fresh, other, rtol=1e-8, atol=1e-8), f"log_prob differs by {(fresh - other).abs().max():.3g}"
-    for one, two in zip(fresh_gradients, other_gradients, strict=True):
+    (own, own_gradients), (other, other_gradients) = results
+    assert torch.allclose(own, other, rtol=1e-8, atol=1e-8), f"log_prob differs by {(own - other).abs().max():.3g}"
+    for one, two in zip(own_gradients, other_gradients, strict=True):
         assert torch.allclose(one, two, rtol=1e-6, atol=1e-6), f"gradients differ by {(one - two).abs().max():.3g}"
 
 
-def check_normalisation(choice: FamilyChoice) -> None:
-    """The density integrates to one, by importance sampling from a wider Student t."""
+def check_normalization(choice: FamilyChoice) -> None:
+    """The density integrates to one, by importance sampling from a wider Student t distribution."""
     q = _posterior(choice, 2)
     drawn = q.sample(torch.Size([20_000]))
     deviation = drawn - drawn.mean(0)
-    covariance = torch.einsum("sbi,sbj->bij", deviation, deviation) / drawn.shape[0]
-    factor = torch.linalg.cholesky(2.0 * covariance)
-    degrees = torch.tensor(5.0, dtype=torch.float64)
-    noise = torch.distributions.StudentT(degrees).sample(torch.Size([_DRAWS, 3, 2]))
+    factor = torch.linalg.cholesky(2.0 * torch.einsum("sbi,sbj->bij", deviation, deviation) / drawn.shape[0])
+    student = StudentT(torch.full((3, 2), 5.0, dtype=torch.float64))
+    noise = student.sample(torch.Size([_DRAWS]))
     z = drawn.mean(0) + torch.einsum("bij,sbj->sbi", factor, noise)
-    log_det = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-    log_proposal = torch.distributions.StudentT(degrees).log_prob(noise).sum(-1) - log_det
+    log_proposal = student.log_prob(noise).sum(-1) - factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
     ratio = (q.log_prob(z) - log_proposal).exp()
     _assert_mean(ratio, torch.ones(3, dtype=torch.float64), "the integral of the density")
 
 
 def check_moments(choice: FamilyChoice) -> None:
-    """Mean, variance and covariance, where the family has them in closed form, are those of its draws."""
-    if not make_family(choice, 3, _CONTEXT_FEATURES).has_closed_form_moments:
-        return
+    """Mean, variance and covariance, if they are known, are those of the draws."""
     q = _posterior(choice, 3)
     z = q.sample(torch.Size([_DRAWS]))
-    deviation = z - q.mean
-    outer = deviation.unsqueeze(-1) * deviation.unsqueeze(-2)
-    _assert_mean(z, q.mean, "mean")
-    _assert_mean(deviation.square(), q.variance, "variance")
-    _assert_mean(outer, q.covariance_matrix, "covariance_matrix")  # type: ignore[attr-defined]  # stated by the family
+    deviation = z - z.mean(0)
+    known, covariance = closed_forms.moments(q), closed_forms.covariance(q)
+    if known is not None:
+        _assert_mean(z, known[0], "the mean")
+        _assert_mean(deviation.square(), known[1], "the variance")
+    if covariance is not None:
+        _assert_mean(deviation.unsqueeze(-1) * deviation.unsqueeze(-2), covariance, "the covariance")
 
 
 def check_marginals(choice: FamilyChoice) -> None:
-    """Where the family says that its marginals are Gaussian, draws fall below each normal quantile as often as they should."""
-    if not make_family(choice, 3, _CONTEXT_FEATURES).has_gaussian_marginals:
-        return
+    """The marginals, if they are known, have the right shape, and draws fall below their quantiles as often as they should."""
     q = _posterior(choice, 3)
-    standard = (q.sample(torch.Size([_DRAWS])) - q.mean) / q.variance.sqrt()
-    for probability in (0.05, 0.5, 0.9):
-        below = (standard < torch.special.ndtri(torch.tensor(probability))).double()
-        _assert_mean(below, torch.full_like(q.mean, probability), f"probability below the {probability} quantile")
-
-
-def check_kl(choice: FamilyChoice) -> None:
-    """The closed-form KL to N(0, I), where the family has one, is the mean of the log ratio over draws."""
-    if not make_family(choice, 3, _CONTEXT_FEATURES).has_closed_form_kl:
+    marginal = closed_forms.marginals(q)
+    if marginal is None:
         return
+    shapes = marginal.batch_shape, marginal.event_shape
+    assert shapes == ((3, 3), ()), f"batch and event shape of the marginals are {shapes}, expected (*B, D) and ()"
+    z = q.sample(torch.Size([_DRAWS]))
+    for probability in (0.05, 0.5, 0.9):
+        expected = torch.full_like(z[0], probability)
+        try:
+            below = z < marginal.icdf(expected)
+        except NotImplementedError:  # quantiles are optional
+            below = marginal.cdf(z) < probability
+        _assert_mean(below.double(), expected, f"the probability below the {probability} quantile")
+
+
+def check_kl_and_entropy(choice: FamilyChoice) -> None:
+    """KL to ``N(0, I)`` and entropy, if they are known, are the means over draws of ``log q - log p`` and of ``-log q``."""
     q = _posterior(choice, 3)
     z = q.sample(torch.Size([_DRAWS]))
-    log_prior = torch.distributions.Normal(0.0, 1.0).log_prob(z).sum(-1)
-    _assert_mean(q.log_prob(z) - log_prior, q.kl_standard_normal(), "kl_standard_normal")  # type: ignore[attr-defined]
-
-
-def check_entropy(choice: FamilyChoice) -> None:
-    """The entropy, where the distribution has one, is the mean of ``-log q``."""
-    q = _posterior(choice, 3)
+    log_q, kl = q.log_prob(z), closed_forms.kl_to_standard_normal(q)
+    if kl is not None:
+        _assert_mean(log_q - Normal(0.0, 1.0).log_prob(z).sum(-1), kl, "kl_to_standard_normal")
     try:
         entropy = q.entropy()
-    except NotImplementedError:
+    except NotImplementedError:  # optional
         return
-    _assert_mean(-q.log_prob(q.sample(torch.Size([_DRAWS]))), entropy, "entropy")
+    _assert_mean(-log_q, entropy, "the entropy")
 
 
 def check_expand(choice: FamilyChoice) -> None:
-    """Pyro can expand the distribution to plates around it."""
+    """Expanding to plates around the distribution, as Pyro does, keeps the density and draws independent noise."""
     q = _posterior(choice, 4)
     wide = q.expand(torch.Size([5, 3]))
     z = wide.rsample()
-    assert wide.batch_shape == (5, 3)
-    assert z.shape == (5, 3, 4)
+    assert (wide.batch_shape, z.shape) == ((5, 3), (5, 3, 4)), f"batch shape {wide.batch_shape}, sample shape {z.shape}"
     assert torch.allclose(wide.log_prob(z), q.log_prob(z)), "expanding changes the density"
     assert not torch.equal(z[0], z[1]), "expanded copies share their noise"
 
 
-def check_extremes(choice: FamilyChoice) -> None:
-    """Parameters far out give finite draws and densities: nothing is "singular"."""
-    family = perturbed(choice, 4)
+def check_copies(choice: FamilyChoice) -> None:
+    """A new family that loads the state dict, and a deep copy, give the same distribution and share no parameters."""
+    family = _perturbed(choice, 4)
+    loaded = make_family(choice, 4, _CONTEXT_FEATURES).double()
+    loaded.load_state_dict(family.state_dict())
+    context, z = _contexts(3), torch.randn(3, 4, dtype=torch.float64)
+    expected = family(context).log_prob(z)
+    for other in (loaded, copy.deepcopy(family)):
+        assert torch.equal(other(context).log_prob(z), expected), "a copy has another density"
+        shared = {p.data_ptr() for p in family.parameters()} & {p.data_ptr() for p in other.parameters()}
+        assert not shared, "a copy shares parameters"
+
+
+def check_start(choice: FamilyChoice) -> None:
+    """The initial scale is between 0.01 and 10 for contexts of unit scale."""
+    q = make_family(choice, 4, _CONTEXT_FEATURES)(_contexts(200, dtype=torch.float32))
+    spread = q.sample(torch.Size([200])).std(0)
+    assert bool(((spread > 0.01) & (spread < 10)).all()), f"scales start at {spread.min():.3g} to {spread.max():.3g}"
+
+
+def check_parameters(choice: FamilyChoice) -> None:
+    """Of a `ParametricFamily`: parameters have the right sizes, and the posterior of the head's output is the same without it."""
+    family = _perturbed(choice, 4)
+    if not isinstance(family, ParametricFamily):
+        return
+    size, context, z = family.num_parameters, _contexts(3), torch.randn(3, 4, dtype=torch.float64)
+    assert family.initial_parameters().shape == (size,), "initial_parameters must have shape (P,)"
+    assert family.learning_rates().shape == (size,), "learning_rates must have shape (P,)"
+    parameters = family.to_parameters(context)
+    assert parameters.shape == (3, size), f"the head returns shape {tuple(parameters.shape)}, expected {(3, size)}"
+    bare = family.without_head()
+    assert bare.context_features == size, "without a head, the context must have P features"
+    assert not any(parameter.requires_grad for parameter in bare.parameters()), "without_head must return a frozen copy"
+    expected = family(context).log_prob(z)
+    assert torch.allclose(bare(parameters).log_prob(z), expected), "without_head changes the posterior"
+    assert torch.allclose(bare.distribution(parameters).log_prob(z), expected), "distribution differs from forward"
+
+
+def check_parameters_near(choice: FamilyChoice) -> None:
+    """Of a `ParametricFamily`: `parameters_near`, if it is implemented, returns the location and, roughly, the scale."""
+    family = _perturbed(choice, 3)
+    if not isinstance(family, ParametricFamily):
+        return
+    loc, scale = torch.randn(2, 3, dtype=torch.float64), torch.rand(2, 3, dtype=torch.float64) + 0.1
+    try:
+        parameters = family.parameters_near(loc, scale)
+    except FamilyError:  # optional
+        return
+    z = family.distribution(parameters).sample(torch.Size([_DRAWS]))
+    _assert_mean(z, loc, "the mean of the posterior at parameters_near")
+    ratio = z.std(0) / scale
+    assert bool(((ratio > 0.5) & (ratio < 2)).all()), f"scales are off by {ratio.min():.3g} to {ratio.max():.3g}"
+
+
+def check_extreme_parameters(choice: FamilyChoice) -> None:
+    """Of a `ParametricFamily`: draws and densities are finite even for extreme parameters."""
+    family = _perturbed(choice, 4)
+    if not isinstance(family, ParametricFamily):
+        return
     for size in (-20.0, 20.0):
         q = family.distribution(torch.full((2, family.num_parameters), size, dtype=torch.float64))
         z = q.rsample()
@@ -186,56 +268,33 @@ def check_extremes(choice: FamilyChoice) -> None:
         assert bool(torch.isfinite(q.log_prob(z)).all()), f"log_prob is not finite for parameters of {size}"
 
 
-def check_copies(choice: FamilyChoice) -> None:
-    """A state dict loaded into a new family, and a deep copy, give the same distribution and share nothing."""
-    family = perturbed(choice, 4)
-    loaded = make_family(choice, 4, _CONTEXT_FEATURES).double()
-    loaded.load_state_dict(family.state_dict())
-    context = torch.randn(3, _CONTEXT_FEATURES, dtype=torch.float64)
-    z = torch.randn(3, 4, dtype=torch.float64)
-    expected = family(context).log_prob(z)
-    for other in (loaded, copy.deepcopy(family)):
-        assert torch.equal(other(context).log_prob(z), expected), "a copy gives another density"
-        shared = {p.data_ptr() for p in family.parameters()} & {p.data_ptr() for p in other.parameters()}
-        assert not shared, "a copy shares parameters"
-
-
-def check_start(choice: FamilyChoice) -> None:
-    """A new family starts sane: finite, and of a scale between 0.01 and 10 for contexts of unit size."""
-    family = make_family(choice, 4, _CONTEXT_FEATURES)
-    q = family(torch.randn(200, _CONTEXT_FEATURES))
-    spread = q.sample(torch.Size([200])).std(0)
-    assert bool(((spread > 0.01) & (spread < 10)).all()), (
-        f"the scale starts at {spread.min():.3g} to {spread.max():.3g}"
-    )
-
-
 def _seeded(check: Callable[[FamilyChoice], None]) -> Callable[[FamilyChoice], None]:
+    @functools.wraps(check)
     def run(choice: FamilyChoice) -> None:
         with random_state(20_240_229):
             check(choice)
 
-    run.__name__ = check.__name__
-    run.__doc__ = check.__doc__
     return run
 
 
 FAMILY_CHECKS: tuple[Callable[[FamilyChoice], None], ...] = tuple(
     _seeded(check)
     for check in (
-        check_shapes,
-        check_one_dimension,
+        check_setup,
+        check_batch_shapes,
+        check_independence,
         check_gradients,
-        check_fresh_sample,
-        check_normalisation,
+        check_own_draws,
+        check_normalization,
         check_moments,
         check_marginals,
-        check_kl,
-        check_entropy,
+        check_kl_and_entropy,
         check_expand,
-        check_extremes,
         check_copies,
         check_start,
+        check_parameters,
+        check_parameters_near,
+        check_extreme_parameters,
     )
 )
-"""Every check, each ``(choice) -> None``; they leave the random state of the caller as it was."""
+"""Every check, ``(choice) -> None``. They leave the caller's random state untouched."""

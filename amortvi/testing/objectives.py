@@ -1,10 +1,18 @@
-"""The conformance suite of objectives, on a model whose evidence is known."""
+"""The conformance suite of objectives: what every objective must satisfy, checked on a model whose evidence is known.
+
+Each check takes an `objectives.Objective` and raises `AssertionError` with the reason. Statistical checks fix the seed and
+allow five standard errors.
+
+Example:
+    >>> import amortvi as avi
+    >>> for check in avi.testing.OBJECTIVE_CHECKS:
+    ...     check(avi.objectives.IWAE(3))
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import pyro
@@ -17,13 +25,13 @@ from amortvi.compile.recording import record
 from amortvi.data import Batch
 from amortvi.families import Diagonal
 from amortvi.model.library import LinearGaussian
-from amortvi.model.program import GenerativeModel
-from amortvi.objectives import Objective
-from amortvi.posterior.guide import AmortizedGuide
+from amortvi.objectives import Estimate, Objective
+from amortvi.posterior import AmortizedGuide
 
 __all__ = ["OBJECTIVE_CHECKS"]
 
 _OBSERVATIONS = 50
+_STANDARD_ERRORS = 5.0
 
 
 def _model() -> LinearGaussian:
@@ -31,8 +39,12 @@ def _model() -> LinearGaussian:
     return LinearGaussian(loadings, scale=0.7)
 
 
-def _guide(model: Callable[..., Any], x: Tensor) -> AmortizedGuide:
-    """A guide near the exact posterior, so that bounds are close to the evidence but not at it."""
+def _data() -> Tensor:
+    return _model().simulate(_OBSERVATIONS, seed=0)
+
+
+def _guide(program: Callable[..., Any], x: Tensor) -> AmortizedGuide:
+    """Return a guide close to the exact posterior, so that bounds are close to the evidence but below it."""
     exact = _model()
     precision = exact.precision()
     encoder = nn.Linear(3, 4, dtype=torch.float64)
@@ -41,103 +53,104 @@ def _guide(model: Callable[..., Any], x: Tensor) -> AmortizedGuide:
         encoder.weight[:2] = torch.linalg.solve(precision, exact.W.mT) / exact.scale.square()
         encoder.bias[:2] = 0.05
         encoder.bias[2:] = -0.5 * precision.diagonal().log()
-    return AmortizedGuide(model, encoder, partial(Diagonal, head=False)).setup(x)
+    return AmortizedGuide(program, encoder, Diagonal(head=False)).setup(x)
 
 
 def _subsampled(x: Tensor) -> None:
-    """The same model, written as a plate of 10,000 observations of which ``x`` are a subsample."""
+    """The same model with ``x`` as a subsample of a plate of 10,000 observations."""
     exact = _model()
     with pyro.plate("data", 10_000, subsample=x):
         z = pyro.sample("z", dist.Normal(torch.zeros(2, dtype=torch.float64), 1.0).to_event(1))
         pyro.sample("x", dist.Normal(z @ exact.W.mT, exact.scale).to_event(1), obs=x)
 
 
-def _bounds(objective: Objective, model: Callable[..., Any], x: Tensor, runs: int) -> Tensor:
-    """The bound of each observation in independent runs, ``(runs, B)``."""
-    generative, guide, batch = GenerativeModel(model), _guide(model, x), Batch((x,))
+def _estimate(objective: Objective, guide: AmortizedGuide, x: Tensor) -> Estimate:
+    return objective.estimate(guide.model, guide.network, Batch((x,)))
+
+
+def _bounds(objective: Objective, program: Callable[..., Any], x: Tensor, runs: int) -> Tensor:
+    """Return the bound of each observation in independent runs, ``(runs, B)``."""
+    guide = _guide(program, x)
     with random_state(0), torch.no_grad():
-        return torch.stack([objective.estimate(generative, guide, batch).bound for _ in range(runs)])
+        return torch.stack([_estimate(objective, guide, x).bound for _ in range(runs)])
 
 
 def check_shape_and_gradient(objective: Objective) -> None:
-    """The bound is a number an observation; what training follows has a finite gradient for each parameter of the guide."""
-    x = _model().simulate(_OBSERVATIONS, seed=0)
-    model = GenerativeModel(_model())
-    guide = _guide(model, x)
-    estimate = objective.estimate(model, guide, Batch((x,)))
+    """Bound and surrogate have one value per observation, and the loss has a finite gradient for each parameter."""
+    x = _data()
+    guide = _guide(_model(), x)
+    with random_state(0):
+        estimate = _estimate(objective, guide, x)
     for name, value in (("bound", estimate.bound), ("surrogate", estimate.surrogate)):
         shape = (_OBSERVATIONS,) if value is None else tuple(value.shape)
         assert shape == (_OBSERVATIONS,), f"the {name} has shape {shape}, expected ({_OBSERVATIONS},)"
     estimate.loss(_OBSERVATIONS).backward()
     for name, parameter in guide.named_parameters():
-        assert parameter.grad is not None, f"{name} gets no gradient"
-        assert bool(torch.isfinite(parameter.grad).all()), f"{name} gets a gradient that is not finite"
+        assert parameter.grad is not None, f"{name} has no gradient"
+        assert bool(torch.isfinite(parameter.grad).all()), f"the gradient of {name} is not finite"
 
 
 def check_bound_stays_the_same(objective: Objective) -> None:
-    """What is reported is one quantity throughout a fit, so that epochs can be compared; with and without a gradient."""
-    model, x = GenerativeModel(_model()), _model().simulate(_OBSERVATIONS, seed=0)
-    guide = _guide(model, x)
+    """The bound is the same quantity throughout a fit, so that epochs can be compared, with and without gradients."""
+    x = _data()
+    guide = _guide(_model(), x)
     bounds = []
     for epochs in (0.0, 0.5, 1.0, 7.25, 1000.0):
         objective.advance(epochs)
         with random_state(0):
-            bounds.append(objective.estimate(model, guide, Batch((x,))).bound.detach())
+            bounds.append(_estimate(objective, guide, x).bound.detach())
     with random_state(0), torch.no_grad():
-        bounds.append(objective.estimate(model, guide, Batch((x,))).bound)
+        bounds.append(_estimate(objective, guide, x).bound)
     same = all(torch.allclose(bound, bounds[0], rtol=1e-12) for bound in bounds)
-    assert same, (
-        "the bound of the same draws changes while training: let it be reported unweighted, and give a surrogate"
-    )
+    assert same, "the bound of the same draws changes during training: return an unweighted bound, and a surrogate"
 
 
 def check_can_be_recorded(objective: Objective) -> None:
-    """A recorded step has the numbers of an eager one, also when the objective has moved on since it was recorded."""
-    model, x = GenerativeModel(_model()), _model().simulate(_OBSERVATIONS, seed=0)
-    guide = _guide(model, x)
+    """A recorded step computes the same as an eager one, even after `Objective.advance`."""
+    x = _data()
+    guide = _guide(_model(), x)
 
-    def loss_and_gradient(x: Tensor) -> list[Tensor]:
-        # As a fit does it: what distributions check is read from their tensors.
+    def loss_and_gradients(x: Tensor) -> list[Tensor]:
+        # Validation, which reads values of tensors, is off during a fit.
         with pyro.validation_enabled(False):
-            loss = objective.estimate(model, guide, Batch((x,))).loss(_OBSERVATIONS)
+            loss = _estimate(objective, guide, x).loss(_OBSERVATIONS)
         return [loss.detach(), *torch.autograd.grad(loss, list(guide.parameters()))]
 
     objective.advance(0.25)
-    recording = record(loss_and_gradient, [x], [x + 1])
+    recording = record(loss_and_gradients, [x], [x + 1])
     for epochs in (0.25, 3.5, 1000.0):
         objective.advance(epochs)
         with random_state(1):
-            expected = loss_and_gradient(x)
+            expected = loss_and_gradients(x)
         with random_state(1), torch.no_grad():
             recorded = recording.graph(x, *(tensor.detach() for tensor in recording.outside))[: recording.results]
         same = all(torch.allclose(a, b, rtol=1e-9, atol=1e-12) for a, b in zip(recorded, expected, strict=True))
         assert same, (
-            "a recorded step is another than an eager one: keep what changes in a tensor that is changed in place"
+            "a recorded step differs from an eager one: keep what `advance` changes in a tensor, changed in place"
         )
 
 
 def check_below_evidence(objective: Objective) -> None:
     """The mean of the bound does not exceed the log evidence, within Monte Carlo error."""
-    exact = _model()
-    x = exact.simulate(_OBSERVATIONS, seed=0)
+    exact, x = _model(), _data()
     estimates = _bounds(objective, exact, x, runs=100).mean(1)
     evidence = exact.log_evidence(x).mean()
-    allowed = 5 * estimates.std() / math.sqrt(len(estimates))
+    allowed = _STANDARD_ERRORS * estimates.std() / math.sqrt(len(estimates))
     assert bool(estimates.mean() <= evidence + allowed), f"{estimates.mean():.4f} exceeds the evidence {evidence:.4f}"
 
 
 def check_batch_size(objective: Objective) -> None:
-    """An observation's bound does not depend on which others are in its batch, nor on how the plate is written.
+    """The bound of an observation depends neither on the rest of its batch nor on how the plate is declared.
 
-    Objectives that put scaled log-probabilities inside a nonlinear function fail here.
+    Objectives that apply a nonlinear function to scaled log-probabilities fail this check.
     """
-    x = _model().simulate(_OBSERVATIONS, seed=0)
+    x = _data()
     plain, subsampled = _bounds(objective, _model(), x, runs=1), _bounds(objective, _subsampled, x, runs=1)
     assert torch.allclose(plain, subsampled, rtol=1e-10), "a subsampled plate changes the bound of an observation"
     few = _bounds(objective, _model(), x[:10], runs=200).mean(1)
     many = _bounds(objective, _model(), x, runs=200)[:, :10].mean(1)
-    allowed = 5 * ((few.var() + many.var()) / 200).sqrt()
-    assert abs(few.mean() - many.mean()) <= allowed, "the bound depends on the batch's size"
+    allowed = _STANDARD_ERRORS * ((few.var() + many.var()) / 200).sqrt()
+    assert abs(few.mean() - many.mean()) <= allowed, "the bound depends on the batch size"
 
 
 OBJECTIVE_CHECKS: tuple[Callable[[Objective], None], ...] = (
@@ -147,4 +160,4 @@ OBJECTIVE_CHECKS: tuple[Callable[[Objective], None], ...] = (
     check_below_evidence,
     check_batch_size,
 )
-"""Every check, each ``(objective) -> None``; they leave the random state of the caller as it was."""
+"""Every check, each ``(objective) -> None``; the caller's random state is left untouched."""

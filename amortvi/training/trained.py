@@ -30,8 +30,8 @@ class TrainedModules:
         self.freeze_model = freeze_model
         modules: tuple[nn.Module, ...] = (model, network)
         self.parts: list[nn.Module] = list(dict.fromkeys(part for module in modules for part in module.modules()))
-        found = {id(t): t for part in self.parts for t in (*part._parameters.values(), *part._buffers.values())}
-        self.tensors: list[Tensor] = [tensor for tensor in found.values() if tensor is not None]
+        tensors = (t for module in modules for t in (*module.parameters(), *module.buffers()))
+        self.tensors: list[Tensor] = list({id(tensor): tensor for tensor in tensors}.values())
         trained = {id(p): p for module in self.trained for p in module.parameters() if p.requires_grad}
         self.parameters: list[nn.Parameter] = list(trained.values())
 

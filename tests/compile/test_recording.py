@@ -1,7 +1,8 @@
-"""What a recording holds, what it puts back, and what it refuses."""
+"""What a recording contains, what is restored afterwards, and what cannot be recorded."""
 
 import random
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,30 +12,24 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from amortvi.compile.recording import Recording, record
+from amortvi.compile.recording import record
 from amortvi.errors import CaptureError
 
 X = torch.arange(12.0).reshape(4, 3)
 OTHER = X.flip(0) + 0.5
 
 
-def replay(recording: Recording, *arguments: Tensor) -> list[Tensor]:
-    with torch.no_grad():
-        found = recording.graph(*arguments, *(tensor.detach() for tensor in recording.outside))
-    return list(found[: recording.results])
-
-
-def test_tensors_from_outside_are_read_anew_at_each_run() -> None:
+def test_each_run_reads_the_current_values_of_tensors_from_outside() -> None:
     closed_over, parameter = torch.ones(3), nn.Parameter(torch.full((3,), 2.0))
     recording = record(lambda x: [(x * closed_over + parameter).sum()], [X], [OTHER])
     assert {id(tensor) for tensor in recording.outside} == {id(closed_over), id(parameter)}
     closed_over.fill_(3.0)
     with torch.no_grad():
         parameter.fill_(-1.0)
-    assert torch.equal(replay(recording, X)[0], (X * 3 - 1).sum())
+    assert torch.equal(recording.replay([X])[0], (X * 3 - 1).sum())
 
 
-def test_a_gradient_is_recorded_too() -> None:
+def test_gradients_are_recorded() -> None:
     weight = nn.Parameter(torch.tensor([1.0, -2.0, 0.5]))
 
     def gradient(x: Tensor) -> list[Tensor]:
@@ -42,10 +37,10 @@ def test_a_gradient_is_recorded_too() -> None:
             return list(torch.autograd.grad((x @ weight).square().sum(), [weight]))
 
     recording = record(gradient, [X], [OTHER])
-    assert torch.allclose(replay(recording, OTHER)[0], gradient(OTHER)[0])
+    assert torch.allclose(recording.replay([OTHER])[0], gradient(OTHER)[0])
 
 
-def test_what_the_function_writes_is_put_back_and_written_by_the_graph() -> None:
+def test_writes_of_the_function_are_restored_and_repeated_by_the_graph() -> None:
     counter, layer = torch.zeros(()), nn.BatchNorm1d(3)
     part = torch.zeros(4)[1:3]
 
@@ -59,15 +54,15 @@ def test_what_the_function_writes_is_put_back_and_written_by_the_graph() -> None
     assert torch.equal(part, torch.zeros(2))
     assert torch.equal(layer.running_mean, torch.zeros(3))
     assert layer.num_batches_tracked == 0
-    replay(recording, X)
-    replay(recording, X)
+    recording.replay([X])
+    recording.replay([X])
     assert counter == 2
     assert torch.equal(part, 3 * X[0, :2])
     assert layer.num_batches_tracked == 2
     assert torch.allclose(layer.running_mean, X.mean(0) * (1 - 0.9**2))
 
 
-def test_the_callers_random_state_is_not_touched() -> None:
+def test_the_random_state_of_the_caller_does_not_change() -> None:
     torch.manual_seed(1)
     expected = torch.randn(3)
     torch.manual_seed(1)
@@ -75,7 +70,7 @@ def test_the_callers_random_state_is_not_touched() -> None:
     assert torch.equal(torch.randn(3), expected)
 
 
-def test_draws_are_those_of_the_function_in_its_order_also_where_no_one_uses_them() -> None:
+def test_draws_are_those_of_the_function_including_unused_ones() -> None:
     def function(x: Tensor) -> list[Tensor]:
         first = torch.randn(4, 3)
         torch.rand(5)
@@ -86,11 +81,11 @@ def test_draws_are_those_of_the_function_in_its_order_also_where_no_one_uses_the
     torch.manual_seed(2)
     expected, after = function(X)[0], torch.rand(())
     torch.manual_seed(2)
-    assert torch.equal(replay(recording, X)[0], expected)
+    assert torch.equal(recording.replay([X])[0], expected)
     assert torch.equal(torch.rand(()), after)
 
 
-def test_constants_may_be_read_and_choose_rows() -> None:
+def test_constants_can_be_read_and_used_as_masks() -> None:
     def function(x: Tensor) -> list[Tensor]:
         total = x.new_zeros(())
         for position in torch.arange(3):
@@ -99,7 +94,7 @@ def test_constants_may_be_read_and_choose_rows() -> None:
         return [total, (x[:3])[mask], x[..., torch.tensor([True, False, True])]]
 
     recording = record(function, [X], [OTHER])
-    for mine, expected in zip(replay(recording, OTHER), function(OTHER), strict=True):
+    for mine, expected in zip(recording.replay([OTHER]), function(OTHER), strict=True):
         assert torch.equal(mine, expected)
 
 
@@ -118,7 +113,7 @@ def alternates() -> Callable[[Tensor], Tensor]:
 
 
 READS = "reads the value of a tensor"
-VARIES = "not do the same at each call"
+VARIES = "does not perform the same operations in every call"
 REFUSED: dict[str, tuple[Callable[[Tensor], Any], str]] = {
     "item": (lambda x: x * x.sum().item(), READS),
     "float": (lambda x: x * float(x.sum()), READS),
@@ -126,8 +121,8 @@ REFUSED: dict[str, tuple[Callable[[Tensor], Any], str]] = {
     "numpy": (lambda x: x + torch.tensor(x.numpy().mean()), READS),
     "np.asarray": (lambda x: x * np.asarray(x).mean(), READS),
     "tolist": (lambda x: x * x.tolist()[0][0], READS),
-    "a value of something drawn": (lambda x: x * torch.rand(()).item(), READS),
-    "a value of what is outside": (lambda x: x * X.sum().item(), READS),
+    "a value that was drawn": (lambda x: x * torch.rand(()).item(), READS),
+    "a value from outside": (lambda x: x * X.sum().item(), READS),
     "a mask of the data": (lambda x: x[x > 0], "size of its result depends"),
     "nonzero": (lambda x: x.nonzero(), "size of its result depends"),
     "unique": (lambda x: x.unique(), "size of its result depends"),
@@ -139,12 +134,12 @@ REFUSED: dict[str, tuple[Callable[[Tensor], Any], str]] = {
     ),
     "a tensor made of Python's random numbers": (lambda x: x * torch.tensor(random.random()), VARIES),
     "a counter": (Counts(), VARIES),
-    "another operation each time": (alternates(), VARIES),
+    "another operation in each call": (alternates(), VARIES),
 }
 
 
 @pytest.mark.parametrize("kind", REFUSED)
-def test_what_a_graph_cannot_hold_is_refused_with_its_line(kind: str) -> None:
+def test_what_a_graph_cannot_represent_is_refused_with_the_line(kind: str) -> None:
     body, reason = REFUSED[kind]
 
     def function(x: Tensor) -> list[Tensor]:
@@ -157,16 +152,24 @@ def test_what_a_graph_cannot_hold_is_refused_with_its_line(kind: str) -> None:
     assert "compile=False" in str(caught.value)
 
 
-def test_a_refusal_names_the_last_site_whatever_else_it_says() -> None:
+def test_code_in_a_folder_whose_name_starts_like_a_library_is_the_users() -> None:
+    namespace: dict[str, Any] = {}
+    file = f"{Path(torch.__file__).parent}_project/model.py"
+    exec(compile("def body(x):\n    return [x * x.sum().item()]\n", file, "exec"), namespace)
+    with pytest.raises(CaptureError, match=r"at model\.py, line 2"):
+        record(namespace["body"], [X], [OTHER])
+
+
+def test_the_error_names_the_last_site() -> None:
     def function(x: Tensor) -> list[Tensor]:
         pyro.sample("first", dist.Normal(0.0, 1.0))
         site = pyro.sample("second", dist.Normal(0.0, 1.0))
         return [x * site.item()]
 
-    with pytest.raises(CaptureError, match=r"x \* site.item\(\).*\(The last site: 'second'.\)"):
+    with pytest.raises(CaptureError, match=r"x \* site.item\(\).*The last Pyro site is 'second'"):
         record(function, [X], [OTHER])
 
 
-def test_an_error_of_the_function_is_quoted() -> None:
+def test_the_error_quotes_an_exception_of_the_function() -> None:
     with pytest.raises(CaptureError, match=r"fails while it is recorded: RuntimeError: .*shape"):
         record(lambda x: [x.reshape(7)], [X], [OTHER])

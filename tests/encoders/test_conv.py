@@ -1,4 +1,4 @@
-"""The convolutional encoder: one image, whatever its layout, gives one context."""
+"""The convolutional encoder: the context does not depend on the layout of the images."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from amortvi.errors import OptionError
 
 
 @pytest.mark.parametrize("size", [28, 8, 7, 4])
-def test_layouts_of_one_image_are_equal(size: int) -> None:
+def test_layouts_are_equivalent(size: int) -> None:
     encoder = Conv(size, out_features=6)
     images = torch.rand(5, 1, size, size)
     context = encoder(images)
@@ -26,7 +26,7 @@ def test_channels() -> None:
     assert Conv(8, 6, channels=())(torch.rand(5, 64)).shape == (5, 6)
 
 
-def test_it_looks_at_every_pixel() -> None:
+def test_every_pixel_affects_the_context() -> None:
     for size in (28, 8):
         images = torch.rand(1, size, size, requires_grad=True)
         Conv(size, out_features=1, activation=nn.Tanh)(images).sum().backward()
@@ -34,7 +34,7 @@ def test_it_looks_at_every_pixel() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_grey_values_as_bytes(dtype: torch.dtype) -> None:
+def test_bytes_are_cast(dtype: torch.dtype) -> None:
     encoder = Conv(8, out_features=6).to(dtype)
     images = torch.randint(256, (5, 8, 8), dtype=torch.uint8)
     assert encoder(images).dtype == dtype
@@ -44,8 +44,8 @@ def test_grey_values_as_bytes(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("in_channels", [1, 3])
 @pytest.mark.parametrize("shape", [(5, 63), (5, 9, 9), (5, 2, 8, 8), (5, 8, 8, 3), (5, 64, 3), (5,)])
 def test_other_layouts_are_refused(in_channels: int, shape: tuple[int, ...]) -> None:
-    """With the channels last the numbers would fit, and the image be scrambled."""
-    message = rf"Conv\(size=8, in_channels={in_channels}\) takes images of shape \(\d+,\) or .*; got"
+    """Channels last would have the right number of elements, but scramble the images."""
+    message = rf"Conv\(size=8, in_channels={in_channels}\) expects images of shape \(\d+,\) or .*; got"
     with pytest.raises(ValueError, match=message):
         Conv(8, in_channels=in_channels)(torch.rand(shape))
 
@@ -57,8 +57,8 @@ def test_other_layouts_are_refused(in_channels: int, shape: tuple[int, ...]) -> 
         ({"out_features": 0}, "out_features must be a positive integer"),
         ({"in_channels": -1}, "in_channels must be a positive integer"),
         ({"channels": (8, 0)}, "each width in channels must be a positive integer; got 0"),
-        ({"channels": 8}, r"channels must be a sequence of widths, one for each layer, such as \[8\]; got 8"),
-        ({"size": 3}, "size=3 cannot be halved 2 times; give fewer channels"),
+        ({"channels": 8}, r"channels must be a sequence of widths, one per layer, such as \[8\]; got 8"),
+        ({"size": 3}, "size=3 cannot be halved 2 times: pass fewer channels"),
         ({"size": 8, "channels": (4, 4, 4, 4)}, "size=8 cannot be halved 4 times"),
     ],
 )

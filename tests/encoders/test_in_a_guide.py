@@ -1,6 +1,4 @@
-"""Encoders where they are used: any module, and what goes wrong comes back with what it was called with."""
-
-from functools import partial
+"""Encoders in an estimator: any module works, and its failures are reported with the shapes of its arguments."""
 
 import numpy as np
 import pyro
@@ -25,53 +23,50 @@ def _vae(side: int = 8) -> avi.models.VAE:
 
 
 @pytest.mark.parametrize("side", [28, 8])
-def test_last_layer_gives_mean_and_log_scale(side: int) -> None:
-    """With ``out_features = 2 * latents`` and no head, the convolution's output is the posterior's parameters."""
+def test_an_encoder_can_return_location_and_log_scale(side: int) -> None:
+    """Without a head, the output of the encoder consists of the parameters of the posterior."""
     encoder = Conv(side, out_features=2 * LATENTS, channels=(4, 8))
-    vi = avi.AmortizedVI(_vae(side), encoder, partial(avi.families.Diagonal, head=False))
     x = _images(side)
-    vi.fit(x, epochs=2, seed=0, progress=False)
+    vi = avi.AmortizedVI(_vae(side), encoder, avi.families.Diagonal(head=False)).setup(x, seed=0)
     posterior = vi.posterior(x)
     loc, log_scale = encoder(x).detach().chunk(2, dim=-1)
     torch.testing.assert_close(posterior.mean["z"], loc)
     torch.testing.assert_close(posterior.std["z"], log_scale.exp())
     assert list(vi.guide.family.parameters()) == []
-    flat = avi.AmortizedVI(vi.model, encoder, partial(avi.families.Diagonal, head=False), freeze_model=True)
-    flat.fit(x.flatten(1), epochs=1, lr=1e-30, progress=False)
+    flat = avi.AmortizedVI(_vae(side), encoder, avi.families.Diagonal(head=False)).setup(x.flatten(1))
     torch.testing.assert_close(flat.posterior(x.flatten(1)).mean["z"], loc)
 
 
-def test_without_a_head_the_numbers_must_fit() -> None:
-    vi = avi.AmortizedVI(_vae(), Conv(8, out_features=5), partial(avi.families.Diagonal, head=False))
+def test_without_a_head_the_number_of_features_must_match() -> None:
+    vi = avi.AmortizedVI(_vae(), Conv(8, out_features=5), avi.families.Diagonal(head=False))
     with pytest.raises(FamilyError, match=r"for 3 latent dimensions the encoder must return 6 features .* got 5"):
-        vi.fit(_images(), epochs=1, progress=False)
+        vi.setup(_images())
 
 
 @pytest.mark.parametrize(
     ("encoder", "message"),
     [
-        (MLP(63, [4]), r"encoder MLP failed on .*\(40, 1, 8, 8\).*MLP\(in_features=63\) got 64 numbers"),
+        (MLP(63, [4]), r"encoder MLP failed on .*\(40, 1, 8, 8\).*in_features=63 elements per observation; got 64"),
         (
             Conv(9),
-            r"encoder Conv failed on .*takes images of shape \(81,\) or \(9, 9\) or \(1, 9, 9\); got \(1, 8, 8\)",
+            r"encoder Conv failed on .*expects images of shape \(81,\) or \(9, 9\) or \(1, 9, 9\); got \(1, 8, 8\)",
         ),
         (nn.Linear(64, 4), r"encoder Linear failed on .*RuntimeError: mat1 and mat2 shapes"),
-        (nn.Linear(8, 4), r"must return a floating context of shape .*got \(40, 1, 8, 4\) .*nn.Flatten\(\)"),
-        (nn.Flatten(0), r"must return a floating context of shape .*got \(2560,\)"),
-        (nn.Sequential(nn.Flatten(), nn.Unflatten(0, (20, 2)), nn.Flatten(1)), r"must return one row an observation"),
+        (nn.Linear(8, 4), r"must return a floating-point context of shape .*got \(40, 1, 8, 4\) .*nn.Flatten\(\)"),
+        (nn.Flatten(0), r"must return a floating-point context of shape .*got \(2560,\)"),
+        (nn.Sequential(nn.Flatten(), nn.Unflatten(0, (20, 2)), nn.Flatten(1)), r"must return one row per observation"),
     ],
     ids=["MLP", "Conv", "Linear", "images", "vector", "rows"],
 )
-def test_what_goes_wrong_is_an_encoder_error(encoder: nn.Module, message: str) -> None:
-    vi = avi.AmortizedVI(_vae(), encoder)
+def test_failures_are_encoder_errors(encoder: nn.Module, message: str) -> None:
     with pytest.raises(EncoderError, match=message):
-        vi.fit(_images(), epochs=1, progress=False)
+        avi.AmortizedVI(_vae(), encoder).setup(_images())
     with pytest.raises(EncoderError, match=message):
         avi.AmortizedGuide(_vae(), encoder)(_images())
 
 
-def test_any_module_is_an_encoder() -> None:
-    """Pretrained parts that stay as they are, normalisation, a recurrent network: what returns (B, C) will do."""
+def test_any_module_can_be_an_encoder() -> None:
+    """A recurrent network with a frozen layer and batch normalization."""
 
     class Recurrent(nn.Module):
         def __init__(self) -> None:
@@ -93,7 +88,7 @@ def test_any_module_is_an_encoder() -> None:
 
 
 def test_several_arguments_and_integers() -> None:
-    """Counts, exposures and a group label; the encoder gets what the model gets."""
+    """Counts, exposures and a group label, which model and encoder both receive."""
 
     def model(counts: Tensor, exposure: Tensor, group: Tensor) -> None:
         with pyro.plate("data", len(counts)):
@@ -105,12 +100,12 @@ def test_several_arguments_and_integers() -> None:
     counts = torch.randint(5, (30, 2), generator=generator)
     exposure, group = torch.rand(30, generator=generator) + 0.5, torch.randint(2, (30,), generator=generator)
     for data in ((counts, exposure, group), {"group": group, "counts": counts, "exposure": exposure}):
-        vi = avi.AmortizedVI(model, MLP(4, [8])).fit(data, epochs=2, seed=0, progress=False)
+        vi = avi.AmortizedVI(model, MLP(4, [8])).setup(data, seed=0)
         assert vi.posterior(data).mean["rate"].shape == (30,)
 
 
-def test_a_lazy_encoder_finds_its_sizes_from_the_data() -> None:
+def test_a_lazy_encoder_infers_its_sizes() -> None:
     encoder = nn.Sequential(nn.Flatten(), nn.LazyLinear(8), nn.Tanh())
-    vi = avi.AmortizedVI(_vae(), encoder).fit(_images(), epochs=1, seed=0, progress=False)
+    vi = avi.AmortizedVI(_vae(), encoder).setup(_images(), seed=0)
     assert encoder[1].weight.shape == (8, 64)
     assert vi.posterior(_images()).mean["z"].shape == (40, LATENTS)

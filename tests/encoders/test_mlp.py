@@ -1,4 +1,4 @@
-"""The multilayer perceptron: what it takes, what it gives."""
+"""The multilayer perceptron: shapes, types and options."""
 
 import pytest
 import torch
@@ -17,14 +17,14 @@ def test_shapes(shape: tuple[int, ...], hidden: list[int], features: int) -> Non
     assert encoder.in_features == 64
 
 
-def test_is_the_composition_of_its_layers() -> None:
+def test_output_is_the_composition_of_the_layers() -> None:
     encoder = MLP(4, [3, 2], activation=nn.Tanh)
     first, second = (layer for layer in encoder.layers if isinstance(layer, nn.Linear))
     x = torch.randn(5, 2, 2)
     torch.testing.assert_close(encoder(x), second(first(x.flatten(1)).tanh()).tanh())
 
 
-def test_without_layers_it_is_the_observation() -> None:
+def test_without_layers_the_context_is_the_observation() -> None:
     x = torch.randn(5, 2, 3)
     assert torch.equal(MLP(6, [])(x), x.flatten(1))
     assert list(MLP(6, []).parameters()) == []
@@ -32,7 +32,7 @@ def test_without_layers_it_is_the_observation() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("kind", [torch.int64, torch.uint8, torch.bool])
-def test_integers_are_numbers_too(kind: torch.dtype, dtype: torch.dtype) -> None:
+def test_integers_are_cast(kind: torch.dtype, dtype: torch.dtype) -> None:
     encoder = MLP(3, [4]).to(dtype)
     x = torch.tensor([[1, 0, 1], [0, 0, 1]]).to(kind)
     context = encoder(x)
@@ -41,7 +41,7 @@ def test_integers_are_numbers_too(kind: torch.dtype, dtype: torch.dtype) -> None
     assert MLP(3, [])(x).dtype == torch.float32
 
 
-def test_several_arguments_are_one_row() -> None:
+def test_several_arguments_are_concatenated() -> None:
     encoder = MLP(2 * 3 + 1 + 4, [5])
     image, label, covariates = torch.randn(6, 2, 3), torch.arange(6), torch.randn(6, 4)
     row = torch.cat([image.flatten(1), label.float().unsqueeze(1), covariates], dim=1)
@@ -50,7 +50,7 @@ def test_several_arguments_are_one_row() -> None:
     torch.testing.assert_close(encoder(image=image, label=label, covariates=covariates), encoder(row))
 
 
-def test_dropout_is_for_training_only() -> None:
+def test_dropout_is_active_in_training_only() -> None:
     encoder = MLP(8, [100, 100], dropout=0.5)
     assert sum(isinstance(layer, nn.Dropout) for layer in encoder.layers) == 2
     x = torch.randn(3, 8)
@@ -65,7 +65,7 @@ def test_dropout_is_for_training_only() -> None:
         ((0,), {}, "in_features must be a positive integer; got 0"),
         ((4, [8, 0]), {}, "each width in hidden must be a positive integer; got 0"),
         ((4, [2.5]), {}, "each width in hidden must be a positive integer; got 2.5"),
-        ((4, 8), {}, r"hidden must be a sequence of widths, one for each layer, such as \[8\]; got 8"),
+        ((4, 8), {}, r"hidden must be a sequence of widths, one per layer, such as \[8\]; got 8"),
         ((4, [8]), {"dropout": 1.0}, "dropout must be a probability below 1; got 1.0"),
         ((4, [8]), {"dropout": -0.1}, "dropout must be a probability below 1; got -0.1"),
     ],
@@ -75,6 +75,6 @@ def test_options_are_checked(arguments, options, message: str) -> None:
         MLP(*arguments, **options)
 
 
-def test_a_wrong_number_of_features_is_named() -> None:
-    with pytest.raises(ValueError, match=r"MLP\(in_features=4\) got 7 numbers .* shape \[\(5, 4\), \(5, 3\)\]"):
+def test_a_wrong_number_of_features_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"in_features=4 .*; got 7, .* shape \[\(5, 4\), \(5, 3\)\]"):
         MLP(4, [2])(torch.zeros(5, 4), torch.zeros(5, 3))

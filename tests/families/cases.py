@@ -9,4 +9,5 @@ FAMILIES: dict[str, families.FamilyChoice] = {
     "rank one": families.LowRank(rank=1),
     "full, slow off-diagonals": families.FullCovariance(off_diagonal_rate=0.01),
     "flow": "flow",
+    "small flow": families.Flow(transforms=1, hidden=[8]),
 }

@@ -1,9 +1,9 @@
-"""Resampling chooses each draw as often as its weight says."""
+"""Resampling chooses each draw in proportion to its weight."""
 
 import pytest
 import torch
 
-from amortvi import _chunks
+from amortvi._util import chunks
 from amortvi.errors import DataError, OptionError
 from amortvi.importance import resample
 
@@ -11,8 +11,8 @@ WEIGHTS = torch.tensor([0.5, 0.0, 0.1, 0.25, 0.149, 0.001], dtype=torch.float64)
 
 
 @pytest.mark.parametrize("method", ["systematic", "multinomial"])
-def test_without_bias(method: str) -> None:
-    """Over many observations with the same weights, counts average to ``draws`` times the weight."""
+def test_counts_are_unbiased(method: str) -> None:
+    """Over many observations with the same weights, the mean count is ``draws`` times the weight."""
     observations, draws = 20_000, 7
     log_weights = (WEIGHTS.log() - 800).unsqueeze(1).expand(-1, observations)
     chosen = resample(log_weights, draws, method=method, seed=0)
@@ -23,13 +23,13 @@ def test_without_bias(method: str) -> None:
     assert ((counts.mean(0) - expected).abs() <= 5 * error + 1e-12).all()
     assert (counts[:, 1] == 0).all()
     if method == "systematic":
-        assert ((counts - expected).abs() < 1).all()  # the whole number above or below
+        assert ((counts - expected).abs() < 1).all()  # rounded up or down
     else:
         torch.testing.assert_close(counts.var(0), draws * WEIGHTS * (1 - WEIGHTS), rtol=0.1, atol=1e-3)
         assert (counts[:, 0] > expected[0] + 1).any()
 
 
-def test_observations_are_chosen_for_independently() -> None:
+def test_choices_for_different_observations_are_independent() -> None:
     log_weights = torch.zeros(10, 2000)
     chosen = resample(log_weights, 1, seed=0).squeeze(0)
     pairs = torch.stack((chosen[::2], chosen[1::2]))
@@ -37,7 +37,7 @@ def test_observations_are_chosen_for_independently() -> None:
     assert chosen.unique().numel() == 10
 
 
-def test_seed() -> None:
+def test_a_seed_reproduces_the_choice() -> None:
     log_weights = torch.randn(40, 6, generator=torch.Generator().manual_seed(0))
     torch.manual_seed(5)
     state = torch.get_rng_state()
@@ -49,22 +49,22 @@ def test_seed() -> None:
     assert not torch.equal(torch.get_rng_state(), state)
 
 
-def test_equal_weights_give_each_draw_once() -> None:
+def test_equal_weights_choose_each_draw_once() -> None:
     chosen = resample(torch.zeros(50, 3, dtype=torch.float32), 50, seed=0)
     assert torch.equal(chosen, torch.arange(50).unsqueeze(1).expand(-1, 3))
 
 
-def test_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_results_do_not_depend_on_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     log_weights = torch.log(torch.eye(8) + 1e-30)
-    monkeypatch.setattr(_chunks, "NUMBERS_AT_ONCE", 40)
+    monkeypatch.setattr(chunks, "NUMBERS_AT_ONCE", 40)
     assert torch.equal(resample(log_weights, 4, seed=0), torch.arange(8).expand(4, 8))
     log_weights[:, 6] = -torch.inf
     with pytest.raises(DataError, match="observation 6 has none"):
         resample(log_weights, 4)
 
 
-def test_bad_input() -> None:
-    with pytest.raises(DataError, match="weight above zero for each observation; observation 1 has none, 1 of 2"):
+def test_invalid_input_is_refused() -> None:
+    with pytest.raises(DataError, match="positive weight for each observation; observation 1 has none"):
         resample(torch.tensor([[0.0, -torch.inf], [0.0, -torch.inf]]), 3)
     with pytest.raises(DataError, match="observation 0 has nan"):
         resample(torch.tensor([[torch.nan]]), 3)

@@ -1,13 +1,12 @@
-"""One-dimensional problems whose bounds are integrals of a few dimensions, and a row of parameters for each observation.
+"""One-dimensional problems whose bounds are integrals over few dimensions, with a row of parameters for each observation.
 
-The parameters of posterior and model come as data: row ``i`` of ``phi`` and ``theta`` belongs to observation ``i``. With
-many equal rows one backward pass gives as many independent estimates of one gradient.
+The parameters of posterior and model are data: row ``i`` of ``phi`` and ``theta`` belongs to observation ``i``. With many
+equal rows, one backward pass gives that many independent estimates of the same gradient.
 """
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import pyro
@@ -15,17 +14,23 @@ import torch
 from pyro import distributions as dist
 from torch import Tensor, nn
 
-from amortvi import families, objectives
-from amortvi._util.modes import random_state
-from amortvi.model.program import GenerativeModel
-from amortvi.posterior.guide import AmortizedGuide
+from amortvi._util.random import random_state
 from amortvi.data import Batch
+from amortvi.families import Diagonal
+from amortvi.objectives import Estimate, Objective
+from amortvi.posterior import AmortizedGuide
 
 HALF_LOG_2_PI = 0.5 * math.log(2 * math.pi)
 
 
-class OwnParameters(nn.Module):
-    """Location and log scale of a row are its ``phi``; the location moves with the model's first parameter as well."""
+def estimate(objective: Objective, guide: AmortizedGuide, *args: Tensor, seed: int | None = None) -> Estimate:
+    """Return the estimate of an objective on one batch."""
+    with random_state(seed):
+        return objective.estimate(guide.model, guide.network, Batch(args))
+
+
+class RowParameters(nn.Module):
+    """Returns location and log scale of each row: its ``phi``, with a share of the model's first parameter added."""
 
     def __init__(self, shared: float) -> None:
         super().__init__()
@@ -36,7 +41,7 @@ class OwnParameters(nn.Module):
 
 
 def gaussian_model(x: Tensor, phi: Tensor, theta: Tensor) -> None:
-    """``z ~ N(theta_0, exp(theta_1))``, ``x | z ~ N(tanh(theta_2 z), exp(theta_3))``: a learned prior, a bent likelihood."""
+    """``z ~ N(theta_0, exp(theta_1))``, ``x | z ~ N(tanh(theta_2 z), exp(theta_3))``."""
     with pyro.plate("data", x.shape[0]):
         z = pyro.sample("z", dist.Normal(theta[:, 0], theta[:, 1].exp()))
         pyro.sample("x", dist.Normal((theta[:, 2] * z).tanh(), theta[:, 3].exp()), obs=x)
@@ -56,7 +61,7 @@ def gamma_model(x: Tensor, phi: Tensor, theta: Tensor) -> None:
 
 
 def gamma_log_joint(u: Tensor, x: float, theta: Tensor) -> Tensor:
-    """As a density of ``u = log(rate)``."""
+    """The log joint density with respect to ``u = log(rate)``."""
     a, b = theta[0].exp(), theta[1].exp()
     prior = a * theta[1] - torch.lgamma(a) + a * u - b * u.exp()
     rate = theta[2].exp() * u.exp()
@@ -65,15 +70,15 @@ def gamma_log_joint(u: Tensor, x: float, theta: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Problem:
-    """A model with one latent, and a point at which gradients are taken.
+    """A model with one latent, and the point at which gradients are computed.
 
     Args:
-        model: takes ``(x, phi, theta)``, a row an observation.
+        model: called with ``(x, phi, theta)``, one row per observation.
         log_joint: ``log p(x, u)`` of the unconstrained latent.
         x: the observation.
         phi: location and log scale of ``q(u)``.
         theta: the parameters of the model.
-        shared: how much of the model's first parameter is in the location of ``q``.
+        shared: the share of the model's first parameter in the location of ``q``.
     """
 
     model: Callable[..., None]
@@ -83,21 +88,18 @@ class Problem:
     theta: tuple[float, ...]
     shared: float = 0.0
 
-    def gradients(self, objective: objectives.Objective, rows: int, seed: int = 0) -> Tensor:
-        """Independent estimates of the gradient for ``(phi, theta)``, ``(rows, P)``."""
+    def gradients(self, objective: Objective, rows: int) -> Tensor:
+        """Return independent estimates of the gradient with respect to ``(phi, theta)``, ``(rows, P)``."""
         phi = torch.tensor(self.phi, dtype=torch.float64).repeat(rows, 1).requires_grad_()
         theta = torch.tensor(self.theta, dtype=torch.float64).repeat(rows, 1).requires_grad_()
         x = torch.full((rows,), self.x, dtype=torch.float64)
-        family = partial(families.Diagonal, head=False)
-        guide = AmortizedGuide(self.model, OwnParameters(self.shared), family)
-        with random_state(seed):
-            guide.setup(x, phi.detach(), theta.detach())
-            estimate = objective.estimate(GenerativeModel(self.model), guide, Batch((x, phi, theta)))
-            found = torch.autograd.grad(-rows * estimate.loss(rows), [phi, theta])
-        return torch.cat(found, dim=-1)
+        guide = AmortizedGuide(self.model, RowParameters(self.shared), Diagonal(head=False))
+        guide.setup(x[:2], phi[:2].detach(), theta[:2].detach())
+        loss = estimate(objective, guide, x, phi, theta, seed=0).loss(rows)
+        return torch.cat(torch.autograd.grad(-rows * loss, [phi, theta]), dim=-1)
 
     def log_weight(self, noise: Tensor, phi: Tensor | None = None, theta: Tensor | None = None) -> Tensor:
-        """The log weight of the draw that standard normal noise makes, number by number."""
+        """Return the log weight of the draw computed from standard normal noise, elementwise."""
         phi = torch.tensor(self.phi, dtype=torch.float64) if phi is None else phi
         theta = torch.tensor(self.theta, dtype=torch.float64) if theta is None else theta
         u = phi[0] + self.shared * theta[0] + phi[1].exp() * noise
@@ -105,7 +107,13 @@ class Problem:
         return self.log_joint(u, self.x, theta) - log_q
 
     def exact_gradient(self, bound: Callable[[Tensor], Tensor], draws: int, nodes: int = 80) -> Tensor:
-        """The gradient of the mean of ``bound``, a function of log weights ``(draws, ...)``, by Gauss-Hermite quadrature."""
+        """Return the gradient of the mean of ``bound`` by Gauss-Hermite quadrature.
+
+        Args:
+            bound: maps log weights, ``(draws, ...)``, to a bound, ``(...)``.
+            draws: the number of draws over which the integral extends.
+            nodes: the number of nodes per draw.
+        """
         points, weights = (torch.tensor(part) for part in np.polynomial.hermite_e.hermegauss(nodes))
         noise = torch.stack(torch.meshgrid(*[points] * draws, indexing="ij"))
         weight = math.prod(torch.meshgrid(*[weights / weights.sum()] * draws, indexing="ij"))
@@ -116,7 +124,7 @@ class Problem:
 
 
 PROBLEMS = {
-    "a learned prior": Problem(gaussian_model, gaussian_log_joint, 0.6, (0.2, -0.5), (0.3, 0.1, 1.2, -0.6)),
+    "learned prior": Problem(gaussian_model, gaussian_log_joint, 0.6, (0.2, -0.5), (0.3, 0.1, 1.2, -0.6)),
     "shared parameters": Problem(gaussian_model, gaussian_log_joint, 0.6, (0.2, -0.5), (0.3, 0.1, 1.2, -0.6), 0.8),
-    "a constrained latent": Problem(gamma_model, gamma_log_joint, 4.0, (0.4, -0.9), (0.7, 0.2, 0.1)),
+    "constrained latent": Problem(gamma_model, gamma_log_joint, 4.0, (0.4, -0.9), (0.7, 0.2, 0.1)),
 }

@@ -1,6 +1,8 @@
-"""plot_correlation draws posterior.correlation."""
+"""plot_correlation draws `Posterior.correlation`."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,24 +14,25 @@ from matplotlib.colors import to_rgba
 import amortvi as avi
 from amortvi.errors import OptionError
 from amortvi.plots import plot_correlation
-from amortvi.posterior.posterior import Posterior
+from amortvi.posterior import Posterior
 
 
 def test_matrix_labels_and_values(posterior: Posterior, ax: Axes) -> None:
     assert plot_correlation(posterior, 5, ax=ax) is ax
     expected = posterior.correlation[5].numpy()
-    assert abs(expected[0, 1]) > 0.05  # there is something to see
+    assert abs(expected[0, 1]) > 0.05  # not trivial
     np.testing.assert_allclose(np.asarray(ax.images[0].get_array()), expected, atol=1e-6)
-    assert [label.get_text() for label in ax.get_yticklabels()] == posterior.latents.labels
-    assert [label.get_text() for label in ax.get_xticklabels()] == posterior.latents.labels
-    written = {text.get_position(): text.get_text() for text in ax.texts}
-    assert written == {(j, i): f"{expected[i, j]:z.2f}" for i in range(3) for j in range(3)}
+    for ticks in (ax.get_xticklabels(), ax.get_yticklabels()):
+        assert [label.get_text() for label in ticks] == posterior.latents.labels
+    texts = {text.get_position(): text.get_text() for text in ax.texts}
+    assert texts == {(j, i): f"{expected[i, j]:z.2f}" for i in range(3) for j in range(3)}
     assert ax.get_title() == "observation 5"
 
 
-def test_zero_is_white_and_the_ends_are_one(posterior: Posterior, ax: Axes) -> None:
-    plot_correlation(posterior, ax=ax)
+def test_the_color_scale_is_centered_at_zero(posterior: Posterior, ax: Axes) -> None:
+    plot_correlation(posterior, -1, ax=ax)
     image = ax.images[0]
+    assert ax.get_title() == "observation 59"
     assert image.get_clim() == (-1, 1)
     negative, zero, positive = image.to_rgba(np.array([-1.0, 0.0, 1.0]))
     np.testing.assert_allclose(zero, np.array(to_rgba("white")), atol=0.04)
@@ -37,29 +40,23 @@ def test_zero_is_white_and_the_ends_are_one(posterior: Posterior, ax: Axes) -> N
     assert negative[2] > negative[0]
 
 
-def test_many_latents_are_not_written_in_and_not_all_named(ax: Axes) -> None:
+def test_many_coordinates_have_no_values_and_few_labels(ax: Axes) -> None:
     model = avi.models.LinearGaussian(torch.eye(60), scale=1.0)
     x = model.simulate(3, seed=0)
-    vi = avi.AmortizedVI(model, avi.encoders.MLP(60, []), "full").fit(x, epochs=1, seed=0, progress=False)
-    plot_correlation(vi.posterior(x), 2, ax=ax)
+    vi = avi.AmortizedVI(model, avi.encoders.MLP(60, []), "full").setup(x, seed=0)
+    plot_correlation(vi.posterior(x), ax=ax)
     assert not ax.texts
     assert [label.get_text() for label in ax.get_yticklabels()] == [f"z[{i}]" for i in range(0, 60, 3)]
     np.testing.assert_array_equal(ax.get_yticks(), range(0, 60, 3))
 
 
-def test_negative_position_counts_from_the_end(posterior: Posterior, ax: Axes) -> None:
-    plot_correlation(posterior, -1, ax=ax)
-    np.testing.assert_allclose(np.asarray(ax.images[0].get_array()), posterior.correlation[-1].numpy(), atol=1e-6)
-    assert ax.get_title() == "observation 59"
-
-
 @pytest.mark.parametrize("observation", [60, 10_000, -61, 1.5, "first", True])
-def test_no_such_observation(posterior: Posterior, observation: int) -> None:
+def test_observations_out_of_range_are_refused(posterior: Posterior, observation: Any) -> None:
     with pytest.raises(OptionError, match=f"observation must be a position among the 60 .* got {observation!r}"):
         plot_correlation(posterior, observation)
     assert not pyplot.get_fignums()
 
 
-def test_the_estimator_is_no_posterior(fits: avi.FamilyFits) -> None:
-    with pytest.raises(OptionError, match=r"vi\.posterior\(x\)"):
-        plot_correlation(fits["full"])  # type: ignore[arg-type]
+def test_an_estimator_is_refused(vi: avi.AmortizedVI) -> None:
+    with pytest.raises(OptionError, match=r"posterior must be .* vi\.posterior\(x\)"):
+        plot_correlation(vi)  # type: ignore[arg-type]

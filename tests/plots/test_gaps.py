@@ -1,47 +1,57 @@
-"""plot_gaps draws the means that amortvi.gaps found."""
+"""plot_gaps draws the means of the results of `amortvi.gaps`."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
+import torch
 from matplotlib.axes import Axes
-from torch import Tensor
 
-import amortvi as avi
+from amortvi.diagnostics.evidence import Evidence
+from amortvi.diagnostics.gaps.gaps import Gaps
 from amortvi.errors import OptionError
 from amortvi.plots import plot_gaps
+from tests.plots.conftest import legend_texts
 
 
-@pytest.fixture(scope="module")
-def found(fits: avi.FamilyFits, x: Tensor) -> dict[str, avi.Gaps]:
-    return {family: avi.gaps(fits[family], x[:20], draws=100) for family in fits}
+def evidence(values: list[float]) -> Evidence:
+    """Return an evidence whose estimates and bounds are all ``values``; that of the last observation is unreliable."""
+    value = torch.tensor(values, dtype=torch.float64)
+    k_hats = torch.full_like(value, 0.1)
+    k_hats[-1] = 9.0
+    return Evidence(value, value, value, value, value, k_hats, value, draws=100)
 
 
-def test_bars_are_the_means(found: dict[str, avi.Gaps], ax: Axes) -> None:
-    assert plot_gaps(found, ax=ax) is ax
-    first, second, _ = ax.containers
-    approximation = [float(gaps.approximation[gaps.trusted].mean()) for gaps in found.values()]
-    amortization = [float(gaps.amortization[gaps.trusted].mean()) for gaps in found.values()]
-    np.testing.assert_allclose([bar.get_width() for bar in first], approximation)
-    np.testing.assert_allclose([bar.get_width() for bar in second], amortization)
-    np.testing.assert_allclose([bar.get_x() for bar in second], np.maximum(approximation, 0))
-    assert [label.get_text() for label in ax.get_yticklabels()] == list(found)
+def gaps(evidences: list[float], refined: list[float], amortized: list[float]) -> Gaps:
+    return Gaps("diagonal", evidence(amortized), {"diagonal": evidence(refined)}, evidence(evidences), 0.1)
+
+
+FOUND = {
+    "first": gaps([-1.0, -2.0, -9.0], [-1.5, -3.0, -9.5], [-1.75, -5.0, -99.0]),
+    "second": gaps([-1.0, -2.0, -9.0], [-0.5, -2.0, -9.0], [-1.0, -4.0, -99.0]),  # Monte Carlo error: a negative gap
+}
+
+
+def test_bars_are_the_means_of_the_reliable_observations(ax: Axes) -> None:
+    assert plot_gaps(FOUND, ax=ax) is ax
+    approximation, amortization, _ = ax.containers
+    np.testing.assert_allclose([bar.get_width() for bar in approximation], [0.75, -0.25])
+    np.testing.assert_allclose([bar.get_width() for bar in amortization], [1.125, 1.25])
+    np.testing.assert_allclose([bar.get_x() for bar in amortization], [0.75, 0])
+    assert [label.get_text() for label in ax.get_yticklabels()] == list(FOUND)
     assert ax.get_ylim()[0] > ax.get_ylim()[1]
-    legend = ax.get_legend()
-    assert legend is not None
-    assert [text.get_text() for text in legend.get_texts()] == [
-        "approximation gap (family)",
-        "amortization gap (encoder)",
-    ]
+    assert legend_texts(ax) == ["approximation gap (family)", "amortization gap (encoder)"]
     assert "nats per observation" in ax.get_xlabel()
 
 
-def test_one_is_enough(found: dict[str, avi.Gaps], ax: Axes) -> None:
-    plot_gaps(found["full"], ax=ax)
-    assert [label.get_text() for label in ax.get_yticklabels()] == [found["full"].family]
+def test_a_single_result_is_labeled_with_its_family(ax: Axes) -> None:
+    plot_gaps(FOUND["first"], ax=ax)
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["diagonal"]
 
 
 @pytest.mark.parametrize("wrong", [{}, None, {"full": 1}, "gaps"])
-def test_other_things_are_refused(wrong, ax: Axes) -> None:
-    with pytest.raises(OptionError, match=r"gaps must be what amortvi\.gaps returns"):
+def test_other_objects_are_refused(wrong: Any, ax: Axes) -> None:
+    with pytest.raises(OptionError, match=r"gaps must be a result of amortvi\.gaps"):
         plot_gaps(wrong, ax=ax)

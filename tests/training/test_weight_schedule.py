@@ -1,4 +1,4 @@
-"""The objective knows how far the training is: in each step, over several fits, and where an epoch has no known length."""
+"""Schedules of the KL weight during training: each step, over several fits, and with epochs of unknown length."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -7,129 +7,111 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
-import amortvi as avi
 from amortvi.errors import OptionError
 from amortvi.objectives import ELBO, LinearSchedule
-from tests.training.test_fit import X, _numbers, _start
+from tests.training.problem import X, make_vi, parameters
 
 
-def watched(schedule: Callable[[float], float] = lambda epochs: 1.0) -> tuple[ELBO, list[float]]:
-    """An objective, and the passes over the data that its schedule has been asked for since it was made."""
-    seen: list[float] = []
+def recorded(schedule: Callable[[float], float] = lambda epochs: 1.0) -> tuple[ELBO, list[float]]:
+    """Return an objective, and the list of the passes over the data at which its schedule is evaluated."""
+    calls: list[float] = []
 
-    def asked(epochs: float) -> float:
-        seen.append(epochs)
+    def record(epochs: float) -> float:
+        calls.append(epochs)
         return schedule(epochs)
 
-    objective = ELBO(kl_weight=asked)
-    seen.clear()
-    return objective, seen
+    objective = ELBO(kl_weight=record)
+    calls.clear()  # the constructor evaluates the schedule once
+    return objective, calls
+
+
+def fit(objective: ELBO, x: Any = X, **options: Any) -> torch.Tensor:
+    """Return the parameters after a fit."""
+    return parameters(make_vi().fit(x, objective=objective, **{"seed": 0, "progress": False, **options}))
 
 
 def test_each_step_knows_the_passes_before_it() -> None:
-    objective, seen = watched()
-    _start().fit(X, validation_data=X[:50], batch_size=128, epochs=2, objective=objective, seed=0, progress=False)
-    assert seen == pytest.approx([0, 1 / 3, 2 / 3, 1, 4 / 3, 5 / 3])
+    objective, calls = recorded()
+    fit(objective, validation_data=X[:50], batch_size=128, epochs=2)
+    assert calls == pytest.approx([0, 1 / 3, 2 / 3, 1, 4 / 3, 5 / 3])
 
 
-def test_a_further_fit_goes_on_with_the_schedule() -> None:
-    """Two epochs and two are four, bit for bit, with the objective as it was or with another of the same schedule."""
+def test_a_further_fit_continues_the_schedule() -> None:
+    """Two epochs and two more equal four bit for bit, with the same objective or with another of the same schedule."""
     schedule = LinearSchedule(epochs=3, start=0.1)
-    whole = _start().fit(X, epochs=4, objective=ELBO(kl_weight=schedule), seed=0, progress=False)
-    objective, seen = watched(schedule)
+    whole = fit(ELBO(kl_weight=schedule), epochs=4)
+    objective, calls = recorded(schedule)
     for following in (objective, ELBO(kl_weight=schedule)):
-        parts = _start().fit(X, epochs=2, objective=objective, seed=0, progress=False)
+        parts = make_vi().fit(X, epochs=2, objective=objective, seed=0, progress=False)
         parts.fit(X, epochs=2, objective=following, seed=0, progress=False)
-        assert torch.equal(_numbers(whole), _numbers(parts))
-    assert max(seen[:12]) == pytest.approx(3 + 2 / 3)
-    constant = _start().fit(X, epochs=4, objective=ELBO(kl_weight=0.1), seed=0, progress=False)
-    assert not torch.equal(_numbers(whole), _numbers(constant))
+        assert torch.equal(whole, parameters(parts))
+    assert max(calls[:12]) == pytest.approx(3 + 2 / 3)
+    assert not torch.equal(whole, fit(ELBO(kl_weight=0.1), epochs=4))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_a_schedule_that_stays_is_a_weight(dtype: torch.dtype) -> None:
+def test_a_constant_schedule_equals_a_weight(dtype: torch.dtype) -> None:
     scheduled, fixed = (
-        _start().fit(X.to(dtype), epochs=2, objective=ELBO(kl_weight=weight), dtype=dtype, seed=0, progress=False)
-        for weight in (lambda epochs: 0.3, 0.3)
+        fit(ELBO(kl_weight=weight), X.to(dtype), dtype=dtype, epochs=2) for weight in (lambda epochs: 0.3, 0.3)
     )
-    assert torch.equal(_numbers(scheduled), _numbers(fixed))
+    assert torch.equal(scheduled, fixed)
 
 
-def test_the_first_weight_is_that_of_the_first_step() -> None:
-    """Without a KL in its first epoch a fit is that of the reconstruction alone."""
-    step = _start().fit(
-        X, epochs=1, objective=ELBO(kl_weight=lambda epochs: float(epochs >= 1)), seed=0, progress=False
-    )
-    none = _start().fit(X, epochs=1, objective=ELBO(kl_weight=0), seed=0, progress=False)
-    assert torch.equal(_numbers(step), _numbers(none))
+def test_the_first_step_uses_the_first_weight() -> None:
+    """If the weight is zero in the first epoch, that epoch trains the reconstruction alone."""
+    scheduled = fit(ELBO(kl_weight=lambda epochs: float(epochs >= 1)), epochs=1)
+    assert torch.equal(scheduled, fit(ELBO(kl_weight=0), epochs=1))
 
 
 class Stream(IterableDataset[Any]):
-    """Observations whose number is not known before they end."""
+    """Observations whose number is unknown until the last one."""
 
     def __iter__(self) -> Iterator[Any]:
         return iter(X)
 
 
 def test_an_epoch_of_unknown_length_has_one_weight() -> None:
-    objective, seen = watched()
-    loader = DataLoader(Stream(), batch_size=100)
-    _start().fit(loader, epochs=3, objective=objective, seed=0, progress=False)
-    assert seen == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    objective, calls = recorded()
+    fit(objective, DataLoader(Stream(), batch_size=100), epochs=3)
+    assert calls == [0, 0, 0, 1, 1, 1, 2, 2, 2]
 
 
-class Claims(Stream):
-    """Says that it is shorter than it is."""
+class WrongLength(Stream):
+    """A stream that claims to be shorter than it is."""
 
     def __len__(self) -> int:
         return 100
 
 
 @pytest.mark.filterwarnings("ignore:Length of IterableDataset:UserWarning")
-def test_an_epoch_longer_than_it_said_does_not_run_ahead() -> None:
-    objective, seen = watched()
-    _start().fit(DataLoader(Claims(), batch_size=50), epochs=2, objective=objective, seed=0, progress=False)
-    assert seen == pytest.approx([0, 0.5, 1, 1, 1, 1, 1, 1.5, 2, 2, 2, 2])
+def test_an_epoch_longer_than_announced_does_not_exceed_one_pass() -> None:
+    objective, calls = recorded()
+    fit(objective, DataLoader(WrongLength(), batch_size=50), epochs=2)
+    assert calls == pytest.approx([0, 0.5, 1, 1, 1, 1, 1, 1.5, 2, 2, 2, 2])
 
 
-def test_early_stopping_watches_the_elbo_whatever_the_weight() -> None:
-    """A weight that rises makes what is followed worse from epoch to epoch; the ELBO is none the worse for it."""
-    vi = _start("diagonal")
+def test_early_stopping_uses_the_unweighted_elbo() -> None:
+    """As the weight rises, the trained quantity falls from epoch to epoch, but the ELBO does not."""
+    vi = make_vi("diagonal")
     rising = ELBO(kl_weight=LinearSchedule(epochs=30))
     vi.fit(X, validation_data=X, epochs=30, lr=0.01, patience=5, objective=rising, seed=0, progress=False)
-    best = vi.history["validation_elbo"].idxmax()
-    assert best > 10
+    assert vi.history["validation_elbo"].idxmax() > 10
     plain = vi.history["validation_reconstruction"] - vi.history["validation_kl"]
     assert vi.history["validation_elbo"].to_numpy() == pytest.approx(plain.to_numpy(), rel=1e-5)
 
 
-def test_a_schedule_that_fails_midway_leaves_the_last_good_epoch() -> None:
-    vi = _start()
-    with pytest.raises(OptionError, match=r"kl_weight, where it is a schedule.*after 2.33\d+ it returned -1"):
-        vi.fit(
-            X,
-            epochs=5,
-            objective=ELBO(kl_weight=lambda epochs: 1.0 if epochs < 2.1 else -1.0),
-            seed=0,
-            progress=False,
-        )
+def test_a_failing_schedule_keeps_the_last_good_epoch() -> None:
+    vi = make_vi()
+    failing = ELBO(kl_weight=lambda epochs: 1.0 if epochs < 2.1 else -1.0)
+    with pytest.raises(OptionError, match=r"kl_weight is a schedule.*after 2.33\d+ passes it returned -1"):
+        vi.fit(X, epochs=5, objective=failing, seed=0, progress=False)
     assert len(vi.history) == 2
-    reference = _start().fit(X, epochs=2, seed=0, progress=False)
-    assert torch.equal(_numbers(vi), _numbers(reference))
+    assert torch.equal(parameters(vi), fit(ELBO(), epochs=2))
 
 
-def test_one_objective_for_several_families() -> None:
+def test_an_objective_can_be_shared_by_several_fits() -> None:
     objective = ELBO(kl_weight=LinearSchedule(epochs=4))
-    fits = avi.fit_families(
-        _start().model, _start().encoder, ["diagonal", "full"], X, epochs=3, objective=objective, progress=False
-    )
-    alone = avi.fit_families(
-        _start().model,
-        _start().encoder,
-        ["full"],
-        X,
-        epochs=3,
-        objective=ELBO(kl_weight=LinearSchedule(4)),
-        progress=False,
-    )
-    assert torch.equal(_numbers(fits["full"]), _numbers(alone["full"]))
+    fits = [make_vi(family) for family in ("diagonal", "full")]
+    for vi in fits:
+        vi.fit(X, epochs=3, objective=objective, seed=0, progress=False)
+    assert torch.equal(parameters(fits[1]), fit(ELBO(kl_weight=LinearSchedule(4)), epochs=3))

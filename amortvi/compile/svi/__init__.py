@@ -1,4 +1,4 @@
-"""Pyro's `SVI` with a compiled step, for models and guides that people have already."""
+"""Pyro's `SVI` with compiled steps, for existing models and guides."""
 
 from amortvi.compile.svi.renyi_elbo import RenyiELBO
 from amortvi.compile.svi.svi import SVI

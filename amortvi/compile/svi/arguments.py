@@ -1,10 +1,10 @@
-"""The arguments of a step: what enters the compiled graph, and what the graph is compiled for."""
+"""The arguments of a step, split into the inputs of the compiled graph and what the graph is compiled for."""
 
 from __future__ import annotations
 
 import enum
 import types
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,21 +21,21 @@ __all__ = ["Arguments"]
 class Arguments:
     """The arguments of one step.
 
-    Tensors and Python floats enter a graph, so their values may change from step to step. All else is part of the
-    signature: a graph holds for one signature.
+    Tensors and Python floats are inputs of a graph, so their values may change from step to step. Everything else is part of
+    the signature: a graph is valid for one signature.
 
     Args:
-        leaves: what the arguments are made of, in order.
-        spec: how tuples, lists and dicts hold them; ``None`` if there are none and the names of the keywords say it all.
+        leaves: the values in the arguments, in order.
+        spec: how tuples, lists and dicts contain them; ``None`` if the arguments contain none.
         names: the names of the last arguments.
-        signature: equal for arguments that one graph can take.
+        signature: equal for arguments that the same graph accepts.
 
     Example:
         >>> import torch
-        >>> once = Arguments.of((torch.zeros(3), 0.5), {})
-        >>> once.signature == Arguments.of((torch.ones(3), 0.7), {}).signature
+        >>> first = Arguments.of((torch.zeros(3), 0.5), {})
+        >>> first.signature == Arguments.of((torch.ones(3), 0.7), {}).signature
         True
-        >>> once.signature == Arguments.of((torch.ones(4), 0.7), {}).signature
+        >>> first.signature == Arguments.of((torch.ones(4), 0.7), {}).signature
         False
     """
 
@@ -46,19 +46,19 @@ class Arguments:
 
     @classmethod
     def of(cls, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
-        """Take the arguments apart.
+        """Return the arguments of the call ``step(*args, **kwargs)``.
 
         Raises:
-            CaptureError: some of them can be neither an argument of a graph nor part of a signature.
+            CaptureError: a value can be neither an input of a graph nor part of a signature.
         """
         leaves: Sequence[Any] = (*args, *kwargs.values())
         spec = None
         if any(isinstance(leaf, tuple | list | dict) for leaf in leaves):
             leaves, spec = tree_flatten((args, kwargs))
         names = tuple(kwargs)
-        # Not every version of torch can hash a specification.
+        # Some versions of torch cannot hash a TreeSpec.
         structure = None if spec is None else repr(spec)
-        return cls(leaves, spec, names, (structure, names, tuple([_kind(leaf) for leaf in leaves])))
+        return cls(leaves, spec, names, (structure, names, tuple([_leaf_signature(leaf) for leaf in leaves])))
 
     @property
     def tensors(self) -> list[Tensor]:
@@ -66,7 +66,7 @@ class Arguments:
         return [leaf for leaf in self.leaves if isinstance(leaf, Tensor)]
 
     @property
-    def numbers(self) -> tuple[float, ...]:
+    def floats(self) -> tuple[float, ...]:
         """The Python floats."""
         return tuple(leaf for leaf in self.leaves if isinstance(leaf, float))
 
@@ -75,19 +75,22 @@ class Arguments:
         """The modules."""
         return [leaf for leaf in self.leaves if isinstance(leaf, nn.Module)]
 
-    def emptied(self) -> Arguments:
-        """Return arguments like these with nothing in their tensors, to keep."""
+    def without_data(self) -> Arguments:
+        """Return a copy with empty tensors, which can be kept without keeping the data alive."""
         return replace(self, leaves=[leaf.new_empty(0) if isinstance(leaf, Tensor) else leaf for leaf in self.leaves])
 
-    def filled(self, tensors: Sequence[Tensor], numbers: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Return the arguments with other tensors and numbers in them.
+    def rebuild(self, tensors: Sequence[Tensor], floats: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Return ``args`` and ``kwargs`` of the same structure with new values.
 
         Args:
-            tensors: in place of the tensors.
-            numbers: in place of the floats; tensors, too.
+            tensors: one for each of `tensors`.
+            floats: one for each of `floats`; they may be tensors.
         """
-        given_tensors, given_numbers = iter(tensors), iter(numbers)
-        leaves = list(_replaced(self.leaves, given_tensors, given_numbers))
+        new_tensors, new_floats = iter(tensors), iter(floats)
+        leaves = [
+            next(new_tensors) if isinstance(leaf, Tensor) else next(new_floats) if isinstance(leaf, float) else leaf
+            for leaf in self.leaves
+        ]
         if self.spec is not None:
             args, kwargs = tree_unflatten(leaves, self.spec)
             return args, kwargs
@@ -95,45 +98,35 @@ class Arguments:
         return tuple(leaves[:positional]), dict(zip(self.names, leaves[positional:], strict=True))
 
 
-def _replaced(leaves: Sequence[Any], tensors: Iterator[Tensor], numbers: Iterator[Any]) -> Iterator[Any]:
-    for leaf in leaves:
-        if isinstance(leaf, Tensor):
-            yield next(tensors)
-        elif isinstance(leaf, float):
-            yield next(numbers)
-        else:
-            yield leaf
+_COMPARED_BY_VALUE = (int, str, bytes, complex, type(None), enum.Enum, torch.dtype, torch.device, torch.Size, frozenset)
+# These are compared by identity. Guards check the state of modules, and the code of a function does not change.
+_COMPARED_BY_IDENTITY = (nn.Module, type, types.FunctionType, types.BuiltinFunctionType, types.MethodType)
 
 
-_VALUES = (int, str, bytes, bool, complex, type(None), enum.Enum, torch.dtype, torch.device, torch.Size, frozenset)
-# These stand for themselves; what modules hold is watched, and the code of a function does not change.
-_THINGS = (nn.Module, type, types.FunctionType, types.BuiltinFunctionType, types.MethodType)
-
-
-def _kind(leaf: Any) -> Hashable:
+def _leaf_signature(leaf: Any) -> Hashable:
     if isinstance(leaf, Tensor):
-        return _tensor_kind(leaf)
+        return _tensor_signature(leaf)
     if isinstance(leaf, float):
         return float
-    # An object that is equal to itself alone may change, and nobody would see it.
-    by_value = getattr(type(leaf), "__hash__", None)
-    if not isinstance(leaf, _VALUES + _THINGS) and (by_value is None or by_value is object.__hash__):
+    # An object without an __eq__ of its own may change without becoming unequal to itself.
+    hash_method = getattr(type(leaf), "__hash__", None)
+    if not isinstance(leaf, _COMPARED_BY_VALUE + _COMPARED_BY_IDENTITY) and hash_method in (None, object.__hash__):
         raise CaptureError(
-            f"an argument of type {type(leaf).__name__} cannot be part of a compiled step, which would not see it change: "
-            f"pass tensors, numbers, strings, or tuples, lists and dicts of them, or leave compiling out with compile=False."
+            f"an argument of type {type(leaf).__name__} cannot be part of a compiled step, which would not notice when it "
+            f"changes: pass tensors, numbers, strings, or tuples, lists and dicts of them, or use compile=False."
         )
     return type(leaf), leaf
 
 
-def _tensor_kind(tensor: Tensor) -> Hashable:
+def _tensor_signature(tensor: Tensor) -> Hashable:
     if tensor.requires_grad:
         raise CaptureError(
-            "an argument requires a gradient, which a compiled step does not leave on it: pass it with .detach(), or leave "
-            "compiling out with compile=False."
+            "an argument requires a gradient, which a compiled step would not compute: pass it with .detach(), or use "
+            "compile=False."
         )
     if tensor.layout is not torch.strided or type(tensor) is not Tensor:
         raise CaptureError(
-            f"an argument is a tensor of another kind ({tensor.layout}, {type(tensor).__name__}) than a compiled step takes: "
-            f"pass a plain dense one, or leave compiling out with compile=False."
+            f"an argument is a tensor that a compiled step does not support ({tensor.layout}, {type(tensor).__name__}): pass a "
+            f"plain dense tensor, or use compile=False."
         )
     return tensor.shape, tensor.stride(), tensor.dtype, tensor.device

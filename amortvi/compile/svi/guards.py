@@ -1,4 +1,4 @@
-"""The Python values that a model mentions: a graph keeps them, so it holds only as long as they stay the same."""
+"""A guard on the Python values that model and guide refer to: they are constants of a graph, which is invalid if they change."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from torch import nn
 
 from amortvi.errors import CaptureError
 
-__all__ = ["Mentions"]
+__all__ = ["ConstantGuard"]
 
-# What these mention in their own code does not change between two steps.
+# The values that these packages refer to do not change between two steps.
 _LIBRARIES = frozenset({*sys.stdlib_module_names, "builtins", "numpy", "pyro", "torch"})
 _PLAIN = (int, float, complex, str, bytes, type(None))
 _CONTAINERS = (list, tuple, dict, set)
-_MOST_ITEMS = 100
-"""Longer lists and dicts are data; those that change belong into tensors."""
-_GONE = object()
+_LARGEST_CONTAINER = 100
+"""The size up to which the items of a container are checked. A larger one is data, which belongs in tensors if it changes."""
+_MISSING = object()
 
 
-class Mentions:
-    """What model and guide refer to by name beside their arguments: globals, closures, attributes, what is in lists and dicts.
+class ConstantGuard:
+    """Checks the values that model and guide refer to by name: globals, closures, attributes, items of lists and dicts.
 
-    A number such as ``self.beta`` is a constant of a graph. To go on with the old one, when somebody has set another, would be
-    a wrong answer. So it is looked for where Python looks for it: from the functions themselves, by the names in their code.
+    A number such as ``self.beta`` is a constant of a graph. If it is set to another value, the graph would silently keep the old
+    one. The guard therefore finds such values as Python does, from the functions by the names in their code.
 
     Args:
-        roots: functions, methods, modules, other objects that are called.
+        roots: the functions, methods, modules and other callables to start from.
 
     Example:
         >>> class Model:
@@ -42,43 +42,35 @@ class Mentions:
         ...     def __call__(self):
         ...         return self.beta
         >>> model = Model()
-        >>> mentions = Mentions([model])
+        >>> guard = ConstantGuard([model])
         >>> model.beta = 0.7
-        >>> mentions.changed()
+        >>> guard.changed()
         'beta'
     """
 
     def __init__(self, roots: Iterable[Any]) -> None:
-        self._slots: list[tuple[Mapping[str, Any], str, Any]] = []
-        self._cells: list[tuple[Any, str, Any]] = []
-        self._items: list[tuple[Any, list[Any]]] = []
-        walk = _Walk(roots)
-        for (_, name), holder in walk.slots.items():
-            self._slots.append((holder, name, holder.get(name, _GONE)))
-        for cell, name in walk.cells.values():
-            self._cells.append((cell, name, cell.cell_contents))
-        for items in walk.containers:
-            self._items.append((items, list(_contents(items))))
+        found = _References(roots)
+        self._variables = [(holder, name, holder.get(name, _MISSING)) for (_, name), holder in found.variables.items()]
+        self._cells = [(cell, name, cell.cell_contents) for cell, name in found.cells.values()]
+        self._items = [(items, list(_contents(items))) for items in found.containers]
 
     def changed(self) -> str | None:
-        """Return the name of something that is not as it was, or ``None``."""
-        for holder, name, value in self._slots:
-            current = holder.get(name, _GONE)
-            if current is not value and not _equal(current, value):
+        """Return the name of a value that has changed, or ``None``."""
+        for holder, name, value in self._variables:
+            if not _is_same(holder.get(name, _MISSING), value):
                 return name
         for cell, name, value in self._cells:
-            if cell.cell_contents is not value and not _equal(cell.cell_contents, value):
+            if not _is_same(cell.cell_contents, value):
                 return name
         for items, values in self._items:
             current = list(_contents(items))
-            same = len(current) == len(values)
-            if not same or any(a is not b and not _equal(a, b) for a, b in zip(current, values, strict=True)):
+            if len(current) != len(values) or not all(map(_is_same, current, values)):
                 return f"a {type(items).__name__}"
         return None
 
     @contextlib.contextmanager
-    def kept(self) -> Iterator[None]:
-        """Put back at exit what was set inside.
+    def restored(self) -> Iterator[None]:
+        """Restore on exit the variables that were set inside.
 
         Raises:
             CaptureError: a number was set, which a compiled step would not do.
@@ -86,28 +78,38 @@ class Mentions:
         try:
             yield
         finally:
-            counted = None
-            for holder, name, value in self._slots:
-                current = holder.get(name, _GONE)
+            set_inside = None
+            for holder, name, value in self._variables:
+                current = holder.get(name, _MISSING)
                 if current is not value and isinstance(holder, dict):
-                    counted = name if isinstance(value, _PLAIN) and not _equal(current, value) else counted
+                    set_inside = name if isinstance(value, _PLAIN) and not _is_same(current, value) else set_inside
                     holder[name] = value
             for cell, name, value in self._cells:
-                if cell.cell_contents is not value:
-                    counted = name if isinstance(value, _PLAIN) and not _equal(cell.cell_contents, value) else counted
+                current = cell.cell_contents
+                if current is not value:
+                    set_inside = name if isinstance(value, _PLAIN) and not _is_same(current, value) else set_inside
                     cell.cell_contents = value
-        if counted is not None:
+        if set_inside is not None:
             raise CaptureError(
-                f"the step sets {counted!r} to another value each time, which a compiled step would not do: keep it in a "
-                f"buffer and change it in place, or leave compiling out with compile=False."
+                f"the step sets {set_inside!r} to a new value each time, which a compiled step would not do: keep it in a buffer "
+                f"and change it in place, or use compile=False."
             )
 
 
-class _Walk:
-    """Finds what is mentioned: each new function names more, each new object has more of what is named."""
+class _References:
+    """Finds what some callables refer to. Each function found adds names, and each object found may have attributes so named.
+
+    Args:
+        roots: the callables to start from.
+
+    Attributes:
+        variables: for each global or attribute the namespace that contains it, by the ``id`` of its owner and its name.
+        cells: for each variable of a closure its cell and its name.
+        containers: the lists, tuples, dicts and sets.
+    """
 
     def __init__(self, roots: Iterable[Any]) -> None:
-        self.slots: dict[tuple[int, str], Mapping[str, Any]] = {}
+        self.variables: dict[tuple[int, str], Mapping[str, Any]] = {}
         self.cells: dict[int, tuple[Any, str]] = {}
         self.containers: list[Any] = []
         self._attributes: set[str] = set()
@@ -115,22 +117,22 @@ class _Walk:
         self._reached: dict[int, Any] = {}
         for root in roots:
             self._reach(root)
-        known = (-1, -1)
-        while known != (len(self._reached), len(self._attributes)):
-            known = len(self._reached), len(self._attributes)
+        size = (-1, -1)
+        while size != (len(self._reached), len(self._attributes)):
+            size = len(self._reached), len(self._attributes)
             for value in list(self._reached.values()):
-                # Objects have more to look at with every new name, all else is looked into once.
-                if not self._expand(value) and self._is_users(value):
-                    self._object(value)
+                # An object is visited again for every new name, everything else once.
+                if not self._expand(value) and _is_users(value):
+                    self._visit_object(value)
 
     def _reach(self, value: Any) -> None:
         if id(value) not in self._reached and not isinstance(value, (*_PLAIN, torch.Tensor)):
             self._reached[id(value)] = value
-            if isinstance(value, _CONTAINERS) and len(value) <= _MOST_ITEMS:
+            if isinstance(value, _CONTAINERS) and len(value) <= _LARGEST_CONTAINER:
                 self.containers.append(value)
 
     def _expand(self, value: Any) -> bool:
-        """Reach what a function, a container or the like is made of; say whether it is one of these."""
+        """Reach the parts of a function, a container or similar, and return whether ``value`` is one of these."""
         if not isinstance(
             value, (FunctionType, MethodType, partial, property, staticmethod, classmethod, *_CONTAINERS)
         ):
@@ -139,53 +141,50 @@ class _Walk:
             return True
         self._expanded.add(id(value))
         if isinstance(value, FunctionType):
-            self._function(value)
+            self._visit_function(value)
         for part in _parts(value):
             self._reach(part)
         return True
 
-    def _is_users(self, value: Any) -> bool:
-        return isinstance(value, nn.Module) or not _is_librarys(_module(value))
-
-    def _function(self, function: FunctionType) -> None:
+    def _visit_function(self, function: FunctionType) -> None:
         for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
-            with contextlib.suppress(ValueError):  # a variable that has no value yet
+            with contextlib.suppress(ValueError):  # the variable is not bound yet
                 self._reach(cell.cell_contents)
                 self.cells[id(cell)] = cell, name
-        if not _is_librarys(function.__globals__.get("__name__")):
+        if not _is_library(function.__globals__.get("__name__")):
             names, attributes = _names(function.__code__)
             self._attributes |= attributes
             for name in names & function.__globals__.keys():
-                self._slot(function.__globals__, name)
+                self._add_variable(function.__globals__, name)
 
-    def _object(self, value: Any) -> None:
-        kinds = value.__mro__ if isinstance(value, type) else type(value).__mro__
+    def _visit_object(self, value: Any) -> None:
+        classes = value.__mro__ if isinstance(value, type) else type(value).__mro__
         called = {"forward"} if isinstance(value, nn.Module) else {"__call__"}
-        named: set[str] = set()
-        for kind in kinds:
-            if not _is_librarys(kind.__module__):
-                for name in (self._attributes | called) & vars(kind).keys():
-                    self._slot(vars(kind), name, owner=kind)
-                    named.add(name)
-            elif isinstance(vars(kind).get("forward"), FunctionType):
-                # What a layer of torch's reads of itself, such as the rate of a dropout.
-                self._attributes |= _names(vars(kind)["forward"].__code__)[1]
+        names: set[str] = set()
+        for cls in classes:
+            if not _is_library(cls.__module__):
+                for name in (self._attributes | called) & vars(cls).keys():
+                    self._add_variable(vars(cls), name, owner=cls)
+                    names.add(name)
+            elif isinstance(vars(cls).get("forward"), FunctionType):
+                # The attributes that a layer of torch reads, such as the rate of a dropout layer.
+                self._attributes |= _names(vars(cls)["forward"].__code__)[1]
         own = getattr(value, "__dict__", None)
         if isinstance(own, dict):
-            # What the class has, an object may come to have, and then its own counts.
-            for name in named | (self._attributes & own.keys()):
-                self._slot(own, name)
+            # An object may later get an attribute that overrides the one of its class.
+            for name in names | (self._attributes & own.keys()):
+                self._add_variable(own, name)
         if isinstance(value, nn.Module):
             for child in value._modules.values():
                 self._reach(child)
 
-    def _slot(self, holder: Mapping[str, Any], name: str, owner: Any = None) -> None:
-        self.slots[id(holder if owner is None else owner), name] = holder
+    def _add_variable(self, holder: Mapping[str, Any], name: str, owner: Any = None) -> None:
+        self.variables[id(holder if owner is None else owner), name] = holder
         self._reach(holder.get(name))
 
 
 def _names(code: CodeType) -> tuple[set[str], set[str]]:
-    """Return the globals and the attributes that code mentions, that of functions inside it too."""
+    """Return the names of the globals and of the attributes in code, including that of nested functions."""
     names: set[str] = set()
     attributes: set[str] = set()
     for instruction in dis.get_instructions(code):
@@ -195,27 +194,27 @@ def _names(code: CodeType) -> tuple[set[str], set[str]]:
             attributes.add(instruction.argval)
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
-            more = _names(constant)
-            names |= more[0]
-            attributes |= more[1]
+            nested_names, nested_attributes = _names(constant)
+            names |= nested_names
+            attributes |= nested_attributes
     return names, attributes
 
 
-def _module(value: Any) -> Any:
-    return (
-        value.__name__
-        if isinstance(value, ModuleType)
-        else getattr(value, "__module__", None) or type(value).__module__
-    )
+def _is_users(value: Any) -> bool:
+    """Return whether the attributes of an object belong to the user, and not to a library."""
+    if isinstance(value, nn.Module):
+        return True
+    if isinstance(value, ModuleType):
+        return not _is_library(value.__name__)
+    return not _is_library(getattr(value, "__module__", None) or type(value).__module__)
 
 
-def _is_librarys(module: Any) -> bool:
-    """Whether what comes from a module is a library's, so that nobody sets it between steps."""
+def _is_library(module: Any) -> bool:
     return isinstance(module, str) and module.partition(".")[0] in _LIBRARIES
 
 
 def _parts(value: Any) -> Iterator[Any]:
-    """Return what methods, decorated functions and containers are made of."""
+    """Return the parts of methods, decorated functions and containers."""
     if isinstance(value, MethodType):
         yield from (value.__func__, value.__self__)
     elif isinstance(value, partial):
@@ -225,12 +224,12 @@ def _parts(value: Any) -> Iterator[Any]:
     elif isinstance(value, staticmethod | classmethod):
         yield value.__func__
     elif isinstance(value, _CONTAINERS):
-        yield from islice(_contents(value), _MOST_ITEMS)
+        yield from islice(_contents(value), _LARGEST_CONTAINER)
 
 
 def _contents(items: Any) -> Iterator[Any]:
     return iter(items.values() if isinstance(items, dict) else items)
 
 
-def _equal(a: Any, b: Any) -> bool:
-    return type(a) is type(b) and isinstance(a, _PLAIN) and a == b
+def _is_same(a: Any, b: Any) -> bool:
+    return a is b or (type(a) is type(b) and isinstance(a, _PLAIN) and a == b)

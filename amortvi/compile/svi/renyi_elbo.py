@@ -1,15 +1,15 @@
-r"""Renyi's bound of each observation, whatever the size of the subsample.
+r"""Renyi's bound of each observation, correct for any size of the subsample.
 
-For an observation with weights :math:`w_k = p(x, z_k) / q(z_k)`, :math:`z_k \sim q`,
+For an observation with weights :math:`w_k = p(x, z_k) / q(z_k)`, :math:`z_k \sim q`, the bound is
 
 .. math::
 
     \frac1{1 - \alpha} \log \frac1K \sum_{k=1}^K w_k^{1 - \alpha}.
 
-With :math:`\alpha = 0` it is the importance-weighted bound. A data set is the sum over its observations, and a subsample
-of ``B`` of ``N`` estimates that sum by ``N / B`` times its own. Pyro multiplies the log-probabilities by ``N / B`` instead,
-inside the logarithm of the sum over ``k``. A mean of powers is above the power of the mean, so what comes out rises with
-``N / B``, above the evidence too: it is no bound of it.
+For :math:`\alpha = 0` it is the importance-weighted bound. The bound of a data set is the sum over its observations, and a
+subsample of ``B`` out of ``N`` observations estimates it by ``N / B`` times its own sum. Pyro instead multiplies the log
+probabilities by ``N / B`` inside the logarithm of the sum over ``k``. Because a mean of powers exceeds the power of the mean, its
+estimate grows with ``N / B`` and can exceed the log evidence, so it is not a bound.
 """
 
 from __future__ import annotations
@@ -26,25 +26,24 @@ from pyro.util import warn_if_nan
 from torch import Tensor
 
 from amortvi.errors import ModelError
-from amortvi.model.sites import Site, is_deterministic
 
 __all__ = ["RenyiELBO"]
 
 _PARTICLES = "num_particles_vectorized"
-"""The plate that Pyro lays vectorized particles in."""
+"""The name of the plate in which Pyro draws vectorized particles."""
 
 
 class RenyiELBO(pyro.infer.RenyiELBO):
-    """Renyi's bound (Li and Turner, 2016) as Pyro's, but right for subsamples.
+    """Renyi's bound (Li and Turner, 2016) with the interface of `pyro.infer.RenyiELBO`, but correct for subsamples.
 
-    An observation is an index of the plates that all latent sites share. Its weight is the sum over all sites in these
-    plates, without the plates' scale; a scale of the user's own (`pyro.poutine.scale`) stays. What is observed outside of
-    these plates is added to the bound. Where the latent sites share no plate, the bound is of all data together, as Pyro's.
+    An observation is an index of the plates that all latent sites share. Its weight sums over all sites in these plates, without
+    the scale of the plates; a scale set by the user (`pyro.poutine.scale`) is kept. Observed sites outside these plates are added
+    to the bound. If the latent sites share no plate, the bound is that of all data together, as in Pyro.
 
     Args:
-        alpha: the order, not one.
+        alpha: the order, any number except one.
         num_particles: ``K``.
-        max_plate_nesting: how many dimensions plates may take.
+        max_plate_nesting: the number of dimensions reserved for plates.
         vectorize_particles: draw all particles in one run.
         strict_enumeration_warning: as in Pyro.
 
@@ -58,20 +57,20 @@ class RenyiELBO(pyro.infer.RenyiELBO):
 
     @classmethod
     def like(cls, other: pyro.infer.RenyiELBO) -> RenyiELBO:
-        """Return the bound with the options of Pyro's ``other``."""
+        """Return the bound with the options of ``other``, one of Pyro's."""
         made = cls(alpha=other.alpha, num_particles=other.num_particles)
         vars(made).update(vars(other))
         return made
 
     @torch.no_grad()
     def loss(self, model: Callable[..., Any], guide: Callable[..., Any], *args: Any, **kwargs: Any) -> float:
-        """Estimate the negative bound."""
+        """Return an estimate of the negative bound."""
         loss = torch_item(self._loss(self._traces(model, guide, args, kwargs)))
         warn_if_nan(loss, "loss")
         return loss
 
     def loss_and_grads(self, model: Callable[..., Any], guide: Callable[..., Any], *args: Any, **kwargs: Any) -> float:
-        """Estimate the negative bound and leave its gradient on the parameters.
+        """Return an estimate of the negative bound, and add its gradient to the parameters.
 
         Raises:
             ModelError: the guide has latents that are not reparameterized.
@@ -83,68 +82,77 @@ class RenyiELBO(pyro.infer.RenyiELBO):
         trainable = any(site["type"] == "param" for pair in traces for trace in pair for site in trace.nodes.values())
         if trainable and getattr(loss, "requires_grad", False):
             loss.backward()
-        number = torch_item(loss)
-        warn_if_nan(number, "loss")
-        return number
+        value = torch_item(loss)
+        warn_if_nan(value, "loss")
+        return value
 
     def _traces(self, *run: Any) -> list[tuple[Any, Any]]:
-        return list(self._get_traces(*run))  # type: ignore[no-untyped-call]  # Pyro's method, not annotated
+        return list(self._get_traces(*run))  # type: ignore[no-untyped-call]  # Pyro's method is not annotated
 
     def _loss(self, traces: list[tuple[Any, Any]]) -> Any:
-        terms = [site for pair in traces for site in _terms(*pair)]
-        latent = [site for _, site in terms if not site["is_observed"]]
-        shared = frozenset.intersection(*map(_plates, latent)) if latent else frozenset()
-        particles = [_Particle(_terms(*pair), shared) for pair in traces]
-        outside = sum(particle.outside for particle in particles)
-        bound = outside / self.num_particles
+        sites = [site for pair in traces for _, site in _signed_sites(*pair)]
+        latent = [_plates(site) for site in sites if not site["is_observed"]]
+        shared = frozenset.intersection(*latent) if latent else frozenset()
+        particles = [_Particle(_signed_sites(*pair), shared) for pair in traces]
+        bound = sum(particle.outside for particle in particles) / self.num_particles
         for index, first in particles[0].log_weights.items():
-            together = len(traces) == 1 and self.num_particles > 1
-            log_weight = first if together else torch.stack([each.log_weights[index] for each in particles])
+            is_vectorized = len(traces) == 1 and self.num_particles > 1
+            log_weight = first if is_vectorized else torch.stack([each.log_weights[index] for each in particles])
             log_mean = torch.logsumexp((1 - self.alpha) * log_weight, dim=0) - math.log(self.num_particles)
-            bound = bound + particles[0].copies * log_mean.sum() / (1 - self.alpha)
+            bound = bound + particles[0].subsampling * log_mean.sum() / (1 - self.alpha)
         return -bound
 
 
 class _Particle:
-    """One run of guide and model, or all particles in one run.
+    """The log weights of one run of guide and model, or of all particles drawn in one run.
 
-    ``log_weights`` has a tensor for each turn of the loops among the shared plates: first the particles if they are in one
-    run, then the vectorized plates in the order of their names.
+    Args:
+        sites: the sites of the run, each with its sign in ``log p - log q``.
+        shared: the plates that all latent sites share.
+
+    Attributes:
+        log_weights: one tensor for each combination of indices of the sequential plates in ``shared``. Its dimensions are the
+            particles, if they are vectorized, and then the vectorized plates in the order of their names.
+        outside: the log probability of the sites outside the shared plates.
+        subsampling: ``N / B``, the inverse fraction of the observations in the run.
     """
 
-    def __init__(self, terms: list[tuple[int, Site]], shared: frozenset[str]) -> None:
+    def __init__(self, sites: list[tuple[int, Any]], shared: frozenset[str]) -> None:
         self.log_weights: dict[tuple[int, ...], Any] = {}
         self.outside: Any = 0.0
-        self.copies = 1.0
-        for sign, site in terms:
+        self.subsampling = 1.0
+        for sign, site in sites:
             if not shared <= _plates(site):
                 self.outside = self.outside + sign * site["log_prob"].sum()
                 continue
             frames = sorted((f for f in site["cond_indep_stack"] if f.name in shared), key=lambda frame: frame.name)
-            self.copies = math.prod(frame.full_size / frame.size for frame in frames)
-            scale = site["scale"] if self.copies == 1 else site["scale"] / self.copies
+            self.subsampling = math.prod(frame.full_size / frame.size for frame in frames)
+            scale = site["scale"] if self.subsampling == 1 else site["scale"] / self.subsampling
             log_prob = scale_and_mask(site["unscaled_log_prob"], scale=scale, mask=site["mask"])
             particles = [frame.dim for frame in site["cond_indep_stack"] if frame.name == _PARTICLES]
-            kept = _summed(log_prob, particles + [frame.dim for frame in frames if frame.vectorized])
+            kept = _sum_except(log_prob, particles + [frame.dim for frame in frames if frame.vectorized])
             index = tuple(frame.counter for frame in frames if not frame.vectorized)
             self.log_weights[index] = self.log_weights.get(index, 0.0) + sign * kept
 
 
-def _terms(model_trace: Any, guide_trace: Any) -> list[tuple[int, Site]]:
-    """The sites whose log-probabilities make up ``log p - log q``, each with its sign."""
-    return [(sign, site) for sign, trace in ((1, model_trace), (-1, guide_trace)) for site in _samples(trace)]
+def _signed_sites(model_trace: Any, guide_trace: Any) -> list[tuple[int, Any]]:
+    """Return the sites whose log probabilities make up ``log p - log q``, each with its sign."""
+    return [(sign, site) for sign, trace in ((1, model_trace), (-1, guide_trace)) for site in _sample_sites(trace)]
 
 
-def _samples(trace: Any) -> Iterator[Site]:
-    return (site for site in trace.nodes.values() if site["type"] == "sample" and not is_deterministic(site))
+def _sample_sites(trace: Any) -> Iterator[Any]:
+    """Return the messages of all sample statements, without ``pyro.deterministic``."""
+    for site in trace.nodes.values():
+        if site["type"] == "sample" and not site["infer"].get("_deterministic"):
+            yield site
 
 
-def _plates(site: Site) -> frozenset[str]:
+def _plates(site: Any) -> frozenset[str]:
     return frozenset(frame.name for frame in site["cond_indep_stack"]) - {_PARTICLES}
 
 
-def _summed(log_prob: Tensor, dims: list[int]) -> Tensor:
-    """Sum over all dimensions but ``dims`` (negative), which come in their order."""
+def _sum_except(log_prob: Tensor, dims: list[int]) -> Tensor:
+    """Sum over all dimensions except ``dims`` (negative), and return these in the given order."""
     missing = max([-dim for dim in dims], default=0) - log_prob.dim()
     full = log_prob.reshape((1,) * missing + tuple(log_prob.shape)) if missing > 0 else log_prob
     rest = [dim for dim in range(-full.dim(), 0) if dim not in dims]
@@ -153,10 +161,10 @@ def _summed(log_prob: Tensor, dims: list[int]) -> Tensor:
 
 
 def _check_reparameterized(guide_trace: Any) -> None:
-    for site in _samples(guide_trace):
+    for site in _sample_sites(guide_trace):
         score = site["score_parts"].score_function
         if not is_identically_zero(score) and getattr(score, "requires_grad", False):
             raise ModelError(
-                f"RenyiELBO needs a guide whose draws can be differentiated; site {site['name']!r} draws from "
-                f"{type(site['fn']).__name__}, whose cannot. Take Trace_ELBO, or a continuous latent."
+                f"RenyiELBO needs a guide with reparameterized latents; site {site['name']!r} is drawn from "
+                f"{type(site['fn']).__name__}, which is not reparameterized. Use Trace_ELBO, or a continuous latent."
             )

@@ -1,4 +1,4 @@
-"""Stochastic variational inference as Pyro has it, its step compiled."""
+"""Pyro's stochastic variational inference with compiled steps."""
 
 from __future__ import annotations
 
@@ -22,51 +22,50 @@ from pyro.infer.elbo import ELBO
 from pyro.optim import PyroOptim
 from torch.optim import Optimizer
 
+from amortvi.compile.choice import CompileChoice, check_compile_choice
 from amortvi.compile.recordable_optimizer import needs_closure
-from amortvi.compile.svi.plan import Ingredients
+from amortvi.compile.svi.compiled_step import StepDefinition
+from amortvi.compile.svi.dispatcher import StepDispatcher
 from amortvi.compile.svi.renyi_elbo import RenyiELBO
-from amortvi.compile.svi.stepper import Stepper
 from amortvi.compile.svi.torch_optim import TorchOptim
 from amortvi.errors import OptionError
-from amortvi.training.steps import CompileChoice, is_compile_choice
 
 __all__ = ["SVI"]
 
 
 class SVI(pyro.infer.SVI):
-    """Pyro's `pyro.infer.SVI`, with a step that is compiled.
+    """Pyro's `pyro.infer.SVI` with a compiled step.
 
-    It takes the place of Pyro's by a change of one line: same arguments, same numbers from the same seed, same parameter
-    store. After some steps of Pyro's own the whole step (loss, gradient, clipping, optimizers) is recorded as one graph and
-    compiled, once for each shape of the arguments. Loss and gradient are those of Pyro's own estimators.
+    It is a drop-in replacement: the arguments, the parameter store and, for the same seed, the results are those of Pyro. After
+    some eager steps, the whole step (loss, gradient, clipping and optimizers) is recorded as one graph and compiled, once per
+    shape of the arguments. The loss and its gradient are computed by Pyro's own estimators.
 
-    While a step is compiled, Python's part of model and guide does not run. So what they do must depend on their arguments,
-    on parameters, and on buffers of modules; tensors that they find elsewhere may be changed in place, but not be replaced.
-    Tensors and Python floats among the arguments may have another value at each step, such as the weight of a KL that rises;
-    other arguments (integers, strings, flags), shapes, and the mode of each module get a graph for each of their values.
+    The Python code of model and guide does not run in a compiled step. Their computation must therefore depend only on their
+    arguments, on parameters, and on buffers of modules. Other tensors that they use may be changed in place but not replaced.
+    Tensors and Python floats among the arguments, such as a KL weight, may have a new value in each step. For other arguments
+    (integers, strings, flags), for shapes, and for the modes of modules, each value gets its own graph.
 
-    Pyro's `RenyiELBO` is replaced by `amortvi.compile.svi.RenyiELBO`, which is right for subsamples, whether or not steps are
-    compiled.
+    Pyro's `RenyiELBO` is replaced by `amortvi.svi.RenyiELBO`, which is correct for subsamples, whether or not steps are compiled.
 
     Args:
-        model: any Pyro model.
-        guide: any Pyro guide.
-        optim: an optimizer of `pyro.optim`, schedulers among them, or one of `torch.optim`, which trains the parameters that
-            it was made for. Optimizers of torch become part of the graph, others update eagerly.
+        model: a Pyro model.
+        guide: a Pyro guide.
+        optim: an optimizer or scheduler of `pyro.optim`, or an optimizer of `torch.optim`, which trains the parameters that it
+            was constructed with. The optimizers of torch become part of the graph; other optimizers update eagerly.
         loss: an ELBO of `pyro.infer`, or a function of model, guide and arguments that returns a loss.
         loss_and_grads: as in Pyro, for a ``loss`` that is a function.
-        compile: ``"auto"`` compiles what has come 2000 times, and falls back to Pyro's own step, with a warning, where a step
-            cannot be compiled; ``True`` compiles from the second step, or raises; ``False`` never compiles.
-        kwargs: further options of Pyro's.
+        compile: ``"auto"`` compiles a step after 2000 eager ones, and runs Pyro's own step, with a warning, if it cannot be
+            compiled. ``True`` compiles from the second step, or raises an error. ``False`` never compiles.
+        kwargs: further options of Pyro's SVI.
 
     Attributes:
         model: the model.
         guide: the guide.
-        optim: the optimizer; one of torch inside a wrapper, which has it as ``optimizer``.
+        optim: the optimizer; an optimizer of torch is wrapped, and available as ``optim.optimizer``.
         loss: the function that estimates the loss.
 
     Raises:
-        OptionError: an argument is of a wrong type.
+        OptionError: an argument has the wrong type.
 
     Example:
         >>> import pyro, torch
@@ -99,52 +98,51 @@ class SVI(pyro.infer.SVI):
         _check_callable("model", model)
         _check_callable("guide", guide)
         _check_loss(loss)
-        if not is_compile_choice(compile):
-            raise OptionError(f'compile must be True, False or "auto"; got {compile!r}.')
+        choice = check_compile_choice(compile)
         if type(loss) is pyro.infer.RenyiELBO:
             loss = RenyiELBO.like(loss)
-        super().__init__(  # type: ignore[no-untyped-call]  # Pyro's method, not annotated
+        super().__init__(  # type: ignore[no-untyped-call]  # Pyro's method is not annotated
             model, guide, _pyro_optim(optim), loss, loss_and_grads, **kwargs
         )
         self._estimator = loss
-        self._stepper: Stepper | None = None
-        if compile is not False:
+        self._dispatcher: StepDispatcher | None = None
+        if choice is not False:
             if isinstance(loss, ELBO):
                 self.loss_and_grads = _without_jit(loss)
-            self._stepper = Stepper(
-                partial(pyro.infer.SVI.step, self), self._ingredients, compile, warns=isinstance(loss, ELBO)
+            self._dispatcher = StepDispatcher(
+                partial(pyro.infer.SVI.step, self), self._define, choice, warns=isinstance(loss, ELBO)
             )
 
     @property
     def compilations(self) -> int:
-        """How many graphs have been compiled."""
-        return 0 if self._stepper is None else self._stepper.compilations
+        """The number of graphs compiled so far."""
+        return 0 if self._dispatcher is None else self._dispatcher.compilations
 
     def step(self, *args: Any, **kwargs: Any) -> Any:
         """Take one step of the optimizer.
 
         Args:
-            args: given to model and guide.
-            kwargs: given to model and guide.
+            args: passed to model and guide.
+            kwargs: passed to model and guide.
 
         Returns:
-            The estimate of the loss before the step, a float; a tuple of floats for a loss that has several.
+            The estimate of the loss before the update, a float, or a tuple of floats if the loss has several terms.
 
         Raises:
-            CaptureError: with ``compile=True``, the step cannot be compiled; nothing was changed.
+            CaptureError: ``compile`` is ``True`` and the step cannot be compiled; nothing has changed.
         """
-        if self._stepper is None:
-            return super().step(*args, **kwargs)  # type: ignore[no-untyped-call]  # Pyro's method, not annotated
-        return self._stepper.step(args, kwargs)
+        if self._dispatcher is None:
+            return super().step(*args, **kwargs)  # type: ignore[no-untyped-call]  # Pyro's method is not annotated
+        return self._dispatcher.step(args, kwargs)
 
-    def _ingredients(self) -> Ingredients:
-        # How deep plates are nested is found out at the first step, and is no option.
+    def _define(self) -> StepDefinition:
+        # The depth of nested plates is not an option: the first step infers it.
         options = [
             value
             for name, value in vars(self._estimator).items()
             if isinstance(value, int | float | str) and name != "max_plate_nesting"
         ]
-        return Ingredients(self.model, self.guide, self.optim, self.loss_and_grads, options)
+        return StepDefinition(self.model, self.guide, self.optim, self.loss_and_grads, options)
 
 
 _WITHOUT_JIT = (
@@ -156,7 +154,7 @@ _WITHOUT_JIT = (
 
 
 def _without_jit(loss: Any) -> Callable[..., Any]:
-    """Return a loss's estimator, not compiled by Pyro."""
+    """Return the estimator of a loss and its gradient, without compilation by Pyro."""
     for jit, plain in _WITHOUT_JIT:
         if type(loss).loss_and_grads is jit.loss_and_grads:
             return MethodType(plain.loss_and_grads, loss)
@@ -165,12 +163,12 @@ def _without_jit(loss: Any) -> Callable[..., Any]:
 
 def _check_callable(name: str, value: object) -> None:
     if not callable(value):
-        raise OptionError(f"{name} must be a Pyro {name}, that is, callable; got {type(value).__name__}.")
+        raise OptionError(f"{name} must be a callable Pyro {name}; got {type(value).__name__}.")
 
 
 def _check_loss(loss: object) -> None:
     if isinstance(loss, type):
-        raise OptionError(f"loss must be a loss, not a class; got {loss.__name__}: write {loss.__name__}().")
+        raise OptionError(f"loss must be an instance, not the class {loss.__name__}: write {loss.__name__}().")
     if not isinstance(loss, ELBO) and not callable(loss):
         raise OptionError(
             f"loss must be an ELBO of pyro.infer, such as Trace_ELBO(), or a function of model, guide and arguments; got "
@@ -183,11 +181,12 @@ def _pyro_optim(optim: object) -> PyroOptim:
         return optim
     if not isinstance(optim, Optimizer):
         raise OptionError(
-            f"optim must be an optimizer of pyro.optim, such as pyro.optim.Adam({{'lr': 0.001}}), or one of torch.optim; got "
+            f"optim must be an optimizer of pyro.optim, such as pyro.optim.Adam({{'lr': 0.001}}), or of torch.optim; got "
             f"{type(optim).__name__}."
         )
     if needs_closure(optim):
         raise OptionError(
-            f"optim must be an optimizer that takes one loss a step; {type(optim).__name__} asks for several: take Adam."
+            f"optim must be an optimizer that needs one evaluation of the loss per step; {type(optim).__name__} needs several: "
+            f"use Adam, for example."
         )
     return TorchOptim(optim)

@@ -1,4 +1,4 @@
-"""Pyro's optimizers, and those of torch, as part of a compiled step."""
+"""Optimizers of Pyro and of torch as part of a compiled step."""
 
 from __future__ import annotations
 
@@ -15,14 +15,20 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim import optimizer as torch_optimizers
 
-from amortvi.compile.recordable_optimizer import RecordableOptimizer, has_hooks, is_recordable, options, place_state
+from amortvi.compile.recordable_optimizer import (
+    RecordableOptimizer,
+    has_hooks,
+    is_recordable,
+    optimizer_options,
+    place_optimizer_state,
+)
 from amortvi.errors import AmortviWarning, CaptureError
 
-__all__ = ["RecordedUpdate", "TorchOptim", "can_be_recorded", "knows", "trained_by"]
+__all__ = ["RecordedUpdate", "TorchOptim", "can_be_recorded", "has_state_for", "own_parameters"]
 
 
 class TorchOptim(PyroOptim):
-    """An optimizer of torch where Pyro expects one of its own; it keeps to the parameters that it was made for.
+    """An optimizer of torch with the interface of Pyro's; it updates only the parameters that it was constructed with.
 
     Args:
         optimizer: the optimizer.
@@ -34,7 +40,7 @@ class TorchOptim(PyroOptim):
         self._has_warned = False
 
     def __call__(self, params: Iterable[Tensor], *args: Any, **kwargs: Any) -> None:
-        """Take one step, and forget the gradients."""
+        """Update the parameters and remove their gradients."""
         self._warn_of_others(params)
         self.optimizer.step(*args, **kwargs)
         self.optimizer.zero_grad(set_to_none=True)
@@ -49,7 +55,7 @@ class TorchOptim(PyroOptim):
 
     @property
     def parameters(self) -> list[Tensor]:
-        """What the optimizer was made for."""
+        """The parameters that the optimizer was constructed with."""
         return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
 
     def _warn_of_others(self, params: Iterable[Tensor]) -> None:
@@ -60,27 +66,27 @@ class TorchOptim(PyroOptim):
         if others:
             self._has_warned = True
             warnings.warn(
-                f"{type(self.optimizer).__name__} was made without {', '.join(others)}, so they stay as they are: give them "
-                f"to it, or take an optimizer of pyro.optim, which finds its parameters itself.",
+                f"{type(self.optimizer).__name__} was constructed without {', '.join(others)} and does not train them: pass them "
+                f"to it, or use an optimizer of pyro.optim, which finds its parameters itself.",
                 AmortviWarning,
                 stacklevel=2,
             )
 
 
 def can_be_recorded(optim: PyroOptim, parameters: Sequence[Tensor]) -> bool:
-    """Whether the updates of ``parameters`` can be part of a graph."""
-    known = type(optim) in (PyroOptim, PyroLRScheduler, TorchOptim)
+    """Return whether the updates of ``parameters`` can be part of a graph."""
+    is_supported = type(optim) in (PyroOptim, PyroLRScheduler, TorchOptim)
     hooks = torch_optimizers._global_optimizer_pre_hooks or torch_optimizers._global_optimizer_post_hooks
-    return known and not hooks and all(map(_is_recordable, _optimizers(optim, parameters)))
+    return is_supported and not hooks and all(map(_is_recordable, _optimizers(optim, parameters)))
 
 
-def trained_by(optim: PyroOptim) -> list[Tensor]:
-    """What an optimizer trains without being told of it."""
+def own_parameters(optim: PyroOptim) -> list[Tensor]:
+    """Return the parameters that an optimizer updates in addition to those that Pyro passes to it."""
     return optim.parameters if isinstance(optim, TorchOptim) else []
 
 
-def knows(optim: PyroOptim, parameters: Iterable[Tensor]) -> bool:
-    """Whether an optimizer has had a step for each parameter; at the first one it makes what later ones use."""
+def has_state_for(optim: PyroOptim, parameters: Iterable[Tensor]) -> bool:
+    """Return whether an optimizer has already updated every parameter; its state is created by the first update."""
     return isinstance(optim, TorchOptim) or all(parameter in optim.optim_objs for parameter in parameters)
 
 
@@ -91,17 +97,17 @@ def _is_recordable(optimizer: Optimizer) -> bool:
 def _optimizers(optim: PyroOptim, parameters: Sequence[Tensor]) -> list[Optimizer]:
     if isinstance(optim, TorchOptim):
         return [optim.optimizer]
-    # Pyro has one for each parameter, inside a scheduler where there is one.
+    # Pyro has one optimizer per parameter, wrapped in a scheduler if there is one.
     found = [optim.optim_objs[parameter] for parameter in parameters]
     return [getattr(each, "optimizer", each) for each in found]
 
 
 class RecordedUpdate:
-    """The optimizers' part of a compiled step.
+    """The optimizer updates in a compiled step.
 
     Args:
-        optim: an optimizer that `can_be_recorded`.
-        parameters: what it updates.
+        optim: an optimizer for which `can_be_recorded` holds.
+        parameters: the parameters that Pyro passes to it.
     """
 
     def __init__(self, optim: PyroOptim, parameters: Sequence[Tensor]) -> None:
@@ -111,40 +117,38 @@ class RecordedUpdate:
         for each in self._optimizers:
             device = each.param_groups[0]["params"][0].device
             if device.type == "cuda":
-                place_state(each, device)
+                place_optimizer_state(each, device)
         self._recordable = [RecordableOptimizer(each) for each in self._optimizers]
         for recordable in self._recordable:
             recordable.count_in_double()
-        self._made_by = optim.optim_objs
-        self._options = [options(each) for each in self._optimizers]
+        self._optim_objs = optim.optim_objs
+        self._options = [optimizer_options(each) for each in self._optimizers]
         self._states = [(each.state, len(each.state)) for each in self._optimizers]
         self._write_rates()
 
     def record(self) -> None:
-        """Take the optimizers' steps, as part of a recording.
+        """Run the updates as part of a recording.
 
         Raises:
             CaptureError: an optimizer replaces tensors of its state.
         """
-        with self._kept_states(), contextlib.ExitStack() as stack:
+        with self._restored_states(), contextlib.ExitStack() as stack:
             for recordable in self._recordable:
                 stack.enter_context(recordable.recording())
             self._optim(self._parameters)
 
     def holds(self) -> bool:
-        """Whether the recorded updates are still the right ones; learning rates may change, and are then taken over."""
-        if self._optim.optim_objs is not self._made_by:
+        """Return whether the recorded updates are still valid, and update their learning rates if those have changed."""
+        if self._optim.optim_objs is not self._optim_objs:
             return False
         for each, (state, size) in zip(self._optimizers, self._states, strict=True):
-            # Loading a state makes another dictionary; clearing it empties this one.
-            if each.state is not state or len(state) < size:
-                return False
-            if has_hooks(each):
+            # load_state_dict replaces the dictionary; clear() empties it.
+            if each.state is not state or len(state) < size or has_hooks(each):
                 return False
         settings = self._settings()
-        if len(settings) == len(self._seen) and all(map(is_, settings, self._seen)):
+        if len(settings) == len(self._last_settings) and all(map(is_, settings, self._last_settings)):
             return True
-        if [options(each) for each in self._optimizers] != self._options:
+        if [optimizer_options(each) for each in self._optimizers] != self._options:
             return False
         self._write_rates()
         return True
@@ -152,14 +156,14 @@ class RecordedUpdate:
     def _write_rates(self) -> None:
         for recordable in self._recordable:
             recordable.write_rates()
-        self._seen = self._settings()
+        self._last_settings = self._settings()
 
     def _settings(self) -> list[Any]:
-        """All options as they are, learning rates among them; to look whether they are the same objects is cheap."""
+        """Return all options, including learning rates; comparing them by identity is cheap."""
         return [value for each in self._optimizers for group in each.param_groups for value in group.values()]
 
     @contextlib.contextmanager
-    def _kept_states(self) -> Iterator[None]:
+    def _restored_states(self) -> Iterator[None]:
         before = [{parameter: dict(state) for parameter, state in each.state.items()} for each in self._optimizers]
         changed = False
         try:
@@ -167,13 +171,13 @@ class RecordedUpdate:
         finally:
             for each, states in zip(self._optimizers, before, strict=True):
                 for parameter in list(each.state):
-                    state, kept = each.state[parameter], states.get(parameter)
-                    changed = changed or kept is None or state.keys() != kept.keys()
-                    changed = changed or any(state[name] is not value for name, value in (kept or {}).items())
-                    if kept is None:
+                    state, saved = each.state[parameter], states.get(parameter)
+                    changed = changed or saved is None or state.keys() != saved.keys()
+                    changed = changed or any(state[name] is not value for name, value in (saved or {}).items())
+                    if saved is None:
                         del each.state[parameter]
                     else:
                         state.clear()
-                        state.update(kept)
+                        state.update(saved)
         if changed:
-            raise CaptureError("an optimizer makes new state at each step, which a compiled step would not find again.")
+            raise CaptureError("an optimizer creates new state in each step, which a compiled step would not use.")

@@ -1,16 +1,6 @@
-"""Annealed importance sampling: the evidence without trust in the posterior family, bracketed on simulated data."""
+"""Annealed importance sampling: the evidence whatever the posterior family, and bounds from both sides on simulated data."""
 
-from amortvi.diagnostics.annealing.annealed_evidence import (
-    AnnealedEvidence,
-    annealed_evidence,
-    reverse_annealed_evidence,
-)
+from amortvi.diagnostics.annealing.annealed_evidence import AnnealedEvidence, annealed_evidence
 from amortvi.diagnostics.annealing.bracket import EvidenceBracket, bracket_evidence
 
-__all__ = [
-    "AnnealedEvidence",
-    "EvidenceBracket",
-    "annealed_evidence",
-    "bracket_evidence",
-    "reverse_annealed_evidence",
-]
+__all__ = ["AnnealedEvidence", "EvidenceBracket", "annealed_evidence", "bracket_evidence"]

@@ -5,34 +5,44 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributions import Distribution
+from tqdm.auto import tqdm
 
 from amortvi._util.lazy import pandas as pd
 from amortvi._util.random import random_state
-from amortvi.diagnostics.annealing.annealer import annealed
-from amortvi.diagnostics.annealing.options import Annealing, StartChoice
+from amortvi.data import Chunk
+from amortvi.diagnostics.annealing.chains import run_chains, tune
+from amortvi.diagnostics.annealing.options import AnnealingOptions, StartChoice
+from amortvi.diagnostics.annealing.path import PosteriorStart, PriorStart, Start
 from amortvi.errors import AmortviWarning, DataError
 from amortvi.inference import AmortizedVI
+from amortvi.posterior import Posterior
 
-__all__ = ["AnnealedEvidence", "annealed_evidence", "evidence_of", "reverse_annealed_evidence"]
+__all__ = ["AnnealedEvidence", "anneal", "annealed_evidence"]
+
+_CPU_REDUCTION = 8
+"""How many times smaller chunks are on a CPU. The model runs thousands of times on each, which takes a third less time if
+intermediate results stay in the cache."""
 
 
 @dataclass(frozen=True, repr=False)
 class AnnealedEvidence:
-    """What annealed chains say of the evidence of ``N`` observations.
+    """Estimates of the evidence of ``N`` observations from annealed chains.
 
     Args:
         log_weight: the log weight of each chain in nats, ``(K, N)``, in double precision. The mean weight is an unbiased estimate
-            of ``p(x)``, or of ``1 / p(x)`` where the chains went backwards.
-        acceptance: the mean probability of a move to be accepted, ``(N,)``.
-        temperatures: steps from the start to the joint density.
-        start: what the path starts from, ``"posterior"`` or ``"prior"``.
-        is_upper_bound: whether the chains went backwards from a draw of the exact posterior.
-        index: the user's labels of the observations, where there are any.
+            of ``p(x)``, or of ``1 / p(x)`` if the chains went backward.
+        acceptance: the mean acceptance probability of the moves, ``(N,)``.
+        temperatures: the number of steps from the start density to the joint density.
+        start: the start density, ``"posterior"`` or ``"prior"``.
+        is_upper_bound: whether the chains went backward from a draw of the exact posterior.
+        index: the user's labels of the observations, if any.
     """
 
     log_weight: Tensor
@@ -44,16 +54,16 @@ class AnnealedEvidence:
 
     @property
     def log_evidence(self) -> Tensor:
-        """The estimate of ``log p(x)`` in nats, ``(N,)``: below it on average, or above it from chains that went backwards."""
+        """The estimate of ``log p(x)`` in nats, ``(N,)``: too low on average, or too high if `is_upper_bound`."""
         log_mean = torch.logsumexp(self.log_weight, dim=0) - math.log(len(self.log_weight))
         return -log_mean if self.is_upper_bound else log_mean
 
     @property
     def standard_error(self) -> Tensor:
-        """The Monte Carlo standard error of `log_evidence` in nats, ``(N,)``, from what the chains differ by (delta method).
+        """The Monte Carlo standard error of `log_evidence` in nats, ``(N,)``, from the variation between chains (delta method).
 
-        It is too small where few chains carry most of the weight (see `ess`), and from chains that went backwards, since
-        those of an observation begin at one point.
+        It is too small if few chains have most of the weight (see `ess`), and for an upper bound, since all chains of an
+        observation then start from the same draw.
         """
         chains = len(self.log_weight)
         share = torch.softmax(self.log_weight, dim=0)
@@ -61,7 +71,7 @@ class AnnealedEvidence:
 
     @property
     def ess(self) -> Tensor:
-        """The effective number of chains, ``(N,)``: from 1, where one has all the weight, to ``K``, where all have the same."""
+        """The effective number of chains, ``(N,)``: from 1, if one has all the weight, to ``K``, if all have equal weights."""
         return 1 / torch.softmax(self.log_weight, dim=0).square().sum(0)
 
     def __repr__(self) -> str:
@@ -73,15 +83,17 @@ class AnnealedEvidence:
         )
 
     def to_frame(self) -> pd.DataFrame:
-        """Return a row an observation: ``log_evidence``, ``standard_error`` (nats), ``ess``, ``acceptance``."""
+        """Return one row per observation: ``log_evidence``, ``standard_error`` (nats), ``ess``, ``acceptance``."""
         names = ("log_evidence", "standard_error", "ess", "acceptance")
         return pd.DataFrame({name: getattr(self, name).numpy() for name in names}, index=self.index)
 
 
 def annealed_evidence(
     vi: AmortizedVI,
-    x: Any,
+    x: Any = None,
     *,
+    posterior: Posterior | None = None,
+    exact_draws: Mapping[str, Tensor] | None = None,
     temperatures: int = 500,
     chains: int = 16,
     start: StartChoice = "posterior",
@@ -91,123 +103,133 @@ def annealed_evidence(
 ) -> AnnealedEvidence:
     r"""Estimate ``log p(x)`` of each observation by annealed importance sampling.
 
-    Chains go from draws of a start density to the joint density of model and data along the geometric path between them, with a
-    move of Hamiltonian Monte Carlo at each temperature, and collect a weight on the way (Neal, 2001; for decoders Wu, Burda,
-    Salakhutdinov and Grosse, 2017). The mean weight is an unbiased estimate of ``p(x)`` however poor the start and the moves;
-    its logarithm is too low on average, by less with more temperatures. So the estimate does not rest on the family of the
-    posterior as importance sampling does.
+    Chains go from draws of a start density to the joint density of model and data, along the geometric path between them. At
+    each temperature they make one move of Hamiltonian Monte Carlo and update their weight (Neal, 2001; for decoders Wu, Burda,
+    Salakhutdinov and Grosse, 2017). The mean weight is an unbiased estimate of ``p(x)`` however poor start and moves are; its
+    logarithm is too low on average, by less with more temperatures. The estimate therefore depends less on the posterior
+    family than importance sampling does.
 
-    Temperatures are sigmoidally spaced. Step sizes, for each observation and temperature, come from a pilot run with chains of
-    its own, and are held fixed in the run that is weighted, which keeps it unbiased. All observations and chains are moved at
-    once, in chunks of bounded memory.
+    With ``exact_draws``, the chains go backward from exact posterior draws to the start density. The mean weight is then an
+    unbiased estimate of ``1 / p(x)``, so the estimate of ``log p(x)`` is too high on average (bidirectional Monte Carlo;
+    Grosse, Ghahramani and Adams, 2015). Such draws are known for simulated observations: the latents that generated them.
+
+    Temperatures are sigmoidally spaced. The step sizes for each observation and temperature are tuned in a pilot run with its
+    own chains and then fixed, which keeps the estimate unbiased.
 
     Args:
         vi: a fitted estimator.
-        x: ``N`` observations, as for `AmortizedVI.fit`, or a `Posterior`, of any family, to start from.
-        temperatures: steps from the start to the joint density. With one there is no move: plain importance sampling.
-        chains: ``K``, independent runs of each observation, at least 2.
-        start: ``"posterior"``, the approximate one, which is usually close; or ``"prior"``, the model's own distribution of the
-            latents, which does not know of the encoder.
-        leapfrog_steps: how many steps, each with a gradient of the model, a move takes.
-        seed: reproduces the result and leaves the caller's random state as it was.
-        progress: show a progress bar.
+        x: ``N`` observations, as for `AmortizedVI.fit`.
+        posterior: the posterior of ``x`` to start from; by default that of the encoder.
+        exact_draws: for each site the latents from which the observations were simulated, ``(N, *nested, *event)``. With any
+            other latents the result is not a bound.
+        temperatures: the number of steps between start density and joint density; with one, this is plain importance sampling.
+        chains: ``K``, the number of chains for each observation, at least 2.
+        start: ``"posterior"``, the approximate posterior, which is usually close; or ``"prior"``, the model's distribution of the
+            latents, which does not depend on the encoder.
+        leapfrog_steps: the number of leapfrog steps per move, each with a gradient of the model.
+        seed: reproduces the result and leaves the caller's random state untouched.
+        progress: whether to show a progress bar.
 
     Returns:
-        The log weights of all chains, and what follows from them. Terms outside the data plate are not counted.
+        The log weights of all chains, with estimates and standard errors. Terms outside the data plate are not included.
 
     Raises:
-        NotFittedError: the guide has not seen data yet.
-        DataError: the observations cannot be used.
-        OptionError: an option is out of range.
+        NotFittedError: no data have been seen.
+        DataError: the observations cannot be used, or ``posterior`` or ``exact_draws`` do not match them.
+        OptionError: an option is out of range, or ``posterior`` belongs to another estimator.
 
     Example:
         >>> import torch, amortvi as avi
         >>> model = avi.models.LinearGaussian(torch.tensor([[1.0, 0.0], [0.5, 1.0]]), scale=0.5)
-        >>> x = model.simulate(100, seed=0)
+        >>> x = model.simulate(50, seed=0)
         >>> vi = avi.AmortizedVI(model, avi.encoders.MLP(2, []), freeze_model=True)
-        >>> vi = vi.fit(x, epochs=100, lr=0.05, progress=False, seed=0)
-        >>> found = annealed_evidence(vi, x, temperatures=50, seed=0, progress=False)
+        >>> vi = vi.fit(x, epochs=50, lr=0.05, progress=False, seed=0)
+        >>> found = annealed_evidence(vi, x, temperatures=50, leapfrog_steps=2, seed=0, progress=False)
         >>> bool((found.log_evidence - model.log_evidence(x)).abs().mean() < 0.1)
         True
     """
-    options = Annealing(temperatures, chains, leapfrog_steps, start, progress)
-    posterior = vi.posterior(x)
+    options = AnnealingOptions(temperatures, chains, start, leapfrog_steps, progress)
+    posterior = vi.resolve_posterior(x, posterior)
+    exact = None if exact_draws is None else _exact_vector(posterior, exact_draws, vi.dtype)
     with random_state(seed, vi.device):
-        found = annealed(vi.generative, posterior, options)
-    return evidence_of(found, options, posterior.index)
+        return anneal(posterior, options, exact)
 
 
-def reverse_annealed_evidence(
-    vi: AmortizedVI,
-    x: Any,
-    latents: Mapping[str, Tensor],
-    *,
-    temperatures: int = 500,
-    chains: int = 16,
-    start: StartChoice = "posterior",
-    leapfrog_steps: int = 5,
-    seed: int | None = None,
-    progress: bool = True,
-) -> AnnealedEvidence:
-    """Bound ``log p(x)`` of simulated observations from above, by chains that go backwards from the latents that made them.
-
-    A latent that an observation was simulated from is a draw of its exact posterior. Chains that start there and go back to the
-    start density have weights whose mean is an unbiased estimate of ``1 / p(x)``; so what they say of ``log p(x)`` is too high
-    on average (bidirectional Monte Carlo; Grosse, Ghahramani and Adams, 2015).
+def anneal(posterior: Posterior, options: AnnealingOptions, exact: Tensor | None = None) -> AnnealedEvidence:
+    """Run annealed chains for each observation, in chunks of bounded memory.
 
     Args:
-        vi: a fitted estimator.
-        x: ``N`` observations that were simulated from its model, as for `AmortizedVI.fit`.
-        latents: what they were simulated from, for each latent site ``(N, *nested, *event)``. Of other latents nothing is true
-            that is said here.
-        temperatures: steps between the start and the joint density.
-        chains: ``K``, runs of each observation, at least 2. They begin at one point, so they are not independent.
-        start: where the path starts, ``"posterior"`` or ``"prior"``.
-        leapfrog_steps: how many steps, each with a gradient of the model, a move takes.
-        seed: reproduces the result and leaves the caller's random state as it was.
-        progress: show a progress bar.
-
-    Returns:
-        The log weights of all chains, and what follows from them.
+        posterior: the posterior of ``N`` observations.
+        options: the options.
+        exact: one draw from the exact posterior of each observation, unconstrained, ``(N, D)``, from which the chains go
+            backward; ``None`` for chains that go forward.
 
     Raises:
-        NotFittedError: the guide has not seen data yet.
-        DataError: the observations cannot be used, or the latents do not fit them.
-        OptionError: an option is out of range.
+        DataError: a value is outside the support of the model's likelihood.
     """
-    options = Annealing(temperatures, chains, leapfrog_steps, start, progress)
-    posterior = vi.posterior(x)
-    exact, _ = posterior.latents.unconstrain(latents)
-    if exact.shape[:-1] != (len(posterior),):
-        raise DataError(
-            f"latents must hold one draw of each of the {len(posterior)} observations; got leading dimensions "
-            f"{tuple(exact.shape[:-1])}."
-        )
-    with random_state(seed, vi.device):
-        found = annealed(vi.generative, posterior, options, exact.to(vi.dtype))
-    return evidence_of(found, options, posterior.index, is_upper_bound=True)
+    bar = _progress_bar(posterior, options)
 
+    def compute(chunk: Chunk, q: Distribution) -> dict[str, Tensor]:
+        model, batch = posterior.model, chunk.batch
+        density: Start = PriorStart(model, batch) if options.start == "prior" else PosteriorStart(model, batch, q)
+        tuning = tune(density, q, options, chunk.draws_at_once)
+        ends = None if exact is None else exact[chunk.rows.start : chunk.rows.stop].to(posterior.device)
+        runs = []
+        for span in chunk.draw_spans():
+            count = len(span)
+            vector = density.sample(count) if ends is None else ends.expand(count, *ends.shape)
+            advance = partial(bar.update, count * batch.size)
+            runs.append(run_chains(density, vector, tuning, options, advance, backward=ends is not None))
+        return {name: torch.cat([run[name] for run in runs]) for name in runs[0]}
 
-def evidence_of(
-    found: Mapping[str, Tensor], options: Annealing, index: Any | None = None, *, is_upper_bound: bool = False
-) -> AnnealedEvidence:
-    """Return the result of what `annealed` found.
+    def probe(chunk: Chunk, q: Distribution) -> Mapping[str, Tensor]:
+        # Several draws in place of one make chunks smaller by that factor.
+        draws = _CPU_REDUCTION if posterior.device.type == "cpu" else 1
+        return posterior.probe_weights(replace(chunk, draws=draws, draws_at_once=draws), q)
 
-    Args:
-        found: log weights and acceptance probabilities of all chains.
-        options: of the runs.
-        index: the user's labels of the observations.
-        is_upper_bound: whether the chains went backwards.
-    """
+    with bar:
+        found = posterior.map_chunks(compute, draws=options.chains, observation_dim=1, probe=probe, check_data=True)
     result = AnnealedEvidence(
-        found["log_weight"], found["acceptance"].mean(0), options.temperatures, options.start, is_upper_bound, index
+        log_weight=found["log_weight"],
+        acceptance=found["acceptance"].mean(0),
+        temperatures=options.temperatures,
+        start=options.start,
+        is_upper_bound=exact is not None,
+        index=posterior.index,
     )
-    bad = int((~torch.isfinite(result.log_evidence)).sum())
+    _warn_of_nonfinite(result)
+    return result
+
+
+def _exact_vector(posterior: Posterior, draws: Mapping[str, Tensor], dtype: torch.dtype) -> Tensor:
+    """Return exact posterior draws, one per observation, as unconstrained vectors, ``(N, D)``."""
+    try:
+        leading = posterior.latents.leading_shape(draws)
+        placed = {name: value.to(posterior.device, dtype) for name, value in draws.items()}
+        vector, _ = posterior.latents.unconstrain(placed)
+    except DataError as error:
+        raise DataError(f"exact_draws cannot be used: {error}") from error
+    if leading != (len(posterior),):
+        raise DataError(
+            f"exact_draws must have one draw for each of the {len(posterior)} observations; got leading dimensions "
+            f"{tuple(leading)}."
+        )
+    return vector
+
+
+def _progress_bar(posterior: Posterior, options: AnnealingOptions) -> Any:
+    """Return a progress bar over all temperatures of all chains, shown as a percentage."""
+    total = None if posterior.size is None else posterior.size * options.chains * options.temperatures
+    shown = "annealing: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
+    return tqdm(total=total, bar_format=shown, disable=not options.progress)
+
+
+def _warn_of_nonfinite(found: AnnealedEvidence) -> None:
+    bad = int((~torch.isfinite(found.log_evidence)).sum())
     if bad:
         warnings.warn(
-            f"the annealed evidence of {bad} of {len(result.acceptance)} observations is not finite: the model's log-probability "
-            f"is infinite or NaN where the chains went. See where to_frame() has no finite log_evidence.",
+            f"the annealed evidence of {bad} of {len(found.acceptance)} observations is not finite, because a log-probability of "
+            f"the model is infinite or NaN where the chains went; to_frame() lists the observations.",
             AmortviWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
-    return result

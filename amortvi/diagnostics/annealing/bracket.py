@@ -1,4 +1,4 @@
-"""The evidence between two bounds, on data that the model simulates itself."""
+"""Lower and upper bounds of the evidence of observations that are simulated from the model."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from torch import Tensor
 
 from amortvi._util.lazy import pandas as pd
 from amortvi._util.random import random_state
-from amortvi.diagnostics.annealing.annealed_evidence import AnnealedEvidence, evidence_of
-from amortvi.diagnostics.annealing.annealer import annealed
-from amortvi.diagnostics.annealing.options import Annealing, StartChoice
+from amortvi.diagnostics.annealing.annealed_evidence import AnnealedEvidence, anneal
+from amortvi.diagnostics.annealing.options import AnnealingOptions, StartChoice
 from amortvi.diagnostics.simulation.simulate import Simulated, Simulator, simulate_observations
 from amortvi.inference import AmortizedVI
 
@@ -23,8 +22,8 @@ class EvidenceBracket:
     """Bounds of the evidence of ``N`` simulated observations, from annealed chains in both directions.
 
     Args:
-        lower: from chains that went forwards: too low on average.
-        upper: from chains that went backwards from the latents that made the observations: too high on average.
+        lower: from chains that went forward; too low on average.
+        upper: from chains that went backward from the latents that generated the observations; too high on average.
         simulated: the latents and the observations.
     """
 
@@ -34,17 +33,17 @@ class EvidenceBracket:
 
     @property
     def gap(self) -> Tensor:
-        """What lies between the two bounds of each observation in nats, ``(N,)``; by chance it can be below zero."""
+        """The upper minus the lower bound of each observation in nats, ``(N,)``; negative values occur by chance."""
         return self.upper.log_evidence - self.lower.log_evidence
 
     @property
     def mean_gap(self) -> float:
-        """The mean gap in nats: on average over observations, each bound is off by no more, up to `mean_gap_se`."""
+        """The mean gap in nats: the largest mean error of either bound, up to `mean_gap_se`."""
         return float(self.gap.mean())
 
     @property
     def mean_gap_se(self) -> float:
-        """The standard error of `mean_gap`, from what the observations differ by; NaN for one observation."""
+        """The standard error of `mean_gap`, from the variation between observations; NaN for one observation."""
         return float(self.gap.std() / len(self.gap) ** 0.5)
 
     def __repr__(self) -> str:
@@ -57,7 +56,7 @@ class EvidenceBracket:
         )
 
     def to_frame(self) -> pd.DataFrame:
-        """Return a row an observation: ``lower``, ``lower_se``, ``upper``, ``upper_se`` and ``gap``, all in nats."""
+        """Return one row per observation: ``lower``, ``lower_se``, ``upper``, ``upper_se`` and ``gap``, in nats."""
         columns = {
             "lower": self.lower.log_evidence,
             "lower_se": self.lower.standard_error,
@@ -81,29 +80,30 @@ def bracket_evidence(
     seed: int | None = None,
     progress: bool = True,
 ) -> EvidenceBracket:
-    """Bracket ``log p(x)`` of observations that the model simulates: a check of how well annealing does with these options.
+    """Bracket ``log p(x)`` of simulated observations, to check how accurate annealing is with given options.
 
-    The latents that an observation was simulated from are a draw of its exact posterior, from which chains can go backwards.
-    On average the exact evidence lies between the two answers, so the gap says how far off `annealed_evidence` is at most,
-    as far as real observations are like simulated ones (bidirectional Monte Carlo; Grosse, Ghahramani and Adams, 2015).
+    The latents that generated an observation are a draw from its exact posterior, from which chains can go backward. On
+    average the exact evidence lies between the estimates of the two directions. The gap thus bounds the mean error of
+    `annealed_evidence`, as far as real observations are like simulated ones (bidirectional Monte Carlo; Grosse, Ghahramani and
+    Adams, 2015).
 
     Args:
         vi: a fitted estimator.
-        simulations: ``N``, how many observations are simulated.
-        x: observations whose sizes and covariates these are for, taken in turn; by default a few of the training data.
-        simulator: what simulates instead of the model, see `simulate_observations`.
-        temperatures: steps between the start and the joint density.
-        chains: ``K``, runs of each observation in each direction, at least 2.
-        start: where the path starts, ``"posterior"`` (the approximate one) or ``"prior"``.
-        leapfrog_steps: how many steps, each with a gradient of the model, a move takes.
-        seed: reproduces the result and leaves the caller's random state as it was.
-        progress: show progress bars.
+        simulations: ``N``, the number of observations to simulate.
+        x: observations whose sizes and covariates are used, cyclically; by default some of the training data.
+        simulator: draws latents and data in place of the model; see `simulate_observations`.
+        temperatures: the number of steps between start density and joint density.
+        chains: ``K``, the number of chains for each observation and direction, at least 2.
+        start: the start density, ``"posterior"`` (the approximate one) or ``"prior"``.
+        leapfrog_steps: the number of leapfrog steps per move, each with a gradient of the model.
+        seed: reproduces the result and leaves the caller's random state untouched.
+        progress: whether to show progress bars.
 
     Returns:
         Both bounds, with the simulated latents and observations.
 
     Raises:
-        NotFittedError: the guide has not seen data yet.
+        NotFittedError: no data have been seen.
         ModelError: data cannot be simulated from the model.
         DataError: the observations ``x`` cannot be used.
         OptionError: an option is out of range.
@@ -112,18 +112,15 @@ def bracket_evidence(
         >>> import torch, amortvi as avi
         >>> model = avi.models.LinearGaussian(torch.tensor([[1.0, 0.0], [0.5, 1.0]]), scale=0.5)
         >>> vi = avi.AmortizedVI(model, avi.encoders.MLP(2, []), freeze_model=True)
-        >>> vi = vi.fit(model.simulate(100, seed=0), epochs=100, lr=0.05, progress=False, seed=0)
-        >>> bracket = bracket_evidence(vi, 50, temperatures=50, seed=0, progress=False)
+        >>> vi = vi.fit(model.simulate(50, seed=0), epochs=50, lr=0.05, progress=False, seed=0)
+        >>> bracket = bracket_evidence(vi, 50, temperatures=50, leapfrog_steps=2, seed=0, progress=False)
         >>> exact = float(model.log_evidence(bracket.simulated.batch.args[0]).mean())
-        >>> bool(abs(bracket.lower.log_evidence.mean() - exact) < 0.05 > abs(bracket.upper.log_evidence.mean() - exact))
+        >>> bool(abs(bracket.lower.log_evidence.mean() - exact) < 0.1 > abs(bracket.upper.log_evidence.mean() - exact))
         True
     """
-    options = Annealing(temperatures, chains, leapfrog_steps, start, progress)
+    options = AnnealingOptions(temperatures, chains, start, leapfrog_steps, progress)
     simulated = simulate_observations(vi, simulations, x, simulator=simulator, seed=seed)
-    posterior = vi.posterior(simulated.observations)
+    posterior = vi.posterior(simulated.observations, copy=False)
     with random_state(seed, vi.device):
-        forwards = annealed(vi.generative, posterior, options)
-        backwards = annealed(vi.generative, posterior, options, simulated.vector)
-    return EvidenceBracket(
-        evidence_of(forwards, options), evidence_of(backwards, options, is_upper_bound=True), simulated
-    )
+        lower, upper = anneal(posterior, options), anneal(posterior, options, simulated.vector)
+    return EvidenceBracket(lower, upper, simulated)

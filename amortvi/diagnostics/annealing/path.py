@@ -1,4 +1,4 @@
-r"""The geometric path from a start density to the joint density, and moves that leave a density on it unchanged.
+r"""The geometric path from a start density to the joint density, and moves that leave a density on it invariant.
 
 .. math::
 
@@ -7,31 +7,97 @@ r"""The geometric path from a start density to the joint density, and moves that
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.distributions import Distribution
 
-from amortvi.diagnostics.annealing.starts import Start
+from amortvi.data import Batch
+from amortvi.model import Model, PriorRuns, log_jacobian, sum_per_observation, sum_sites
 
-__all__ = ["Point", "evaluated", "move"]
+__all__ = ["Point", "PosteriorStart", "PriorStart", "Start", "evaluate_point", "hmc_move"]
 
 _JITTER = 0.2
-"""By how much of itself a step size varies from chain to chain, so that no trajectory comes back to where it began."""
+"""Step sizes vary between chains by up to this fraction, so that trajectories do not return to their starting points."""
+
+
+class Start(ABC):
+    """A normalized start density ``f_0`` over the unconstrained latents of each observation, and the joint density.
+
+    Args:
+        model: the generative model, in `Model.inference_mode`.
+        batch: ``B`` observations.
+    """
+
+    def __init__(self, model: Model, batch: Batch) -> None:
+        self.model = model
+        self.batch = batch
+
+    @abstractmethod
+    def sample(self, draws: int) -> Tensor:
+        """Draw from ``f_0``, ``(draws, B, D)``."""
+
+    @abstractmethod
+    def log_densities(self, vector: Tensor) -> tuple[Tensor, Tensor]:
+        """Return ``log f_0`` and ``log p(x, z)`` in nats, each ``(K, B)``, at ``vector``, ``(K, B, D)``."""
+
+
+class PosteriorStart(Start):
+    """The approximate posterior ``q(z | x)``.
+
+    Args:
+        model: the generative model, in `Model.inference_mode`.
+        batch: ``B`` observations.
+        q: their posteriors, batch shape ``(B,)``, event shape ``(D,)``.
+    """
+
+    def __init__(self, model: Model, batch: Batch, q: Distribution) -> None:
+        super().__init__(model, batch)
+        self.q = q
+
+    def sample(self, draws: int) -> Tensor:
+        return self.q.sample(torch.Size([draws]))
+
+    def log_densities(self, vector: Tensor) -> tuple[Tensor, Tensor]:
+        return self.q.log_prob(vector), self.model.log_joint(self.batch, vector)
+
+
+class PriorStart(Start):
+    """The distribution from which the model draws its latents, each given those before it and the covariates.
+
+    The joint density includes scales and masks around a latent site; this density does not, since it must be that of the draws.
+    """
+
+    def sample(self, draws: int) -> Tensor:
+        return PriorRuns(self.model, self.batch, draws).vector
+
+    def log_densities(self, vector: Tensor) -> tuple[Tensor, Tensor]:
+        values, log_dets = self.model.latents.constrain(vector)
+        scores = self.model.log_probs(self.batch, values)
+        log_joint = sum_sites(scores.local)
+        log_priors = {}
+        for site in scores.sites:
+            if site.name in values:
+                log_prior = sum_per_observation(site.log_prob(), self.model.structure.dim, log_joint.numel())
+                log_priors[site.name] = log_prior.reshape(log_joint.shape)
+        jacobian = log_jacobian(log_dets, log_joint)
+        return sum_sites(log_priors) + jacobian, log_joint + jacobian
 
 
 @dataclass(frozen=True)
 class Point:
-    """Where the chains are, with the densities at both ends of the path.
+    """The positions of chains, with the densities at both ends of the path.
 
-    The two gradients are kept apart, so that the next temperature, at the same point, needs no new ones.
+    The two gradients are kept separately, so that the next temperature needs no new ones at the same position.
 
     Args:
         vector: unconstrained latents, ``(K, B, D)``.
         log_start: ``log f_0``, ``(K, B)``.
         log_joint: ``log p(x, z)``, ``(K, B)``.
-        start_gradient: of ``log_start``, ``(K, B, D)``.
-        joint_gradient: of ``log_joint``, ``(K, B, D)``.
+        start_gradient: the gradient of ``log_start``, ``(K, B, D)``.
+        joint_gradient: the gradient of ``log_joint``, ``(K, B, D)``.
     """
 
     vector: Tensor
@@ -46,11 +112,11 @@ class Point:
         return self.log_joint - self.log_start
 
     def log_density(self, beta: float) -> Tensor:
-        """``log f_beta``, ``(K, B)``."""
+        """Return ``log f_beta``, ``(K, B)``."""
         return (1 - beta) * self.log_start + beta * self.log_joint
 
     def gradient(self, beta: float) -> Tensor:
-        """The gradient of ``log f_beta``, ``(K, B, D)``."""
+        """Return the gradient of ``log f_beta``, ``(K, B, D)``."""
         return (1 - beta) * self.start_gradient + beta * self.joint_gradient
 
     def where(self, chosen: Tensor, other: Point) -> Point:
@@ -65,8 +131,8 @@ class Point:
         )
 
 
-def evaluated(start: Start, vector: Tensor) -> Point:
-    """Return ``vector``, ``(K, B, D)``, with densities and gradients."""
+def evaluate_point(start: Start, vector: Tensor) -> Point:
+    """Compute densities and gradients at ``vector``, ``(K, B, D)``."""
     with torch.enable_grad():
         vector = vector.detach().requires_grad_()
         log_start, log_joint = start.log_densities(vector)
@@ -75,35 +141,35 @@ def evaluated(start: Start, vector: Tensor) -> Point:
     return Point(vector.detach(), log_start.detach(), log_joint.detach(), start_gradient, joint_gradient)
 
 
-def move(
+def hmc_move(
     start: Start, point: Point, beta: float, step: Tensor, scale: Tensor, leapfrog_steps: int
 ) -> tuple[Point, Tensor]:
-    """Take one Hamiltonian Monte Carlo move, which leaves ``f_beta`` unchanged.
+    """Make one Hamiltonian Monte Carlo move, which leaves ``f_beta`` invariant.
 
     Args:
-        start: the beginning of the path.
-        point: where the chains are.
+        start: the start density.
+        point: the positions of the chains.
         beta: the inverse temperature.
-        step: the step size of each observation, ``(B,)``.
-        scale: the unit of length of each coordinate, ``(B, D)``.
-        leapfrog_steps: how many steps a proposal takes.
+        step: the step size for each observation, ``(B,)``.
+        scale: the length scale of each coordinate, ``(B, D)``.
+        leapfrog_steps: the number of leapfrog steps.
 
     Returns:
-        Where the chains are then, and the probability of each proposal to be accepted, ``(K, B)``. A trajectory that
-        leaves the finite numbers is not accepted.
+        The new positions, and the acceptance probability of each proposal, ``(K, B)``. A trajectory that diverges to infinity
+        or NaN is rejected.
     """
     jitter = torch.empty_like(point.log_joint).uniform_(1 - _JITTER, 1 + _JITTER)
     length = (jitter * step).unsqueeze(-1) * scale
     momentum = torch.randn_like(point.vector)
     energy = 0.5 * momentum.square().sum(-1) - point.log_density(beta)
-    proposal, lost = point, torch.zeros_like(point.log_joint, dtype=torch.bool)
+    proposal, diverged = point, torch.zeros_like(point.log_joint, dtype=torch.bool)
     momentum = momentum + 0.5 * length * point.gradient(beta)
     for remaining in reversed(range(leapfrog_steps)):
         vector = proposal.vector + length * momentum
-        lost = lost | ~torch.isfinite(vector).all(-1)
-        # The model is never asked about numbers that are not finite: where one is lost, all the chain's proposal is.
-        proposal = evaluated(start, torch.where(lost.unsqueeze(-1), point.vector, vector))
+        diverged = diverged | ~torch.isfinite(vector).all(-1)
+        # The model is not evaluated at infinity or NaN; a diverged trajectory is rejected wherever it continues.
+        proposal = evaluate_point(start, torch.where(diverged.unsqueeze(-1), point.vector, vector))
         momentum = momentum + (1.0 if remaining else 0.5) * length * proposal.gradient(beta)
     log_ratio = energy + proposal.log_density(beta) - 0.5 * momentum.square().sum(-1)
-    acceptance = torch.where(lost | torch.isnan(log_ratio), 0.0, log_ratio.clamp(max=0.0).exp())
+    acceptance = torch.where(diverged | torch.isnan(log_ratio), 0.0, log_ratio.clamp(max=0.0).exp())
     return proposal.where(torch.rand_like(acceptance) < acceptance, point), acceptance

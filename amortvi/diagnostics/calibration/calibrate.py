@@ -1,4 +1,4 @@
-"""Calibration of a posterior against truth drawn from its own model."""
+"""Calibration of a posterior on data simulated from its own model."""
 
 from __future__ import annotations
 
@@ -14,16 +14,15 @@ from amortvi._util.random import Stream, derived_seed, random_state
 from amortvi.data import Observations
 from amortvi.diagnostics.c2st import compare_pairs
 from amortvi.diagnostics.calibration.coverage import coverage_test
-from amortvi.diagnostics.calibration.findings import Finding
 from amortvi.diagnostics.calibration.moments import correlation_test, location_test, spread_test
-from amortvi.diagnostics.calibration.quantities import Compare
 from amortvi.diagnostics.calibration.ranks import shape_of, uniformity
-from amortvi.diagnostics.calibration.result import Calibration, CalibrationTest, corrected
-from amortvi.diagnostics.simulation.simulate import Simulator, simulate_observations
+from amortvi.diagnostics.calibration.result import Calibration
+from amortvi.diagnostics.calibration.truth_comparison import TruthComparison
+from amortvi.diagnostics.calibration.verdicts import NOT_CALIBRATED, CalibrationTest, holm_corrected
+from amortvi.diagnostics.simulation import Simulator, simulate_observations
 from amortvi.errors import OptionError
 from amortvi.inference import AmortizedVI
-from amortvi.posterior.evaluation import weigh
-from amortvi.posterior.posterior import Posterior
+from amortvi.posterior import Posterior
 
 __all__ = ["calibrate"]
 
@@ -43,52 +42,53 @@ def calibrate(
     classifier: bool = False,
     seed: int | None = None,
 ) -> Calibration:
-    """Draw latents from the prior and data from the model, and see whether the posteriors are right about the latents.
+    """Draw latents from the prior and data from the model, and test whether the posteriors agree with these latents.
 
-    The tests, by the ``kind`` in the result:
+    The tests, by ``kind``:
 
-    - ``marginal``: ranks of each unconstrained latent among the draws are uniform (Talts et al., 2018). They cannot see a
-      missing correlation. Statistic: the Kolmogorov-Smirnov distance.
-    - ``joint``: so are ranks of the log-likelihood and of the log joint density (Modrák et al., 2023), which see a
-      posterior that ignores the data as well, and of projections of the whitened latents. Statistic: the same.
-    - ``coverage``: regions of highest density hold the truth as often as they claim (Hermans et al., 2022).
-      ``"overconfident"`` where they hold it too rarely: too narrow, or beside it. Statistic: the area between coverage and
-      diagonal above one half.
-    - ``TARP``: so do balls around several random reference points (Lemos et al., 2023). Statistic: the same, their mean.
-    - ``location``, ``spread``, ``correlation``: the truth in units of its posterior has mean zero, spread one and no
-      correlation. Their verdicts name the fault: ``"shifted"``, ``"too narrow"``, ``"too wide"``, ``"blind to
-      correlation"`` (a posterior without any), ``"wrong correlation"``. A location that is off differently for each
-      observation is a posterior too narrow for its own errors. Statistics: the largest mean distance in posterior standard
-      deviations, the ratio of the truth's spread to the posterior's, the largest correlation left.
-    - ``classifier``: a network cannot tell the truth from a draw, given location and scale of the posterior (Lopez-Paz
-      and Oquab, 2017). Statistic: its accuracy.
+    - ``marginal``: the rank of each unconstrained coordinate among the draws is uniform (Talts et al., 2018). Marginal ranks
+      cannot reveal a missing correlation. Statistic: the Kolmogorov-Smirnov distance.
+    - ``joint``: so are the ranks of the log-likelihood and of the log joint density (Modrák et al., 2023), which also reveal
+      a posterior that ignores the data, and the ranks of random projections of the whitened latents. Statistic: as above.
+    - ``coverage``: highest-density regions contain the truth as often as they claim (Hermans et al., 2022);
+      ``"overconfident"`` if they contain it less often, because the posterior is too narrow or misplaced. Statistic: the
+      area between the coverage and the diagonal above one half.
+    - ``TARP``: so do balls around random reference points (Lemos et al., 2023). Statistic: the same area, averaged over the
+      reference points.
+    - ``location``, ``spread``, ``correlation``: the truth in units of its posterior has mean 0, variance 1 and no
+      correlation. Their verdicts name the fault: ``"shifted"``, ``"too narrow"``, ``"too wide"``, ``"missing correlation"``
+      (if the posteriors are uncorrelated), ``"wrong correlation"``. A posterior whose location has a different error for
+      each observation is too narrow for its errors. Statistics: the largest mean distance in posterior standard deviations,
+      the standard deviation of the truth relative to that of the posterior, the largest remaining correlation.
+    - ``classifier``: a network cannot tell the truth from a draw, given the location and the scale of the posterior
+      (Lopez-Paz and Oquab, 2017). Statistic: its accuracy.
 
-    An exact posterior passes all of them with a probability of at least 0.95, whatever the number of simulations; with more
-    of them smaller faults are found. What is tested is how ``q`` does on the model's own data, not whether the model fits
-    the world.
+    An exact posterior passes all tests with a probability of at least 0.95, whatever the number of simulations; more
+    simulations reveal smaller faults. What is tested is ``q`` on data from the model, not the fit of the model to real data.
 
     Args:
         vi: a fitted estimator.
-        simulations: ``n``, how many latents and observations to draw.
-        draws: ``K``, how many draws of each posterior.
-        x: observations whose sizes and covariates the simulations are for, taken in turn; by default a few of the training
+        simulations: ``n``, the number of latents and observations to draw.
+        draws: ``K``, the number of draws from each posterior.
+        x: observations whose sizes and covariates are used for the simulations, cyclically; by default some of the training
             data.
-        posterior: what gives the posteriors of the simulated observations; by default ``vi.posterior``. With
-            ``lambda x: vi.refine(x)`` it is seen what is left when the encoder is not to blame.
-        simulator: what draws latents and data instead of the model; see `simulate_observations`.
+        posterior: a function from the simulated observations to their posteriors; by default ``vi.posterior``. With
+            ``vi.refine`` the calibration shows what remains without the amortization gap.
+        simulator: draws latents and data in place of the model; see `simulate_observations`.
         classifier: whether to train a classifier as well (needs scikit-learn, extra ``diagnostics``).
-        seed: reproduces all draws and leaves the caller's random state as it was.
+        seed: reproduces all draws and leaves the caller's random state untouched.
 
     Returns:
-        The tests with a verdict each, ranks and coverages.
+        The tests with their verdicts, the ranks and the coverage.
 
     Raises:
-        NotFittedError: the guide has not seen data yet.
-        OptionError: ``simulations`` is below 20 or ``draws`` below 10, or ``posterior`` or ``simulator`` return something else
-            than they should.
+        NotFittedError: no data have been seen.
+        OptionError: ``simulations`` is below 20 or ``draws`` below 10; ``posterior`` does not return a `Posterior` of this
+            estimator; or ``simulator`` does not return what it should.
+        DataError: ``posterior`` returns the posterior of other observations.
         ModelError: data cannot be simulated from the model; see `simulate_observations`.
-        NonFiniteError: a density is not a number.
-        MissingDependencyError: ``classifier=True`` and scikit-learn is not installed.
+        NonFiniteError: a draw is not finite, or a log density is NaN.
+        MissingDependencyError: ``classifier=True``, but scikit-learn is not installed.
 
     Example:
         >>> import torch, amortvi as avi
@@ -97,7 +97,7 @@ def calibrate(
         >>> vi = avi.AmortizedVI(model, avi.encoders.MLP(2, []), "diagonal", freeze_model=True)
         >>> vi = vi.fit(x, epochs=60, lr=0.02, seed=0, progress=False)
         >>> avi.calibrate(vi, 500, 100, seed=0).verdict
-        'too narrow, blind to correlation'
+        'too narrow, missing correlation'
     """
     count, per_simulation = positive_int("simulations", simulations), positive_int("draws", draws)
     if count < _LEAST_SIMULATIONS or per_simulation < _LEAST_DRAWS:
@@ -108,67 +108,63 @@ def calibrate(
     own_seed = derived_seed(seed, Stream.CALIBRATION)
     with random_state(own_seed, vi.device):
         simulated = simulate_observations(vi, count, x, simulator=simulator)
-        found = vi.posterior(simulated.observations) if posterior is None else posterior(simulated.observations)
-        if not isinstance(found, Posterior) or len(found) != count:
-            raise OptionError(
-                f"posterior must return the Posterior of the {count} observations it is given; got {found!r}."
-            )
-        compare = Compare(vi.generative, found, simulated)
-        gathered = weigh(vi.generative, found, per_simulation, compare, keep_draws=True)
-    values = {name: value.numpy() for name, value in gathered.items()}
+        comparison = TruthComparison(_posterior(vi, posterior, simulated.observations), simulated)
+        found = comparison.posterior.importance_sample(per_simulation, comparison.reduce, keep_draws=True)
+    values = {name: value.numpy() for name, value in found.items()}
+    ranks = dict(zip(comparison.names, np.ascontiguousarray(values["ranks"].T), strict=True))
     tests = [
-        *_rank_tests(dict(zip(compare.names, values["ranks"].T, strict=True)), found.latents.labels),
-        _test("coverage", "regions of highest density", coverage_test(values["highest_density"])),
-        _test("TARP", "balls around references", coverage_test(values["around_references"])),
-        *_moment_tests(values, compare),
+        *_rank_tests(ranks, comparison.posterior.latents.labels),
+        coverage_test("coverage", "highest-density regions", values["density_levels"]),
+        coverage_test("TARP", "balls around reference points", values["reference_levels"]),
+        *_moment_tests(values, comparison),
     ]
     if classifier:
         tests.append(_classifier_test(values, 0 if own_seed is None else own_seed))
     return Calibration(
         draws=per_simulation,
-        tests=corrected(tests),
-        ranks=dict(zip(compare.names, np.ascontiguousarray(values["ranks"].T), strict=True)),
-        density_levels=values["highest_density"],
-        reference_levels=values["around_references"],
+        tests=holm_corrected(tests),
+        ranks=ranks,
+        density_levels=values["density_levels"],
+        reference_levels=values["reference_levels"],
         whitened=values["truth"],
     )
 
 
-def _test(kind: str, quantity: str, finding: Finding) -> CalibrationTest:
-    return CalibrationTest(kind, quantity, finding.statistic, finding.p_value, finding.p_value, finding.word)
+def _posterior(vi: AmortizedVI, posterior: Any, observations: Observations) -> Posterior:
+    """Return the posterior of the simulated observations, by default that of the encoder."""
+    if posterior is None:
+        return vi.resolve_posterior(observations, None)
+    found = posterior(observations) if callable(posterior) else posterior
+    if not callable(posterior) or not isinstance(found, Posterior):
+        raise OptionError(
+            f"posterior must be a function from the simulated observations to their Posterior, such as vi.refine; got "
+            f"{'a function that returned ' * callable(posterior)}{found!r}."
+        )
+    return vi.resolve_posterior(observations, found)
 
 
-def _rank_tests(ranks: dict[str, npt.NDArray[np.float64]], marginal: list[str]) -> list[CalibrationTest]:
+def _rank_tests(ranks: dict[str, npt.NDArray[np.float64]], coordinates: list[str]) -> list[CalibrationTest]:
     tests = []
     for name, found in ranks.items():
         distance, p_value = uniformity(found)
-        is_marginal = name in marginal
-        # Only of a latent does the shape of the ranks say how its posterior is off.
-        word = shape_of(found) if is_marginal else "not calibrated"
-        tests.append(_test("marginal" if is_marginal else "joint", name, Finding(distance, p_value, word)))
+        # Only the ranks of a coordinate have a shape that names the fault of its posterior.
+        kind, fault = ("marginal", shape_of(found)) if name in coordinates else ("joint", NOT_CALIBRATED)
+        tests.append(CalibrationTest(kind, name, distance, p_value, fault))
     return tests
 
 
-def _moment_tests(values: dict[str, npt.NDArray[np.float64]], compare: Compare) -> list[CalibrationTest]:
-
-    truth, scores, norm_scores = (
-        values["truth"],
-        special.ndtri(values["whitened_ranks"]),
-        special.ndtri(values["norm_ranks"]),
-    )
-    tests = [
-        _test("location", "whitened latents", location_test(truth, scores)),
-        _test("spread", "whitened latents", spread_test(truth, scores, norm_scores, compare.second_moment)),
-    ]
-    if compare.dim > 1:
-        found = correlation_test(truth, compare.second_moment, compare.own_correlation)
-        tests.append(_test("correlation", "whitened latents", found))
+def _moment_tests(values: dict[str, npt.NDArray[np.float64]], comparison: TruthComparison) -> list[CalibrationTest]:
+    truth, second_moment = values["truth"], comparison.second_moment
+    scores, norm_scores = special.ndtri(values["whitened_ranks"]), special.ndtri(values["norm_ranks"])
+    tests = [location_test(truth, scores), spread_test(truth, scores, norm_scores, second_moment)]
+    if comparison.dim > 1:
+        tests.append(correlation_test(truth, second_moment, comparison.squared_correlation))
     return tests
 
 
 def _classifier_test(values: dict[str, npt.NDArray[np.float64]], seed: int) -> CalibrationTest:
-    """Whether a network tells truth from draw; both rows of a simulation are left out of training together."""
-    about = [values["loc"], values["log_scale"]]
-    truth, draw = (np.concatenate([values[name], *about], axis=1) for name in ("truth", "draw"))
+    """Test whether a network tells truth from draw; both rows of a simulation are held out together."""
+    context = [values["loc"], values["log_scale"]]
+    truth, draw = (np.concatenate([values[name], *context], axis=1) for name in ("truth", "draw"))
     found = compare_pairs(truth, draw, classifier="mlp", folds=_FOLDS, seed=seed)
-    return _test("classifier", "truth and draw", Finding(found.accuracy, found.p_value, "not calibrated"))
+    return CalibrationTest("classifier", "truth and draw", found.accuracy, found.p_value, NOT_CALIBRATED)

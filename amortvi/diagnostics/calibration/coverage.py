@@ -1,13 +1,13 @@
-r"""Expected coverage: does a region that claims probability :math:`\alpha` hold the truth that often?
+r"""Expected coverage: whether a region that claims probability :math:`\alpha` contains the truth that often.
 
-Of each simulation there is one number, the *level* at which a growing family of regions first holds the truth: the
-probability under ``q`` of the region on whose edge the truth lies. If ``q`` is exact, levels are uniform. The regions are
+A growing family of regions gives one number per simulation, the *level*: the probability under ``q`` of the region on whose
+boundary the truth lies. If ``q`` is exact, levels are uniform. The regions are
 
-- those of highest density of ``q`` (Hermans et al., 2022), or
-- balls around a random reference point (Lemos et al., 2023, TARP). Regions around points that depend on the data find
-  faults that highest-density regions cannot, such as a posterior that ignores the data.
+- the highest-density regions of ``q`` (Hermans et al., 2022), or
+- balls around a random reference point (Lemos et al., 2023, TARP). If the points depend on the data, these find faults that
+  highest-density regions cannot, such as a posterior that ignores the data.
 
-The expected coverage at :math:`\alpha` is the share of levels below :math:`\alpha`.
+The expected coverage at :math:`\alpha` is the fraction of levels below :math:`\alpha`.
 """
 
 from __future__ import annotations
@@ -19,14 +19,15 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from amortvi._util.chunks import spans
 from amortvi.data import Batch
-from amortvi.diagnostics.calibration.findings import Finding
 from amortvi.diagnostics.calibration.ranks import uniformity
+from amortvi.diagnostics.calibration.verdicts import NOT_CALIBRATED, CalibrationTest
 
 __all__ = ["REFERENCES", "area_to_curve", "coverage_at", "coverage_test", "reference_points"]
 
 REFERENCES = 5
-"""How many families of balls there are: each looks from another side, and some faults show from few of them."""
+"""The number of families of balls. Some faults show from a few reference points only."""
 
 _ROWS_AT_ONCE = 1024
 
@@ -34,10 +35,10 @@ _ROWS_AT_ONCE = 1024
 def coverage_at(
     levels: npt.NDArray[np.float64], claimed: npt.NDArray[np.float64]
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Return the expected coverage at claimed probabilities, and the standard error that it has if ``q`` is exact.
+    """Return the expected coverage at claimed probabilities, and its standard error for an exact ``q``.
 
     Args:
-        levels: of the simulations, ``(n,)``.
+        levels: one per simulation, ``(n,)``.
         claimed: probabilities, ``(points,)``.
 
     Returns:
@@ -49,36 +50,40 @@ def coverage_at(
 def area_to_curve(levels: npt.NDArray[np.float64]) -> tuple[float, float]:
     r"""Return :math:`\int_{1/2}^1 (\text{coverage}(\alpha) - \alpha)\,d\alpha` and its standard error.
 
-    Above zero the posterior covers more than it claims, below zero less.
+    It is positive for a posterior that covers more than it claims, negative for one that covers less.
 
     Args:
-        levels: of the simulations for one or several families of regions, ``(n, families)``.
+        levels: one per simulation and family of regions, ``(n, families)``; the area is averaged over the families.
     """
     area = (1 - np.maximum(levels, 0.5) - 0.375).mean(axis=1)
     return float(area.mean()), float(area.std(ddof=1) / math.sqrt(len(levels)))
 
 
-def coverage_test(levels: npt.NDArray[np.float64]) -> Finding:
-    """Test whether a posterior covers what it claims.
+def coverage_test(kind: str, quantity: str, levels: npt.NDArray[np.float64]) -> CalibrationTest:
+    """Test whether regions contain the truth as often as they claim.
 
     Args:
-        levels: of the simulations for one or several families of regions, ``(n, families)``.
+        kind: the kind of the test in the result.
+        quantity: the regions.
+        levels: one per simulation and family of regions, ``(n, families)``.
 
     Returns:
-        The mean area between curve and diagonal above one half, ``"overconfident"`` where it is below zero, ``"conservative"``
-        where it is above, by more than chance. The p-value is that of the family whose levels are the least uniform.
+        Statistic: the mean area between curve and diagonal above one half. Fault: ``"overconfident"`` if that is negative,
+        ``"conservative"`` if it is positive, by more than chance. The p-value is that of the family with the least uniform
+        levels, corrected for the number of families.
     """
     p_value = levels.shape[1] * min(uniformity(one)[1] for one in levels.T)
     area, error = area_to_curve(levels)
-    word = "not calibrated" if abs(area) < 2.5 * error else "conservative" if area > 0 else "overconfident"
-    return Finding(area, min(1.0, p_value), word)
+    fault = NOT_CALIBRATED if abs(area) < 2.5 * error else "conservative" if area > 0 else "overconfident"
+    return CalibrationTest(kind, quantity, area, min(1.0, p_value), fault)
 
 
 def reference_points(batch: Batch, dim: int) -> Tensor:
-    """Return sets of reference points, one point of each set for an observation, in units of its posterior.
+    """Return random reference points for each observation, in units of its posterior.
 
-    Of each set one random point is common to all, so that a shift shows. Around it each is moved by noise and by a random
-    linear function of its observation, so that a posterior which does not follow the data shows too.
+    Each family has a random center common to all observations, which reveals a shift. Around it, the point of an
+    observation is moved by noise and by a random linear function of the data, which reveals a posterior that does not follow
+    the data.
 
     Args:
         batch: ``n`` observations.
@@ -87,13 +92,13 @@ def reference_points(batch: Batch, dim: int) -> Tensor:
     Returns:
         ``(n, REFERENCES, D)``, in double precision on the CPU.
     """
-    moved = torch.zeros(batch.size, REFERENCES * dim, dtype=torch.float64)
+    linear = torch.zeros(batch.size, REFERENCES * dim, dtype=torch.float64)
     for value in batch.tensors():
         weight = torch.randn(value[0].numel(), REFERENCES * dim, dtype=torch.float64)
-        for rows in torch.arange(batch.size).split(_ROWS_AT_ONCE):
-            moved[rows] += value[rows.to(value.device)].reshape(len(rows), -1).cpu().double() @ weight
-    centred = moved - moved.mean(0)
-    # Equal observations have nothing to go by.
-    by_data = centred / centred.std(0, correction=0).clamp_min(1e-300)
-    around = 0.5 * (torch.randn_like(moved) + by_data)
+        for span in spans(batch.size, _ROWS_AT_ONCE):
+            rows = slice(span.start, span.stop)
+            linear[rows] += value[rows].reshape(len(span), -1).cpu().double() @ weight
+    centered = linear - linear.mean(0)
+    standardized = centered / centered.std(0, correction=0).clamp_min(1e-300)  # zero if all observations are equal
+    around = 0.5 * (torch.randn_like(linear) + standardized)
     return (1.5 * torch.randn(REFERENCES * dim, dtype=torch.float64) + around).unflatten(1, (REFERENCES, dim))

@@ -1,7 +1,8 @@
-"""What is wrong with a posterior, told from the truth in units of the posterior: its place, its spread, its correlations.
+"""Faults of location, spread and correlation, found from the truth in units of its posterior.
 
-*Whitened* latents are ``w = C^-1 (z - mean) / std``, with mean, standard deviations and correlation ``C C'`` of their posterior.
-Under an exact posterior the whitened truth has what the whitened draws have: mean zero, spread one, no correlation.
+*Whitened* latents are ``w = C^-1 (z - mean) / std``, with the mean, the standard deviations and the correlation matrix ``C C'``
+of their posterior. Under an exact posterior, the whitened truth has the moments of the whitened draws: mean 0, variance 1 and no
+correlation.
 """
 
 from __future__ import annotations
@@ -16,23 +17,27 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from amortvi._util.lazy import stats
-from amortvi.diagnostics.calibration.findings import Finding
-from amortvi.families import Family
+from amortvi.diagnostics.calibration.verdicts import NOT_CALIBRATED, CalibrationTest
+from amortvi.families import covariance, moments
 
 __all__ = ["Whitening", "correlation_test", "location_test", "spread_test"]
 
 _CLOSED_FORM_SHRINKAGE = 1e-6
+_QUANTITY = "whitened latents"
+
+_UNCORRELATED = 0.05**2
+"""The mean squared correlation below which a posterior counts as uncorrelated."""
 
 
 @dataclass(frozen=True)
 class Whitening:
-    """A linear map of the latents of each observation, chosen apart from the draws that are compared.
+    """A linear map of the latents of each observation, determined independently of the draws that are compared.
 
     Args:
         loc: posterior means, ``(B, D)``.
         scale: posterior standard deviations, ``(B, D)``.
         factor: Cholesky factors of the correlation matrices, ``(B, D, D)``.
-        noise: what estimating adds to the mean square of a correlation.
+        noise: the expected contribution of estimation noise to a squared correlation.
     """
 
     loc: Tensor
@@ -41,32 +46,31 @@ class Whitening:
     noise: float
 
     @classmethod
-    def of(cls, family: Family, posterior: Distribution, draws: int) -> Whitening:
-        """Return that of the posteriors of a batch, from moments in closed form where there are any, else from draws.
+    def of(cls, q: Distribution, draws: int) -> Whitening:
+        """Return the whitening for the posteriors of a batch.
 
         Args:
-            family: says what is known in closed form.
-            posterior: batch shape ``(B,)``, event shape ``(D,)``.
-            draws: how many to take for estimates.
+            q: batch shape ``(B,)``, event shape ``(D,)``.
+            draws: the number of draws from which the moments are estimated if they are not known in closed form.
         """
-        if family.has_closed_form_moments:
-            loc, covariance = (value.cpu().double() for value in (posterior.mean, posterior.covariance_matrix))  # type: ignore[attr-defined]
+        known, matrix, dim = moments(q), covariance(q), q.event_shape[0]
+        if known is not None and matrix is not None:
+            loc, matrix = known[0].cpu().double(), matrix.cpu().double()
             shrinkage, noise = _CLOSED_FORM_SHRINKAGE, 0.0
         else:
-            dim = posterior.event_shape[0]
             count = max(draws, 4 * dim)
-            sample = posterior.sample(torch.Size([count])).cpu().double()
+            sample = q.sample(torch.Size([count])).cpu().double()
             loc = sample.mean(0)
-            covariance = torch.einsum("kbi,kbj->bij", sample - loc, sample - loc) / count
+            matrix = torch.einsum("kbi,kbj->bij", sample - loc, sample - loc) / count
             shrinkage, noise = dim / (dim + count), 1 / count
-        scale = covariance.diagonal(dim1=-2, dim2=-1).sqrt().clamp_min(1e-300)
-        correlation = covariance / scale.unsqueeze(-1) / scale.unsqueeze(-2)
-        identity = torch.eye(correlation.shape[-1], dtype=correlation.dtype)
-        # Any map serves that is the same for truth and draws: with a little of the identity it can always be solved.
+        scale = matrix.diagonal(dim1=-2, dim2=-1).sqrt().clamp_min(1e-300)
+        correlation = matrix / scale.unsqueeze(-1) / scale.unsqueeze(-2)
+        identity = torch.eye(dim, dtype=correlation.dtype)
+        # The tests are valid for any map that is the same for truth and draws; shrinkage makes it invertible.
         return cls(loc, scale, torch.linalg.cholesky((1 - shrinkage) * correlation + shrinkage * identity), noise)
 
     def squared_correlation(self) -> Tensor:
-        """Return estimates of the squares of the correlations, ``(B, D, D)``."""
+        """Return estimates of the squared correlations, ``(B, D, D)``."""
         return (self.factor @ self.factor.mT).square() - self.noise
 
     def __call__(self, vector: Tensor) -> Tensor:
@@ -76,24 +80,25 @@ class Whitening:
         return white.permute(2, 0, 1).reshape(vector.shape)
 
 
-def location_test(truth: npt.NDArray[np.float64], scores: npt.NDArray[np.float64]) -> Finding:
+def location_test(truth: npt.NDArray[np.float64], scores: npt.NDArray[np.float64]) -> CalibrationTest:
     """Test whether the posterior is in the right place, on average over the simulations.
 
     Args:
         truth: the whitened truth, ``(n, D)``.
-        scores: its ranks among the draws as normal scores, ``(n, D)``, which are exactly standard normal for an exact ``q``.
+        scores: its ranks among the draws as normal scores, ``(n, D)``; standard normal if ``q`` is exact.
 
     Returns:
-        The largest of the mean distances from the posterior mean, in standard deviations of the posterior.
+        Statistic: the largest mean distance from the posterior mean, in posterior standard deviations. Fault: ``"shifted"``.
     """
-
     simulations, dim = scores.shape
     z = scores.mean(axis=0) * math.sqrt(simulations)
     worst = int(np.abs(z).argmax())
     distance = truth[:, worst]
-    # The scores of a posterior too narrow vary more than those of an exact one: the word is for what is moved all the same.
-    word = "shifted" if abs(_in_errors(distance)) > _clear(dim) else "not calibrated"
-    return Finding(float(distance.mean()), min(1.0, 2 * dim * float(stats.norm.sf(abs(z[worst])))), word)
+    # If the posterior is too narrow, the scores vary more than the p-value assumes; the standard error of the truth decides
+    # whether there is a shift as well.
+    fault = "shifted" if abs(_z_statistic(distance)) > _critical_value(dim) else NOT_CALIBRATED
+    p_value = min(1.0, 2 * dim * float(stats.norm.sf(abs(z[worst]))))
+    return CalibrationTest("location", _QUANTITY, float(distance.mean()), p_value, fault)
 
 
 def spread_test(
@@ -101,20 +106,20 @@ def spread_test(
     scores: npt.NDArray[np.float64],
     norm_scores: npt.NDArray[np.float64],
     second_moment: npt.NDArray[np.float64],
-) -> Finding:
-    """Test whether the posterior is as wide as the truth is spread.
+) -> CalibrationTest:
+    """Test whether the posterior is as wide as the distribution of the truth around it.
 
     Args:
         truth: the whitened truth, ``(n, D)``.
-        scores: its ranks as normal scores, ``(n, D)``.
-        norm_scores: those of its norm, ``(n,)``.
-        second_moment: of the whitened draws, ``(D, D)``.
+        scores: its ranks among the draws as normal scores, ``(n, D)``.
+        norm_scores: the ranks of its norm as normal scores, ``(n,)``.
+        second_moment: that of the whitened draws, ``(D, D)``.
 
     Returns:
-        The standard deviation of the truth about its mean, in those of the posterior: one where it is right, above where the
-        posterior is too narrow. It is that of the coordinate which is farthest off, or of all of them if that is clearer.
+        Statistic: the standard deviation of the truth around its mean, relative to that of the posterior, for the coordinate
+        with the smallest p-value, or for all coordinates together if that p-value is smaller. Fault: ``"too narrow"`` if it is
+        above one, ``"too wide"`` if it is below one.
     """
-
     simulations, dim = scores.shape
     totals = np.square(scores - scores.mean(axis=0)).sum(axis=0)
     each = 2 * np.minimum(stats.chi2.cdf(totals, simulations - 1), stats.chi2.sf(totals, simulations - 1))
@@ -123,51 +128,50 @@ def spread_test(
     together = 2 * float(stats.norm.sf(abs(norm_scores.mean()) * math.sqrt(simulations)))
     ratios = np.square(truth - truth.mean(axis=0)) / second_moment.diagonal()
     ratio = ratios.mean(axis=1) if together < by_coordinate else ratios[:, worst]
-    # The tests see other things than the spread as well, if they are large: the word is for what is spread.
-    off = _in_errors(ratio - 1)
-    word = "not calibrated" if abs(off) < _clear(dim) else "too narrow" if off > 0 else "too wide"
-    return Finding(math.sqrt(ratio.mean()), min(1.0, 2 * by_coordinate, 2 * together), word)
-
-
-def _in_errors(values: npt.NDArray[np.float64]) -> float:
-    """Return the mean of numbers in units of its standard error."""
-    return float(values.mean() / max(values.std(ddof=1) / math.sqrt(len(values)), 1e-300))
-
-
-def _clear(dim: int) -> float:
-    """How many standard errors the farthest of ``dim`` means rarely is off by chance, once in a hundred times."""
-
-    return float(stats.norm.isf(0.005 / dim))
+    # Large faults of other kinds lower the p-values too, so the spread itself decides about the name of the fault.
+    z = _z_statistic(ratio - 1)
+    fault = NOT_CALIBRATED if abs(z) < _critical_value(dim) else "too narrow" if z > 0 else "too wide"
+    p_value = min(1.0, 2 * by_coordinate, 2 * together)
+    return CalibrationTest("spread", _QUANTITY, math.sqrt(ratio.mean()), p_value, fault)
 
 
 def correlation_test(
-    truth: npt.NDArray[np.float64], second_moment: npt.NDArray[np.float64], own: npt.NDArray[np.float64]
-) -> Finding:
-    """Test whether latents hang together as the posterior says.
+    truth: npt.NDArray[np.float64],
+    second_moment: npt.NDArray[np.float64],
+    squared_correlation: npt.NDArray[np.float64],
+) -> CalibrationTest:
+    """Test whether the latents are correlated as the posterior claims.
 
     Args:
         truth: the whitened truth, ``(n, D)``, ``D`` above one.
-        second_moment: of the whitened draws, ``(D, D)``.
-        own: the mean square of the correlations of the posteriors, ``(D, D)``, cleared of what estimating them adds.
+        second_moment: that of the whitened draws, ``(D, D)``.
+        squared_correlation: the mean squared correlations of the posteriors, ``(D, D)``.
 
     Returns:
-        The largest correlation that is left in the whitened truth.
+        Statistic: the largest correlation that remains in the whitened truth. Fault: ``"missing correlation"`` if the
+        posteriors are uncorrelated, else ``"wrong correlation"``.
     """
-
     simulations, dim = truth.shape
-    centred = truth - truth.mean(axis=0)
-    product = centred.T @ centred / simulations
-    variance = np.square(centred).T @ np.square(centred) / simulations - np.square(product)
+    centered = truth - truth.mean(axis=0)
+    product = centered.T @ centered / simulations
+    variance = np.square(centered).T @ np.square(centered) / simulations - np.square(product)
     difference = product - second_moment
     above = np.triu_indices(dim, 1)
     z = (difference / np.sqrt(np.maximum(variance, 1e-300) / (simulations - 1)))[above]
     worst = int(np.abs(z).argmax())
     p_value = min(1.0, 2 * len(z) * float(stats.t.sf(abs(z[worst]), simulations - 1)))
     scale = np.sqrt(product.diagonal())
-    left = (difference / scale[:, None] / scale)[above][worst]
-    blind = float(own[above].mean()) < _BLIND
-    return Finding(float(left), p_value, "blind to correlation" if blind else "wrong correlation")
+    remaining = (difference / scale[:, None] / scale)[above][worst]
+    missing = float(squared_correlation[above].mean()) < _UNCORRELATED
+    fault = "missing correlation" if missing else "wrong correlation"
+    return CalibrationTest("correlation", _QUANTITY, float(remaining), p_value, fault)
 
 
-_BLIND = 0.05**2
-"""The mean square of the correlations below which a posterior counts as one without any."""
+def _z_statistic(values: npt.NDArray[np.float64]) -> float:
+    """Return the mean in units of its standard error."""
+    return float(values.mean() / max(values.std(ddof=1) / math.sqrt(len(values)), 1e-300))
+
+
+def _critical_value(dim: int) -> float:
+    """Return what the largest of ``dim`` z-statistics exceeds, in absolute value, with a probability of at most 0.01."""
+    return float(stats.norm.isf(0.005 / dim))

@@ -1,77 +1,38 @@
-"""The result of a calibration."""
+"""The result of `calibrate`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from amortvi._util.lazy import pandas as pd
 from amortvi.diagnostics.calibration.coverage import area_to_curve, coverage_at
+from amortvi.diagnostics.calibration.verdicts import CALIBRATED, NOT_CALIBRATED, CalibrationTest
 from amortvi.errors import OptionError
 
-__all__ = ["CALIBRATED", "SIGNIFICANCE", "Calibration", "CalibrationTest", "corrected"]
+__all__ = ["Calibration"]
 
-SIGNIFICANCE = 0.05
-"""An exact posterior is called anything but calibrated with this probability, at most, over all tests together."""
+_NAMING_KINDS = ({"location", "spread", "correlation"}, {"marginal"})
+"""The kinds of tests whose verdicts name a fault of the posterior; the second are used if the first find none."""
 
-CALIBRATED = "calibrated"
-
-_TELLING = ({"location", "spread", "correlation"}, {"marginal"})
-"""Tests whose words name a fault of the posterior as a whole, and those that name one where the first are silent."""
-
-
-@dataclass(frozen=True)
-class CalibrationTest:
-    """One test of a posterior against simulated truth.
-
-    Args:
-        kind: what it looks at; see `calibrate`.
-        quantity: of which quantity.
-        statistic: how large the effect is; what it is depends on the kind.
-        p_value: how rarely an exact posterior gives one as large.
-        corrected: the p-value after the correction for all the tests (Holm, 1979).
-        verdict: ``"calibrated"`` where ``corrected`` is 0.05 or more, else what is wrong, in a word.
-    """
-
-    kind: str
-    quantity: str
-    statistic: float
-    p_value: float
-    corrected: float
-    verdict: str
-
-
-def corrected(tests: Sequence[CalibrationTest]) -> tuple[CalibrationTest, ...]:
-    """Correct p-values for the number of tests (Holm, 1979); whatever is not significant then is called calibrated.
-
-    Args:
-        tests: with the words for what is wrong as their verdicts.
-    """
-    order = sorted(range(len(tests)), key=lambda i: tests[i].p_value)
-    p_values, largest = [0.0] * len(tests), 0.0
-    for place, i in enumerate(order):
-        largest = max(largest, min(1.0, (len(tests) - place) * tests[i].p_value))
-        p_values[i] = largest
-    return tuple(
-        replace(test, corrected=p, verdict=test.verdict if p < SIGNIFICANCE else CALIBRATED)
-        for test, p in zip(tests, p_values, strict=True)
-    )
+_COLUMNS = ["kind", "quantity", "statistic", "p_value", "corrected", "verdict"]
 
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """How a posterior does on data simulated from the model, where the truth is known; see `calibrate`.
+    """How well a posterior is calibrated on data simulated from the model; see `calibrate`.
 
     Args:
-        draws: ``K``, posterior draws for each of the ``n`` simulations.
-        tests: all of them.
-        ranks: for each quantity its ranks among the draws, in (0, 1), ``(n,)``.
-        density_levels: the probability under ``q`` of the region of highest density on whose edge the truth lies, ``(n, 1)``.
-        reference_levels: that of balls around several random reference points (TARP), ``(n, references)``.
-        whitened: the truth in units of its posterior, ``(n, D)``: mean zero, spread one, no correlation if ``q`` is exact.
+        draws: ``K``, the number of posterior draws for each of the ``n`` simulations.
+        tests: all tests.
+        ranks: for each quantity the ranks of the truth among the draws, scaled to (0, 1), ``(n,)``.
+        density_levels: the probability under ``q`` of the highest-density region on whose boundary the truth lies,
+            ``(n, 1)``.
+        reference_levels: the same for balls around random reference points (TARP), ``(n, references)``.
+        whitened: the truth in units of its posterior, ``(n, D)``; mean 0, variance 1 and no correlation if ``q`` is exact.
     """
 
     draws: int
@@ -88,18 +49,18 @@ class Calibration:
 
     @property
     def is_calibrated(self) -> bool:
-        """Whether no test found a fault."""
+        """Whether no test finds a fault."""
         return all(test.verdict == CALIBRATED for test in self.tests)
 
     @property
     def faults(self) -> tuple[str, ...]:
-        """What is wrong with the posterior, in words; empty where no test found a fault."""
-        found = [test for test in self.tests if test.verdict not in (CALIBRATED, "not calibrated")]
-        for kinds in _TELLING:
-            words = dict.fromkeys(test.verdict for test in found if test.kind in kinds)
-            if words:
-                return tuple(words)
-        return () if self.is_calibrated else ("not calibrated",)
+        """The faults of the posterior; empty if no test finds one."""
+        for kinds in _NAMING_KINDS:
+            verdicts = [test.verdict for test in self.tests if test.kind in kinds]
+            named = dict.fromkeys(verdict for verdict in verdicts if verdict not in (CALIBRATED, NOT_CALIBRATED))
+            if named:
+                return tuple(named)
+        return () if self.is_calibrated else (NOT_CALIBRATED,)
 
     @property
     def verdict(self) -> str:
@@ -108,18 +69,19 @@ class Calibration:
 
     @property
     def area_to_curve(self) -> float:
-        """Of TARP, the mean area between coverage and diagonal above one half: below zero where ``q`` is overconfident."""
+        """The mean area between the TARP coverage and the diagonal above one half; negative if ``q`` is overconfident."""
         return area_to_curve(self.reference_levels)[0]
 
     def coverage(self, levels: Sequence[float] = (0.5, 0.8, 0.9, 0.95)) -> pd.DataFrame:
-        """Return how often regions of ``q`` hold the truth.
+        """Return how often regions of ``q`` contain the truth.
 
         Args:
-            levels: probabilities that the regions claim, strictly between 0 and 1.
+            levels: the probabilities that the regions claim, strictly between 0 and 1.
 
         Returns:
-            A row a level, with columns ``highest_density`` (Hermans et al., 2022), ``around_references`` (TARP, the mean over
-            the reference points) and ``standard_error``, that of the first if ``q`` is exact; that of the second is smaller.
+            One row per level. Columns: ``highest_density`` (Hermans et al., 2022); ``around_references`` (TARP, averaged over
+            the reference points); and ``standard_error``, that of the first column if ``q`` is exact. The standard error of
+            the second column is smaller.
 
         Raises:
             OptionError: a level is not strictly between 0 and 1.
@@ -128,23 +90,23 @@ class Calibration:
         if claimed.ndim != 1 or not claimed.size or not bool(((claimed > 0) & (claimed < 1)).all()):
             raise OptionError(f"levels must be probabilities strictly between 0 and 1; got {levels!r}.")
         highest, error = coverage_at(self.density_levels[:, 0], claimed)
-        around = np.mean([coverage_at(levels, claimed)[0] for levels in self.reference_levels.T], axis=0)
+        around = np.mean([coverage_at(family, claimed)[0] for family in self.reference_levels.T], axis=0)
         columns = {"highest_density": highest, "around_references": around, "standard_error": error}
         return pd.DataFrame(columns, index=pd.Index(claimed, name="level"))
 
     def to_frame(self) -> pd.DataFrame:
-        """Return the tests, a row each: kind, quantity, statistic, p-value, corrected p-value, verdict."""
-        return pd.DataFrame([vars(test) for test in self.tests])
+        """Return one row per test: kind, quantity, statistic, p-value, corrected p-value, verdict."""
+        return pd.DataFrame([vars(test) for test in self.tests], columns=_COLUMNS)
 
     def __repr__(self) -> str:
         return f"Calibration({self.verdict!r}, {self.simulations} simulations, {self.draws} draws, {len(self.tests)} tests)"
 
     def __str__(self) -> str:
         lines = [
-            f"{self.verdict} ({self.simulations} simulations, {self.draws} draws of each, {len(self.tests)} tests)"
+            f"{self.verdict} ({self.simulations} simulations with {self.draws} draws each, {len(self.tests)} tests)"
         ]
         for test in self.tests:
             if test.verdict != CALIBRATED:
-                p = f"p = {test.corrected:.2g} corrected"
-                lines.append(f"  {test.kind} of {test.quantity}: {test.verdict} ({test.statistic:.3g}, {p})")
+                details = f"{test.statistic:.3g}, corrected p = {test.corrected:.2g}"
+                lines.append(f"  {test.kind} of {test.quantity}: {test.verdict} ({details})")
         return "\n".join(lines)

@@ -1,13 +1,12 @@
-r"""Whether the optimizer was done, read from the history of a fit.
+r"""Whether the optimizer has converged, judged from the history of a fit.
 
-From the gain of the last tenth of the epochs, ``g``, one can tell what *as many epochs again* would bring at most: a bound
-that still rises like the logarithm of the epochs, which is slower than optimizers usually are, gains the same from each doubling,
-:math:`10 \log 2 \cdot g \approx 7 g`. That is the ``gain`` here. The fit has converged if the gain is not above the tolerance by
-more than its standard error explains, and if that is small enough to tell.
+The slope of the bound over the last epochs limits what doubling the number of epochs can gain. A bound that rises like the
+logarithm of the epochs, which is slower than optimizers usually converge, gains the same from each doubling: with slope
+:math:`s` after :math:`n` epochs, :math:`n s \log 2`. This is the ``gain``. The fit has converged if the gain does not exceed
+the tolerance by more than its 95% interval explains, and if that interval is narrow enough to be informative.
 
-The validation ELBO is looked at where there is one, for two reasons: it is computed with the same draws after each epoch, so it
-scatters less; and a training ELBO that rises on while the validation ELBO does not is not the optimizer's to finish, but
-overfitting.
+The validation ELBO is judged if there is one, for two reasons. It is computed with the same draws after each epoch, so it is
+less noisy; and if the training ELBO rises while the validation ELBO does not, the problem is overfitting, not the optimizer.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ import numpy as np
 
 from amortvi._util.checks import positive_float
 from amortvi._util.lazy import pandas as pd
-from amortvi.diagnostics.convergence.trend import FEWEST_EPOCHS, Numbers, Trend, fit_trend, window_of
+from amortvi.diagnostics.convergence.trend import FEWEST_EPOCHS, Series, Trend, fit_trend, window_of
 from amortvi.errors import NotFittedError
 from amortvi.inference import AmortizedVI
 
@@ -27,28 +26,28 @@ __all__ = ["Convergence", "State", "convergence", "read_history"]
 
 State: TypeAlias = Literal["converged", "rising", "falling", "overfitting", "too few epochs", "too much scatter"]
 
-_RELATIVE = 1e-4
-"""The part of the bound's size that the tolerance is at least: more digits no optimizer gets in single precision."""
-_TELLING = 10
-"""How many times the tolerance the margin of a gain may be for it to tell something."""
-_QUIET = 0.05
-"""Where the learning rate is below this part of its largest, a flat bound says that the steps are small, perhaps no more."""
+_RELATIVE_TOLERANCE = 1e-4
+"""The smallest tolerance, relative to the bound: the precision that optimizers reach in single precision."""
+_WIDEST_MARGIN = 10
+"""The widest margin of the gain that is still informative, in multiples of the tolerance."""
+_SMALL_LEARNING_RATE = 0.05
+"""Below this fraction of the largest learning rate, a flat bound may only mean that the steps are small."""
 
 
 @dataclass(frozen=True)
 class Convergence:
-    """Whether a fit had converged.
+    """Whether a fit has converged.
 
     Args:
-        state: what the bound does. ``"overfitting"`` is a validation bound that falls while the training bound rises.
-        epochs: how many there were.
+        state: the trend in one word; ``"overfitting"`` means that the validation bound falls while the training bound rises.
+        epochs: the number of epochs.
         training: the trend of the training bound; ``None`` after too few epochs.
-        validation: the trend of the validation bound; ``None`` where there is none, or after too few epochs.
-        tolerance: the gain, in nats an observation, that is not worth as many epochs again.
-        overfitting: by how much the training bound is above the validation bound in the last epochs; ``None`` without
-            validation data. Other observations alone make a difference of either sign.
+        validation: the trend of the validation bound; ``None`` without one, or after too few epochs.
+        tolerance: the gain, in nats per observation, that does not justify doubling the epochs.
+        overfitting: the training bound minus the validation bound, averaged over the last epochs; ``None`` without validation
+            data. It need not be zero without overfitting, since the observations differ.
         best_epoch: the epoch with the best validation bound (training bound, without validation data).
-        learning_rate: the last one, as a part of the largest.
+        learning_rate: the last learning rate, as a fraction of the largest.
     """
 
     state: State
@@ -62,44 +61,46 @@ class Convergence:
 
     @property
     def converged(self) -> bool:
-        """Whether the optimizer was done, as far as the history tells."""
+        """Whether the state is ``"converged"``."""
         return self.state == "converged"
 
     @property
     def trend(self) -> Trend | None:
-        """The trend that was judged: of the validation bound where there is one."""
+        """The trend that was judged: that of the validation bound, if there is one."""
         return self.validation or self.training
 
     @property
     def reason(self) -> str:
-        """Why, in words."""
+        """The reason for the state, as one sentence or two."""
         trend = self.trend
         if trend is None:
-            return f"{self.epochs} epochs are too few to tell: {FEWEST_EPOCHS} are needed."
+            return f"{self.epochs} epochs are too few to estimate a trend; at least {FEWEST_EPOCHS} are needed."
         name = "training" if self.validation is None else "validation"
         change = (
-            f"by {trend.rise:.2g} nats an observation over the last {trend.window} epochs (as many epochs again as there were "
-            f"may bring {trend.gain:.2g} ± {trend.gain_margin:.1g})"
+            f"by {trend.rise:.2g} nats per observation over the last {trend.window} epochs (doubling the epochs may gain "
+            f"{trend.gain:.2g} ± {trend.gain_margin:.1g})"
         )
         if self.state == "rising":
             return f"the {name} ELBO is still rising, {change}."
         if self.state == "falling":
             return (
-                f"the {name} ELBO is falling, {change}: a smaller lr may help, unless a weight of the KL still rises."
+                f"the {name} ELBO is falling, {change}; try a smaller lr, unless the weight of the KL is still rising."
             )
         if self.state == "overfitting":
             return (
-                f"the validation ELBO is falling, {change}, while the training ELBO rises: it overfits. It was best at epoch "
-                f"{self.best_epoch}, where patience= stops."
+                f"the validation ELBO is falling, {change}, while the training ELBO is rising: the fit overfits. The best "
+                f"validation ELBO was that of epoch {self.best_epoch}; patience= stops there."
             )
         if self.state == "too much scatter":
-            return f"the {name} ELBO scatters too much to tell; it rose {change}."
-        quiet = self.learning_rate < _QUIET
-        caution = f" But the learning rate had come down to {self.learning_rate:.2g} of its largest, which flattens any curve."
-        return f"the {name} ELBO has levelled off; it rose {change}.{caution if quiet else ''}"
+            return f"the {name} ELBO is too noisy to judge; it rose {change}."
+        small = self.learning_rate < _SMALL_LEARNING_RATE
+        caution = (
+            f" But the learning rate had dropped to {self.learning_rate:.2g} of its largest, which flattens any curve."
+        )
+        return f"the {name} ELBO has leveled off; it rose {change}.{caution if small else ''}"
 
     def to_frame(self) -> pd.DataFrame:
-        """Return a row for each bound: its trend, in nats an observation."""
+        """Return the trend of each bound, one row per bound, in nats per observation."""
         found = {"training": self.training, "validation": self.validation}
         rows = {name: trend for name, trend in found.items() if trend is not None}
         columns = ["level", "rise", "gain", "gain_margin", "window"]
@@ -107,26 +108,26 @@ class Convergence:
         return pd.DataFrame(data, index=pd.Index(rows, name="bound"), columns=columns)
 
     def __str__(self) -> str:
-        gap = "" if self.overfitting is None else f" Training less validation ELBO: {self.overfitting:.3g} nats."
+        gap = "" if self.overfitting is None else f" Training minus validation ELBO: {self.overfitting:.3g} nats."
         return f"{'Converged' if self.converged else 'Not converged'} after {self.epochs} epochs: {self.reason}{gap}"
 
 
 def convergence(vi: AmortizedVI, *, tolerance: float = 0.1) -> Convergence:
-    """Say whether the fit was run to its end.
+    """Judge from `AmortizedVI.history` whether the optimizer has converged.
 
-    It goes by `AmortizedVI.history` alone, all calls of `fit` together. A learning rate that came down to nothing flattens any
-    curve, which is said. Where training followed something else than the bound (a weight of the KL, free bits), the bound may
-    fall for good reasons; a weight that rises must be at its end before the last fifth of the epochs. After early stopping the
-    parameters are those of ``best_epoch``.
+    The history covers all calls of `fit`. A learning rate that decays to zero flattens any curve; `Convergence.reason` says
+    so. If the objective is not the plain bound (KL weights, free bits), the bound may fall for good reasons; a KL weight that
+    rises should be constant over the last fifth of the epochs. After early stopping, the parameters are those of
+    ``best_epoch``.
 
     Args:
         vi: a fitted estimator.
-        tolerance: the gain from as many epochs again, in nats an observation, that is not worth them; at least a
-            ten-thousandth of the bound's size is allowed.
+        tolerance: the gain, in nats per observation, that does not justify doubling the epochs; at least a ten-thousandth of
+            the bound is used.
 
     Raises:
-        NotFittedError: there is no epoch yet.
-        OptionError: ``tolerance`` is not a number above zero.
+        NotFittedError: no epoch has been trained.
+        OptionError: ``tolerance`` is not a finite positive number.
 
     References:
         Theil, 1950, "A rank-invariant method of linear and polynomial regression analysis"; Sen, 1968, "Estimates of the
@@ -137,38 +138,39 @@ def convergence(vi: AmortizedVI, *, tolerance: float = 0.1) -> Convergence:
         >>> model = avi.models.LinearGaussian(torch.ones(3, 1), scale=1.0)
         >>> x = model.simulate(200, seed=0)
         >>> vi = avi.AmortizedVI(model, avi.encoders.MLP(3, []), freeze_model=True)
-        >>> avi.convergence(vi.fit(x, epochs=25, lr=1e-3, seed=0, progress=False)).state
+        >>> avi.convergence(vi.fit(x, epochs=25, lr=0.01, seed=0, progress=False)).state
         'rising'
         >>> avi.convergence(vi.fit(x, epochs=200, lr=0.02, seed=0, progress=False)).state
         'converged'
     """
-    allowed, history = positive_float("tolerance", tolerance), vi.history
+    tolerance, history = positive_float("tolerance", tolerance), vi.history
     if history.empty:
-        raise NotFittedError("there is no epoch to read yet: call fit first.")
-    return read_history(history, allowed)
+        raise NotFittedError("there is no epoch to judge yet: call fit first.")
+    return read_history(history, tolerance)
 
 
 def read_history(history: pd.DataFrame, tolerance: float) -> Convergence:
-    """Judge a history, as `AmortizedVI.history` is.
+    """Judge a history.
 
     Args:
-        history: a row an epoch, with ``elbo``, ``learning_rate`` and perhaps ``validation_elbo``.
-        tolerance: the gain from as many epochs again that is not worth them.
+        history: one row per epoch, with columns ``elbo``, ``learning_rate`` and optionally ``validation_elbo``, as in
+            `AmortizedVI.history`.
+        tolerance: the gain, in nats per observation, that does not justify doubling the epochs.
     """
     training = history["elbo"].to_numpy(dtype=float)
     validation = history["validation_elbo"].to_numpy(dtype=float) if "validation_elbo" in history else np.empty(0)
-    validation = _unbroken(validation)
+    validation = _after_last_missing(validation)
     rates = history["learning_rate"].to_numpy(dtype=float)
-    trained, validated = fit_trend(training, len(history)), fit_trend(validation, len(history))
-    judged = validated or trained
-    allowed = max(tolerance, _RELATIVE * abs(judged.level)) if judged else tolerance
+    training_trend, validation_trend = fit_trend(training, len(history)), fit_trend(validation, len(history))
+    judged = validation_trend or training_trend
+    allowed = max(tolerance, _RELATIVE_TOLERANCE * abs(judged.level)) if judged else tolerance
     window = min(window_of(len(history)), len(validation))
     best = validation if validation.size else training
     return Convergence(
-        state=_state(trained, validated, allowed),
+        state=_state(training_trend, validation_trend, allowed),
         epochs=len(history),
-        training=trained,
-        validation=validated,
+        training=training_trend,
+        validation=validation_trend,
         tolerance=allowed,
         overfitting=float(np.mean(training[-window:]) - np.mean(validation[-window:])) if window else None,
         best_epoch=int(history.index[len(history) - len(best) + int(np.argmax(best))]),
@@ -176,8 +178,8 @@ def read_history(history: pd.DataFrame, tolerance: float) -> Convergence:
     )
 
 
-def _unbroken(values: Numbers) -> Numbers:
-    """Return the values after the last one that is missing: a fit without validation data may have come before."""
+def _after_last_missing(values: Series) -> Series:
+    """Return the values after the last missing one: an earlier call of `fit` may have had no validation data."""
     missing = np.flatnonzero(~np.isfinite(values))
     return values[missing[-1] + 1 :] if missing.size else values
 
@@ -189,6 +191,6 @@ def _state(training: Trend | None, validation: Trend | None, tolerance: float) -
     if trend.gain - trend.gain_margin > tolerance:
         return "rising"
     if trend.gain + trend.gain_margin < -tolerance:
-        rises = validation is not None and training is not None and training.slope > 0
-        return "overfitting" if rises else "falling"
-    return "too much scatter" if trend.gain_margin > _TELLING * tolerance else "converged"
+        training_rises = validation is not None and training is not None and training.slope > 0
+        return "overfitting" if training_rises else "falling"
+    return "too much scatter" if trend.gain_margin > _WIDEST_MARGIN * tolerance else "converged"

@@ -1,7 +1,7 @@
-"""Whose fault is it: the family's, the encoder's or the optimizer's?
+"""What limits a fit: its family, its encoder or its optimizer.
 
-The gaps tell what is lost to the family and what to the encoder. An encoder that was not trained to the end loses as one
-does that is too weak; the history tells these two apart.
+The gaps say how much is lost to the family and how much to the encoder. An encoder that was not trained long enough loses as
+much as one that is too weak; the history of the fit distinguishes the two.
 """
 
 from __future__ import annotations
@@ -13,25 +13,42 @@ from amortvi.diagnostics.convergence.convergence import Convergence, convergence
 from amortvi.diagnostics.gaps.gaps import Gaps, gaps
 from amortvi.inference import AmortizedVI
 
-__all__ = ["Diagnosis", "Fault", "diagnose"]
+__all__ = ["Diagnosis", "Fault", "Loss", "diagnose"]
 
-Fault: TypeAlias = Literal["fine", "family", "encoder", "optimizer", "do not trust"]
+Fault: TypeAlias = Literal["ok", "family", "encoder", "optimizer", "unreliable"]
 
-_MOST = 0.5
+_MOST_UNRELIABLE = 0.5
+"""The largest fraction of unreliable observations with which a fit can be judged."""
+_DECAYED = 0.5
+"""A learning rate above this fraction of its largest keeps the encoder oscillating around its optimum."""
 
 
-_FALLEN = 0.5
-"""A learning rate that never came below this part of its largest still shakes the encoder about its best."""
+@dataclass(frozen=True)
+class Loss:
+    """Mean gaps over the reliable observations, in nats per observation; NaN if there are none.
+
+    Args:
+        family: the approximation gap.
+        encoder: the amortization gap.
+        total: the inference gap.
+        standard_error: the Monte Carlo standard error of `total`. It does not include the variation between observations, since
+            the diagnosis is about these observations.
+    """
+
+    family: float
+    encoder: float
+    total: float
+    standard_error: float
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What is wrong with a fit, if anything.
+    """What limits a fit, if anything.
 
     Args:
-        gaps: of the observations that were looked at.
-        convergence: of the fit.
-        frozen: whether the model was held fixed, so that no more can be gained than is lost.
+        gaps: the gaps of some observations.
+        convergence: whether the fit has converged.
+        frozen: whether the model was frozen, so that training can gain no more than the inference gap.
     """
 
     gaps: Gaps
@@ -40,32 +57,39 @@ class Diagnosis:
 
     @property
     def loss(self) -> Loss:
-        """The mean loss of the observations whose evidence is known."""
-        return Loss.of(self.gaps)
+        """The mean gaps over the reliable observations."""
+        found, reliable = self.gaps, self.gaps.reliable
+        return Loss(
+            family=float(found.approximation[reliable].mean()),
+            encoder=float(found.amortization[reliable].mean()),
+            total=float(found.inference[reliable].mean()),
+            standard_error=float(found.inference_se[reliable].square().sum().sqrt()) / max(1, int(reliable.sum())),
+        )
 
     @property
     def gain(self) -> float:
-        """What as many epochs again may bring in nats an observation, where the bound was still rising, else zero."""
+        """What doubling the epochs may gain, in nats per observation, if the bound is still rising; otherwise zero."""
         trend = self.convergence.trend
         if self.convergence.state != "rising" or trend is None:
             return 0.0
-        return min(trend.gain, max(self.loss.whole, 0.0)) if self.frozen else trend.gain
+        return min(trend.gain, max(self.loss.total, 0.0)) if self.frozen else trend.gain
 
     @property
     def fault(self) -> Fault:
-        """``"fine"``, ``"family"``, ``"encoder"``, ``"optimizer"`` or ``"do not trust"``, of the observations as a whole.
+        """What limits the fit as a whole: ``"ok"``, ``"family"``, ``"encoder"``, ``"optimizer"`` or ``"unreliable"``.
 
-        * Not to be trusted: the evidence of most observations has weights too heavy-tailed to be known.
-        * Fine: no more is lost than the tolerance, two Monte Carlo standard errors allowed for, and no more is to be gained.
-        * The optimizer: the bound was still rising, by more than was lost to the family; or the encoder loses most, and the
-          history does not say that it had come to rest.
-        * The larger of the mean gaps otherwise.
+        * ``"unreliable"``: the evidence of most observations cannot be estimated reliably.
+        * ``"ok"``: the mean inference gap exceeds the tolerance by at most two Monte Carlo standard errors, and training longer
+          would not gain more than the tolerance.
+        * ``"optimizer"``: the bound is still rising, and training longer may gain more than the family loses; or the encoder
+          loses most, and the history does not show that it has converged.
+        * ``"family"`` or ``"encoder"`` otherwise, whichever loses more.
         """
         found, loss = self.gaps, self.loss
-        if int((~found.trusted).sum()) > _MOST * len(found.trusted):
-            return "do not trust"
-        if loss.whole <= found.tolerance + 2 * loss.error and self.gain <= found.tolerance:
-            return "fine"
+        if int((~found.reliable).sum()) > _MOST_UNRELIABLE * len(found.reliable):
+            return "unreliable"
+        if loss.total <= found.tolerance + 2 * loss.standard_error and self.gain <= found.tolerance:
+            return "ok"
         if self.gain > max(loss.family, found.tolerance):
             return "optimizer"
         if loss.family >= loss.encoder:
@@ -74,44 +98,40 @@ class Diagnosis:
 
     @property
     def statement(self) -> str:
-        """The fault in a sentence or two, with what can be done."""
+        """The fault in a sentence or two, with advice."""
         found, fault, loss = self.gaps, self.fault, self.loss
-        count, unknown = len(found.trusted), int((~found.trusted).sum())
-        if fault == "do not trust":
+        count, unknown = len(found.reliable), int((~found.reliable).sum())
+        if fault == "unreliable":
             return (
-                f"the evidence of {unknown} of {count} observations cannot be known from these weights: k-hat is above its "
-                f"threshold, for refined posteriors too. Compare with annealed_evidence or with reference (NUTS)."
+                f"the evidence of {unknown} of {count} observations cannot be estimated reliably: k-hat is above its threshold "
+                f"even for refined posteriors. Compare with annealed_evidence or with reference (NUTS)."
             )
-        parts = f"{loss.family:.2f} to the family and {loss.encoder:.2f} to the encoder"
-        lost = f"{loss.whole:.2f} nats an observation are lost, {parts}"
         advice = {
-            "fine": f"within the tolerance of {found.tolerance:g} nats or two standard errors.",
-            "family": f"a richer one than {found.family!r} would gain most.",
-            "encoder": self._advice_on_the_encoder(),
-            "optimizer": f"{self.convergence.reason} {self._advice_on_the_optimizer()}",
+            "ok": f"this is within the tolerance of {found.tolerance:g} nats or two standard errors.",
+            "family": f"a more expressive family than {found.family!r} would gain most.",
+            "encoder": self._encoder_advice(),
+            "optimizer": f"{self.convergence.reason} {self._optimizer_advice()}",
         }
-        left_out = f" {unknown} of {count} observations could not be judged." if unknown else ""
-        return f"{lost}; {advice[fault]}{left_out}"
+        skipped = f" {unknown} of {count} observations could not be judged." if unknown else ""
+        return (
+            f"{loss.total:.2f} nats per observation are lost, {loss.family:.2f} to the family and {loss.encoder:.2f} to the "
+            f"encoder; {advice[fault]}{skipped}"
+        )
 
-    def _advice_on_the_encoder(self) -> str:
+    def _encoder_advice(self) -> str:
         if self.convergence.state == "overfitting":
             return (
-                f"{self.convergence.reason} More data or a smaller encoder would gain most; vi.refine makes up for it."
+                f"{self.convergence.reason} More data or a smaller encoder would gain most; vi.refine closes the gap."
             )
-        rate = (
-            " The learning rate was never lowered: let it fall first, since at one that stays an encoder shakes about its best."
-            if self.convergence.learning_rate > _FALLEN
-            else ""
-        )
-        return (
-            "a larger encoder, or one that sees more of the observation, or more data would gain most; vi.refine makes up for "
-            f"it.{rate}"
-        )
+        advice = "a larger encoder, richer encoder inputs or more data would gain most; vi.refine closes the gap."
+        if self.convergence.learning_rate <= _DECAYED:
+            return advice
+        return f"{advice} The learning rate was never lowered; decay it first, since at a constant rate the encoder oscillates."
 
-    def _advice_on_the_optimizer(self) -> str:
+    def _optimizer_advice(self) -> str:
         if self.convergence.state in ("rising", "too few epochs"):
-            return "More epochs or a larger learning rate come first."
-        return "A smaller learning rate, or one that falls, comes first."
+            return "First train for more epochs or with a larger learning rate."
+        return "First train with a smaller learning rate, or with one that decays."
 
     def __str__(self) -> str:
         return f"{self.fault}: {self.statement}"
@@ -119,47 +139,20 @@ class Diagnosis:
     __repr__ = __str__
 
 
-@dataclass(frozen=True)
-class Loss:
-    """Mean losses in nats an observation, over those whose evidence is known.
-
-    Args:
-        family: the approximation gap.
-        encoder: the amortization gap.
-        whole: the inference gap.
-        error: its Monte Carlo standard error; what observations differ by is no error, since these are the ones asked about.
-    """
-
-    family: float
-    encoder: float
-    whole: float
-    error: float
-
-    @classmethod
-    def of(cls, gaps: Gaps) -> Loss:
-        """Return the mean losses; NaN where no evidence is known."""
-        known = gaps.trusted
-        return cls(
-            family=float(gaps.approximation[known].mean()),
-            encoder=float(gaps.amortization[known].mean()),
-            whole=float(gaps.inference[known].mean()),
-            error=float(gaps.inference_se[known].square().sum().sqrt()) / max(1, int(known.sum())),
-        )
-
-
 def diagnose(vi: AmortizedVI, x: Any, *, draws: int = 1000, tolerance: float = 0.1, seed: int = 0) -> Diagnosis:
-    """Say what is wrong with a fit: its posterior family, its encoder, its optimizer, or nothing.
+    """Find what limits a fit: its posterior family, its encoder, its optimizer, or nothing.
 
     Args:
-        vi: a fitted estimator.
-        x: observations, as for `AmortizedVI.fit`; held-out ones tell what new data will lose.
-        draws: for each bound and for the evidence, at least 21.
-        tolerance: in nats an observation; a loss up to this is fine, and so is a gain that training was not run for.
-        seed: of all draws; the caller's random state stays as it was.
+        vi: a fitted estimator, whose family can be refined.
+        x: observations, as for `AmortizedVI.fit`; held-out ones show what is lost on new data.
+        draws: draws for each bound and for the evidence, at least 21.
+        tolerance: in nats per observation; a loss up to this is ok, and so is a gain that more training would bring.
+        seed: the seed of all draws; the caller's random state is left untouched.
 
     Raises:
-        NotFittedError: the guide has not seen data yet.
+        NotFittedError: no data have been seen, or no epoch has been trained.
         DataError: the observations cannot be used.
+        FamilyError: the family cannot be refined.
         OptionError: an option is out of range.
 
     Example:
@@ -170,5 +163,5 @@ def diagnose(vi: AmortizedVI, x: Any, *, draws: int = 1000, tolerance: float = 0
         >>> avi.diagnose(vi, x).fault
         'family'
     """
-    found = gaps(vi, x, draws=draws, tolerance=tolerance, seed=seed)
-    return Diagnosis(found, convergence(vi, tolerance=tolerance), vi.freeze_model)
+    converged = convergence(vi, tolerance=tolerance)  # cheap, and refuses an estimator that was not trained
+    return Diagnosis(gaps(vi, x, draws=draws, tolerance=tolerance, seed=seed), converged, vi.freeze_model)

@@ -1,4 +1,4 @@
-r"""Where the nats go that separate the ELBO of an amortized posterior from the evidence (Cremer, Li and Duvenaud, 2018).
+r"""The inference gap of each observation, split between family and encoder (Cremer, Li and Duvenaud, 2018).
 
 With :math:`q^*` the best posterior of the same family for one observation,
 
@@ -8,8 +8,9 @@ With :math:`q^*` the best posterior of the same family for one observation,
       = \underbrace{\log p(x) - L[q^*]}_{\text{approximation gap: the family}}
       + \underbrace{L[q^*] - L[q]}_{\text{amortization gap: the encoder}} .
 
-:math:`q^*` is found by refinement, and the evidence by importance sampling from the refined posterior of the family that comes
-closest, in a defensive mixture (see `amortvi.diagnostics.gaps.defensive`); it is known as far as those weights can be trusted.
+:math:`q^*` is found by refinement. The evidence is estimated by importance sampling, with a defensive mixture around the
+refined posterior of the best family as proposal (see `amortvi.diagnostics.gaps.defensive`). K-hat says for which observations
+the estimate is reliable.
 """
 
 from __future__ import annotations
@@ -26,31 +27,31 @@ from amortvi._util.lazy import pandas as pd
 from amortvi.diagnostics.evidence.evidence import Evidence, evidence
 from amortvi.diagnostics.gaps.defensive import defensive
 from amortvi.errors import OptionError
-from amortvi.families import FamilyChoice, family_label
-from amortvi.families import resolve as resolve_family
+from amortvi.families import FamilyChoice, family_label, require_parametric, resolve_family
 from amortvi.inference import AmortizedVI
 
 __all__ = ["FEWEST_DRAWS", "Gaps", "Verdict", "gaps"]
 
-Verdict: TypeAlias = Literal["fine", "family", "encoder", "do not trust"]
+Verdict: TypeAlias = Literal["ok", "family", "encoder", "unreliable"]
 
 FEWEST_DRAWS = 21
-_CLOSER = 0.01
-
-VERDICTS: tuple[Verdict, ...] = ("fine", "family", "encoder", "do not trust")
+"""The fewest draws from which k-hat can be estimated."""
+_VERDICTS: tuple[Verdict, ...] = ("ok", "family", "encoder", "unreliable")
+_REFINE_TOLERANCE = 0.01
+"""The tolerance of the refinements relative to that of a verdict, so that their error does not affect it."""
 
 
 @dataclass(frozen=True)
 class Gaps:
-    """What the posterior of each of ``N`` observations loses, and to what; all in nats.
+    """The gaps between evidence and ELBO for each of ``N`` observations, in nats.
 
     Args:
-        family: the label of the posterior's own family.
-        amortized: bounds, k-hat and effective sample size of the amortized posterior.
-        refined: the same of the refined posterior of each family, by label; the own one among them.
-        proposed: the evidence, from the refined posterior that comes closest, with a part of the draws from heavier tails.
-        tolerance: how much may be lost and still be fine.
-        index: the user's labels of the observations, where there are any.
+        family: the label of the family of the posterior.
+        amortized: ELBO, k-hat and effective sample size of the amortized posterior.
+        refined: the same for the refined posterior of each family, its own included, by label.
+        proposed: the evidence, estimated with a defensive mixture around the best refined posterior.
+        tolerance: the largest inference gap that is ok.
+        index: the user's labels of the observations, if any.
     """
 
     family: str
@@ -67,22 +68,22 @@ class Gaps:
 
     @property
     def evidence_se(self) -> Tensor:
-        """Its Monte Carlo standard error, ``(N,)``."""
+        """The Monte Carlo standard error of `evidence`, ``(N,)``."""
         return self.proposed.standard_error
 
     @property
     def approximation(self) -> Tensor:
-        """What the family loses, ``(N,)``: the evidence less the ELBO of its refined posterior."""
+        """The approximation gap, ``(N,)``: the evidence minus the ELBO of the refined posterior of the same family."""
         return self.evidence - self.refined[self.family].elbo
 
     @property
     def amortization(self) -> Tensor:
-        """What the encoder loses, ``(N,)``: the ELBO of the refined posterior less that of the amortized one."""
+        """The amortization gap, ``(N,)``: the ELBO of the refined posterior minus that of the amortized one."""
         return self.refined[self.family].elbo - self.amortized.elbo
 
     @property
     def inference(self) -> Tensor:
-        """What is lost in all, ``(N,)``: the evidence less the ELBO of the amortized posterior."""
+        """The inference gap, ``(N,)``: the evidence minus the ELBO of the amortized posterior."""
         return self.evidence - self.amortized.elbo
 
     @property
@@ -91,24 +92,24 @@ class Gaps:
         return (self.evidence_se.square() + self.amortized.elbo_se.square()).sqrt()
 
     @property
-    def trusted(self) -> Tensor:
-        """Whether the evidence is known, ``(N,)``: the weights that it comes from are not too heavy-tailed."""
+    def reliable(self) -> Tensor:
+        """Whether the estimate of the evidence is finite and reliable, ``(N,)``; see `Evidence.reliable`."""
         return self.proposed.reliable & torch.isfinite(self.inference)
 
     @property
     def verdict(self) -> list[Verdict]:
-        """For each observation ``"fine"``, ``"family"``, ``"encoder"`` or ``"do not trust"``.
+        """The verdict for each observation: ``"ok"``, ``"family"``, ``"encoder"`` or ``"unreliable"``.
 
-        Not to be trusted is an evidence whose weights are too heavy-tailed (k-hat above its threshold). Fine is a loss within
-        the tolerance, two standard errors allowed for. Otherwise the larger of the two gaps names the fault.
+        It is ``"unreliable"`` if the estimate of the evidence is (k-hat is above its threshold), and ``"ok"`` if the inference
+        gap exceeds the tolerance by at most two standard errors. Otherwise the larger of the other two gaps decides.
         """
-        fine = self.inference <= self.tolerance + 2 * self.inference_se
-        of_family = self.approximation >= self.amortization
-        code = torch.where(fine, 0, torch.where(of_family, 1, 2))
-        return [VERDICTS[i] for i in torch.where(self.trusted, code, 3).tolist()]
+        ok = self.inference <= self.tolerance + 2 * self.inference_se
+        larger = torch.where(self.approximation >= self.amortization, 1, 2)
+        code = torch.where(self.reliable, torch.where(ok, 0, larger), 3)
+        return [_VERDICTS[i] for i in code.tolist()]
 
     def to_frame(self) -> pd.DataFrame:
-        """Return a row an observation, all in nats but ``k_hat`` and ``ess``, which are of the amortized posterior."""
+        """Return one row per observation, in nats except ``k_hat`` and ``ess``, which are those of the amortized posterior."""
         columns: dict[str, Any] = {
             "evidence": self.evidence,
             "evidence_se": self.evidence_se,
@@ -126,28 +127,27 @@ class Gaps:
         return pd.DataFrame({**arrays, "verdict": self.verdict}, index=self.index)
 
     def summary(self) -> pd.DataFrame:
-        """Return the means over the observations whose evidence is known, with their standard errors, a row a quantity, in nats.
+        """Return the mean of each quantity over the reliable observations, in nats, one row per quantity.
 
-        ``count`` is how many these are; the evidence of the others tends to be too low, and the family's loss with it.
+        Columns are ``mean``, ``se`` (its standard error) and ``count``, the number of reliable observations. For the others the
+        evidence is usually underestimated, and the approximation gap with it.
         """
-        values = self.to_frame().drop(columns=["verdict", "evidence_se", "k_hat", "ess"])[self.trusted.numpy()]
+        values = self.to_frame().drop(columns=["verdict", "evidence_se", "k_hat", "ess"])[self.reliable.numpy()]
         return pd.DataFrame({"mean": values.mean(), "se": values.sem(), "count": len(values)})
 
     def verdicts(self) -> dict[Verdict, int]:
-        """Return how many observations got each verdict."""
+        """Return the number of observations with each verdict."""
         found = self.verdict
-        return {verdict: found.count(verdict) for verdict in VERDICTS}
+        return {verdict: found.count(verdict) for verdict in _VERDICTS}
 
     def __str__(self) -> str:
         counts = ", ".join(f"{verdict}: {count}" for verdict, count in self.verdicts().items() if count)
-        means = {
-            name: float(getattr(self, name)[self.trusted].mean())
-            for name in ("inference", "approximation", "amortization")
-        }
+        inference, approximation, amortization = (
+            float(gap[self.reliable].mean()) for gap in (self.inference, self.approximation, self.amortization)
+        )
         return (
-            f"Gaps of {self.family!r} over {len(self.evidence)} observations (mean, nats): inference {means['inference']:.3f} = "
-            f"approximation {means['approximation']:.3f} (family) + amortization {means['amortization']:.3f} (encoder). "
-            f"Verdicts: {counts}."
+            f"Gaps of {self.family!r} over {len(self.evidence)} observations (mean, nats): inference {inference:.3f} = "
+            f"approximation {approximation:.3f} (family) + amortization {amortization:.3f} (encoder). Verdicts: {counts}."
         )
 
     __repr__ = __str__
@@ -162,24 +162,23 @@ def gaps(
     tolerance: float = 0.1,
     seed: int = 0,
 ) -> Gaps:
-    """Take apart what the posterior of each observation loses: to its family, and to the encoder.
+    """Split the inference gap of each observation into the approximation gap (family) and the amortization gap (encoder).
 
     Args:
-        vi: a fitted estimator.
+        vi: a fitted estimator, whose family can be refined.
         x: observations, as for `AmortizedVI.fit`.
-        families: families to refine beside the posterior's own. The one that comes closest gives the evidence, so a rich
-            one should be among them.
-        draws: for each bound and for the evidence, at least 21, from which on there is a k-hat; a thousand tell more.
-        tolerance: in nats; a loss up to this is fine.
-        seed: of all draws; the caller's random state stays as it was.
+        families: other families to refine. The evidence is estimated with the best of all, so include an expressive one.
+        draws: draws for each bound and for the evidence, at least 21, which k-hat needs; a thousand are more informative.
+        tolerance: the largest inference gap that is ok, in nats.
+        seed: the seed of all draws; the caller's random state is left untouched.
 
     Returns:
-        The gaps; `Gaps.to_frame` has a row an observation.
+        The gaps; `Gaps.to_frame` returns one row per observation.
 
     Raises:
-        NotFittedError: the guide has not seen data yet.
+        NotFittedError: no data have been seen.
         DataError: the observations cannot be used.
-        FamilyError: a family is unknown, or cannot start from the posterior of another.
+        FamilyError: a family is unknown, cannot be refined, or cannot start from the posterior of another family.
         OptionError: an option is out of range.
 
     Example:
@@ -191,39 +190,36 @@ def gaps(
         >>> abs(found.approximation.mean() - model.diagonal_gap()) < 0.05, found.verdicts()["family"]
         (tensor(True), 20)
     """
-    count, seed = positive_int("draws", draws), nonnegative_int("seed", seed)
-    if count < FEWEST_DRAWS:
-        raise OptionError(f"draws must be at least {FEWEST_DRAWS}, the fewest that have a k-hat; got {count}.")
-    positive_float("tolerance", tolerance)
-    # Held, so that data that are drawn anew at each reading are the same for every bound.
+    count, seed = positive_int("draws", draws, at_least=FEWEST_DRAWS), nonnegative_int("seed", seed)
+    tolerance = positive_float("tolerance", tolerance)
+    # Read once, so that data that are drawn at each reading are the same for every bound.
     amortized = vi.posterior(x).in_memory()
-    own = amortized.label
-    chosen = _others(families, own)
-    # Far closer than what a verdict is about. The other families start where the own one ended.
-    refined = {own: vi.refine(amortized, tolerance=_CLOSER * tolerance, seed=seed)}
-    for label, family in chosen.items():
-        refined[label] = vi.refine(refined[own], family, tolerance=_CLOSER * tolerance, seed=seed)
-    # One seed for all: posteriors that are alike then have alike draws, and their difference little noise.
-    weighed = {label: evidence(vi, posterior, draws=count, seed=seed) for label, posterior in refined.items()}
-    # By the observations that all of them have a bound for: one that has none must not decide for the others.
-    known = torch.stack([found.elbo.isfinite() for found in weighed.values()]).all(0)
-    closest = max(weighed, key=lambda label: float(weighed[label].elbo[known].sum()))
+    own, precision = amortized.label, _REFINE_TOLERANCE * tolerance
+    others = _other_families(families, own)
+    refined = {own: vi.refine(posterior=amortized, tolerance=precision, seed=seed)}
+    for label, family in others.items():
+        refined[label] = vi.refine(family=family, posterior=refined[own], tolerance=precision, seed=seed)
+    # With one seed for all, similar posteriors have similar draws, so their difference has little noise.
+    bounds = {label: evidence(vi, posterior=each, draws=count, seed=seed) for label, each in refined.items()}
+    # The best family is that of the observations that have a bound in every family.
+    known = torch.stack([found.elbo.isfinite() for found in bounds.values()]).all(0)
+    best = max(bounds, key=lambda label: float(bounds[label].elbo[known].sum()))
     return Gaps(
         family=own,
-        amortized=evidence(vi, amortized, draws=count, seed=seed),
-        refined=weighed,
-        proposed=evidence(vi, defensive(refined[closest]), draws=count, seed=seed),
+        amortized=evidence(vi, posterior=amortized, draws=count, seed=seed),
+        refined=bounds,
+        proposed=evidence(vi, posterior=defensive(refined[best]), draws=count, seed=seed),
         tolerance=tolerance,
         index=amortized.index,
     )
 
 
-def _others(families: Sequence[FamilyChoice], own: str) -> dict[str, FamilyChoice]:
-    """Return the families beside the own one, by their labels."""
+def _other_families(families: Sequence[FamilyChoice], own: str) -> dict[str, FamilyChoice]:
+    """Return the families other than the posterior's own, by label."""
     if isinstance(families, str) or not isinstance(families, Sequence):
         raise OptionError(f"families must be a list of families, such as ['low_rank', 'full']; got {families!r}.")
     for family in families:
-        resolve_family(family)
+        require_parametric(resolve_family(family), "gaps")
     labels = [family_label(family) for family in families]
     if len(set(labels)) != len(labels):
         raise OptionError(f"families must have different labels; got {labels}.")

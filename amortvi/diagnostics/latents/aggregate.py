@@ -1,132 +1,128 @@
-r"""The aggregate posterior: what the posteriors of all observations make together (Hoffman and Johnson, 2016).
+r"""The aggregate posterior, the mixture of the posteriors of all observations (Hoffman and Johnson, 2016).
 
-For ``N`` observations it is the mixture :math:`q(z) = \tfrac1N \sum_n q(z \mid x_n)`. The mean KL to the prior has two parts,
+For ``N`` observations it is :math:`q(z) = \tfrac1N \sum_n q(z \mid x_n)`. The mean KL to the prior has two parts,
 
 .. math::
 
     \tfrac1N \sum_n \mathrm{KL}\bigl(q(z \mid x_n) \,\|\, p(z)\bigr)
-      = \underbrace{I_q(n; z)}_{\text{what } z \text{ says of which observation it was}}
-      + \underbrace{\mathrm{KL}\bigl(q(z) \,\|\, p(z)\bigr)}_{\text{how far all together are from the prior}} .
+      = \underbrace{I_q(n; z)}_{\text{mutual information of } n \text{ and } z}
+      + \underbrace{\mathrm{KL}\bigl(q(z) \,\|\, p(z)\bigr)}_{\text{mismatch of aggregate posterior and prior}} .
 
-The first is the mean of :math:`\log q(z \mid x_n) - \log q(z)` over draws of each, with the mixture of all ``N`` in it, so it is
-at most :math:`\log N`, and where it is near that, the information that ``z`` has of ``x`` in the population is larger.
+The first part is the mean of :math:`\log q(z \mid x_n) - \log q(z)` over draws. It is at most :math:`\log N`, since the mixture
+has ``N`` components; a value close to :math:`\log N` means that the mutual information of ``x`` and ``z`` in the population is
+larger.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Size, Tensor
+from torch import Tensor
 from torch.distributions import Distribution
 
-from amortvi._util.chunks import Gathered, Tile, rows_at_once, spans
-from amortvi.data import Batch
-from amortvi.data.chunks import numbers_per_row
-from amortvi.model.priors import PriorRuns
-from amortvi.model.program import GenerativeModel
-from amortvi.posterior.posterior import Posterior
+from amortvi._util.chunks import spans
+from amortvi.data import Chunk
+from amortvi.families import kl_to_standard_normal
+from amortvi.model import Model, PriorRuns
+from amortvi.posterior import Posterior
 
-__all__ = ["Aggregate", "aggregate_draws", "mutual_information"]
+__all__ = ["AggregateDraws", "closed_form_kl", "draw_aggregate", "mutual_information"]
 
-_AT_ONCE = 64
-"""Points at once where all observations fit into memory."""
+_POINTS_AT_ONCE = 64
+"""Points at which the aggregate density is evaluated together: enough for efficient vectorization."""
 
 
-@dataclass(frozen=True)
-class Aggregate:
-    """Draws from the aggregate posterior and from the prior, for some of the observations.
+@dataclass(frozen=True, eq=False)
+class AggregateDraws:
+    """Draws from the aggregate posterior and from the prior.
 
     Args:
-        vector: draws from the posteriors, unconstrained, ``(P, D)``.
-        log_prob: the log density of each in the posterior that it is from, ``(P,)``.
-        surplus: where the KL of the posterior that it is from is known: ``log q - log p`` at the draw less that KL, ``(P,)``,
-            which is zero on average.
+        vector: draws from the posteriors of the observations, unconstrained, ``(P, D)``.
+        log_prob: the log density of each draw under the posterior it was drawn from, ``(P,)``.
+        control: ``log q - log p`` at each draw minus the KL of its posterior, ``(P,)``, a control variate with mean zero; it
+            is ``None`` if the KL has no closed form.
         prior: as many draws from the prior, ``(P, D)``.
     """
 
     vector: Tensor
     log_prob: Tensor
-    surplus: Tensor | None
+    control: Tensor | None
     prior: Tensor
 
 
-def aggregate_draws(model: GenerativeModel, posterior: Posterior, points: int) -> Aggregate:
-    """Draw about ``points`` times from the aggregate posterior, as often from one posterior as from another.
-
-    Args:
-        model: the generative model, in evaluation mode.
-        posterior: of all the observations; where there are more than ``points`` of them, some evenly spread ones are drawn
-            from.
-        points: how many draws.
-    """
-    total = len(posterior)
-    rows = np.linspace(0, total - 1, min(total, points)).round().astype(np.int64)
-    chosen, draws = posterior.select(rows), -(-points // len(rows))
-    source = _Source(model, posterior)
-    tile = Tile.of(draws, numbers_per_row(lambda batch: source(batch, posterior.of(batch), 1, 1), posterior.first()))
-    gathered = Gathered(len(rows))
-    for batch, q in chosen.chunks(tile.numbers_per_observation):
-        gathered.add(source(batch, q, draws, tile.draws))
-    whole = {name: value.flatten(0, 1) for name, value in gathered.result().items()}
-    return Aggregate(whole["vector"], whole["log_prob"], whole.get("surplus"), whole["prior"])
-
-
-class _Source:
-    """Draws from the posteriors and priors of a batch, ``(B, K, ...)``.
+def closed_form_kl(model: Model, q: Distribution) -> Tensor | None:
+    """Return the KL to the prior in nats, ``(B,)``, or ``None`` if it has no closed form.
 
     Args:
         model: the generative model.
-        posterior: of the observations.
+        q: posteriors, batch shape ``(B,)``, event shape ``(D,)``.
     """
-
-    def __init__(self, model: GenerativeModel, posterior: Posterior) -> None:
-        self.model = model
-        self.posterior = posterior
-        self.exact = posterior.prototype.standard_normal_prior and posterior.family.has_closed_form_kl
-
-    def __call__(self, batch: Batch, q: Distribution, draws: int, at_once: int) -> dict[str, Tensor]:
-        vector = q.sample(Size([draws]))
-        log_prob = q.log_prob(vector)
-        found = {"vector": vector, "log_prob": log_prob, "prior": self._prior(batch, vector, at_once)}
-        if self.exact:
-            log_prior = -0.5 * (vector.square() + math.log(2 * math.pi)).sum(-1)
-            found["surplus"] = log_prob - log_prior - q.kl_standard_normal()  # type: ignore[attr-defined]  # it has it
-        return {name: value.transpose(0, 1).cpu() for name, value in found.items()}
-
-    def _prior(self, batch: Batch, like: Tensor, at_once: int) -> Tensor:
-        if self.posterior.prototype.standard_normal_prior:
-            return torch.randn_like(like)
-        runs = (PriorRuns(self.model, self.posterior.prototype, batch, len(span)) for span in spans(len(like), at_once))
-        return torch.cat([run.vector for run in runs])
+    return kl_to_standard_normal(q) if model.structure.standard_normal_prior else None
 
 
-def mutual_information(posterior: Posterior, drawn: Aggregate) -> tuple[float, float]:
+def draw_aggregate(posterior: Posterior, points: int) -> AggregateDraws:
+    """Draw at least ``points`` times from the aggregate posterior, equally often from each component.
+
+    Args:
+        posterior: the posteriors of all observations; if there are more than ``points``, an evenly spaced subset is used.
+        points: the number of draws, which is rounded up to a multiple of the number of components.
+    """
+    observations, model = len(posterior), posterior.model
+    rows = np.linspace(0, observations - 1, min(observations, points)).round().astype(np.int64)
+
+    def draw(chunk: Chunk, q: Distribution) -> Mapping[str, Tensor]:
+        vector = q.sample(torch.Size([chunk.draws]))
+        log_prob, kl = q.log_prob(vector), closed_form_kl(model, q)
+        drawn = {"vector": vector, "log_prob": log_prob}
+        if kl is not None:
+            drawn["control"] = log_prob + 0.5 * (vector.square() + math.log(2 * math.pi)).sum(-1) - kl
+        if model.structure.standard_normal_prior:
+            drawn["prior"] = torch.randn_like(vector)
+        else:
+            runs = (PriorRuns(model, chunk.batch, len(span)) for span in chunk.draw_spans())
+            drawn["prior"] = torch.cat([run.vector for run in runs])
+        return drawn
+
+    found = posterior.select(rows).map_chunks(draw, draws=-(-points // len(rows)), observation_dim=1)
+    whole = {name: value.flatten(0, 1) for name, value in found.items()}
+    return AggregateDraws(whole["vector"], whole["log_prob"], whole.get("control"), whole["prior"])
+
+
+def mutual_information(posterior: Posterior, drawn: AggregateDraws) -> tuple[float, float]:
     """Return the mutual information of observation and latents, and its Monte Carlo standard error, in nats.
 
     Args:
-        posterior: of all the observations.
+        posterior: the posteriors of all observations.
         drawn: draws from the aggregate posterior.
     """
     terms = drawn.log_prob.double() - _log_aggregate(posterior, drawn.vector)
-    if drawn.surplus is not None:
-        # A control variate: its mean is known to be zero, and much of the scatter of the terms is its own.
-        (_, both), (_, own) = torch.cov(torch.stack([terms, drawn.surplus.double()]))
-        terms = terms - both / own.clamp(min=torch.finfo(own.dtype).tiny) * drawn.surplus
+    if drawn.control is not None:
+        control = drawn.control.double()
+        (_, covariance), (_, variance) = torch.cov(torch.stack([terms, control]))
+        terms = terms - covariance / variance.clamp(min=torch.finfo(variance.dtype).tiny) * control
     return float(terms.mean()), float(terms.std() / math.sqrt(len(terms)))
 
 
 def _log_aggregate(posterior: Posterior, vector: Tensor) -> Tensor:
     """Return the log density of the aggregate posterior at ``vector``, ``(P, D)``: all posteriors at all points."""
-    points, dim = vector.shape
-    total, count = torch.full((points,), -math.inf, dtype=torch.float64), 0
-    at = vector.to(posterior.device)
-    for batch, q in posterior.chunks(_AT_ONCE * dim):
-        count += batch.size
-        for span in spans(points, rows_at_once(batch.size * dim)):
-            rows = at[span.start : span.stop].unsqueeze(1).expand(-1, batch.size, dim)
-            part = torch.logsumexp(q.log_prob(rows), dim=1).cpu().double()
-            total[span.start : span.stop] = torch.logaddexp(total[span.start : span.stop], part)
-    return total - math.log(count)
+    points = vector.to(posterior.device)
+    total, observations = torch.full((len(points),), -math.inf, dtype=torch.float64), 0
+
+    def log_prob(q: Distribution, span: range) -> Tensor:
+        part = points[span.start : span.stop].unsqueeze(1)
+        return q.log_prob(part.expand(-1, *q.batch_shape, -1))
+
+    def add(chunk: Chunk, q: Distribution) -> Mapping[str, Tensor]:
+        nonlocal observations
+        observations += len(chunk.rows)
+        for span in spans(len(points), chunk.draws_at_once):
+            part = total[span.start : span.stop]
+            torch.logaddexp(part, torch.logsumexp(log_prob(q, span), dim=1).cpu().double(), out=part)
+        return {}
+
+    posterior.map_chunks(add, draws=_POINTS_AT_ONCE, probe=lambda _, q: {"log_prob": log_prob(q, range(1))})
+    return total - math.log(observations)

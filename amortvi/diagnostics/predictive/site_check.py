@@ -1,4 +1,4 @@
-"""Statistics of what one site observes, and of replications as they are drawn."""
+"""Statistics of the values that one site observes, and of replicated values."""
 
 from __future__ import annotations
 
@@ -7,23 +7,75 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+from torch.distributions import Distribution
 
-from amortvi.diagnostics.predictive.data_sites import DataSite
+from amortvi.data import Chunk
 from amortvi.diagnostics.predictive.statistics import NAMED, Statistic, evaluate
-from amortvi.errors import ModelError, OptionError
+from amortvi.errors import DataError, ModelError, OptionError
+from amortvi.posterior import Posterior
 
-__all__ = ["CheckedStatistic", "SiteCheck"]
+__all__ = ["CheckedStatistic", "ObservedSite", "SiteCheck", "read_observed_sites"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
+class ObservedSite:
+    """The values that one site observes.
+
+    Args:
+        name: the name of the site.
+        values: the values, ``(N, *nested, *event)``, on the CPU; NaN where the model masks them.
+        discrete: whether its distribution is discrete.
+    """
+
+    name: str
+    values: Tensor
+    discrete: bool
+
+
+def read_observed_sites(posterior: Posterior) -> list[ObservedSite]:
+    """Run the model on the observations and return the values of its observed sites in the data plate.
+
+    Args:
+        posterior: the posterior of the observations.
+
+    Raises:
+        ModelError: the model observes nothing in the plate.
+        DataError: a value is outside the support, or all values of a site are masked.
+    """
+    model, plate = posterior.model, posterior.model.structure.plate
+    discrete: dict[str, bool] = {}
+
+    def read(chunk: Chunk, _: Distribution) -> Mapping[str, Tensor]:
+        values, size = {}, chunk.batch.size
+        for site in model.run(chunk.batch):
+            value = site.by_observation(site.value, plate, size) if site.is_data else None
+            if value is not None:
+                discrete[site.name] = bool(site.distribution.support.is_discrete)
+                observed = site.observed_entries(plate, size, value)
+                values[site.name] = _masked(value, None if observed is None else ~observed)
+        return values
+
+    values = posterior.map_chunks(read, check_data=True)
+    if not values:
+        raise ModelError(
+            "the model observes no values in its data plate, so there is nothing to replicate: pyro.factor contributes to the "
+            "density but draws no data."
+        )
+    for name, value in values.items():
+        if bool(value.isnan().all()):
+            raise DataError(f"x has no unmasked value at site {name!r}.")
+    return [ObservedSite(name, value, discrete[name]) for name, value in values.items()]
+
+
+@dataclass(frozen=True, eq=False)
 class CheckedStatistic:
-    """One number made of the data, and of replicated data.
+    """One statistic of the data and of replicated data.
 
     Args:
         site: the observed site.
-        name: of the statistic.
-        observed: of the data.
-        replicated: of each replicated data set, ``(S,)``.
+        name: the name of the statistic.
+        observed: its value for the data.
+        replicated: its value for each replicated data set, ``(S,)``.
     """
 
     site: str
@@ -33,14 +85,14 @@ class CheckedStatistic:
 
     @property
     def p_value(self) -> float:
-        """The share of the replications above the data, strictly between 0 and 1."""
+        """The proportion of replications above the data, strictly between 0 and 1."""
         above = float((self.replicated > self.observed).sum())
         equal = float((self.replicated == self.observed).sum())
         return (above + 0.5 * equal + 0.5) / (len(self.replicated) + 1)
 
     @property
     def two_sided(self) -> float:
-        """The share of the replications that are as far out as the data, on either side."""
+        """The two-sided p-value."""
         return 2 * min(self.p_value, 1 - self.p_value)
 
     def __str__(self) -> str:
@@ -52,67 +104,77 @@ class CheckedStatistic:
 
 
 class SiteCheck:
-    """The statistics of one site: of the data, and of replications as they come.
+    """The statistics of one site, for the data and for replications that are added one after the other.
 
     Args:
-        site: the site, with the data.
-        statistics: by name.
+        site: the site with the data.
+        statistics: the statistics by name.
     """
 
-    def __init__(self, site: DataSite, statistics: Mapping[str, Statistic]) -> None:
+    def __init__(self, site: ObservedSite, statistics: Mapping[str, Statistic]) -> None:
         self.site = site
-        self.chosen = statistics
-        self.observed = {name: evaluate(name, s, site.masked(site.value), site.name) for name, s in statistics.items()}
-        self.replicated: dict[str, list[Tensor]] = {name: [] for name in statistics}
-        self.each = {name: _of_each(name, site.masked(site.value)) for name in self._named()}
-        self.above = {name: torch.zeros_like(value) for name, value in self.each.items()}
-        self.draws = 0
-
-    def _named(self) -> list[str]:
-        """The statistics that single observations have: of a single number it is that number."""
-        named = [s for s in self.chosen.values() if isinstance(s, str)]
-        return named if self.site.value[0].numel() > 1 else [s for s in named if s == "mean"]
+        self._statistics = statistics
+        self._observed = {name: evaluate(name, s, site.values, site.name) for name, s in statistics.items()}
+        self._replicated: dict[str, list[Tensor]] = {name: [] for name in statistics}
+        missing = site.values.isnan()
+        self._missing = missing if bool(missing.any()) else None
+        named = [s for s in statistics.values() if isinstance(s, str)]
+        if site.values[0].numel() == 1:  # the other statistics of a single value only repeat it
+            named = [name for name in named if name == "mean"]
+        self._by_observation = {name: _by_observation(name, site.values) for name in named}
+        self._exceeding = {name: torch.zeros_like(value) for name, value in self._by_observation.items()}
 
     def add(self, replicated: Tensor) -> None:
-        """Take replications, ``(S, N, *nested, *event)``."""
+        """Add replications, ``(S, N, *nested, *event)``.
+
+        Raises:
+            ModelError: a replicated value is not finite.
+            OptionError: a statistic fails, or returns another number of values than for the data.
+        """
         for data in replicated:
-            values = self.site.masked(data)
-            if not bool(torch.isfinite(values).logical_or(self.site.missing).all()):
+            values = _masked(data, self._missing)
+            finite = torch.isfinite(values) if self._missing is None else torch.isfinite(values) | self._missing
+            if not bool(finite.all()):
                 raise ModelError(
                     f"the model draws values of site {self.site.name!r} that are not finite, which cannot be compared with data."
                 )
-            for name, statistic in self.chosen.items():
+            for name, statistic in self._statistics.items():
                 found = evaluate(name, statistic, values, self.site.name)
-                if found.shape != self.observed[name].shape:
+                if found.shape != self._observed[name].shape:
                     raise OptionError(
                         f"statistic {name!r} must return as many numbers for replicated values as for the data; got "
-                        f"{found.numel()} and {self.observed[name].numel()}."
+                        f"{found.numel()} and {self._observed[name].numel()}."
                     )
-                self.replicated[name].append(found)
-            for name, value in self.each.items():
-                found = _of_each(name, values)
-                self.above[name] += (found > value).double() + 0.5 * (found == value).double()
-            self.draws += 1
+                self._replicated[name].append(found)
+            for name, value in self._by_observation.items():
+                found = _by_observation(name, values)
+                self._exceeding[name] += (found > value).double() + 0.5 * (found == value).double()
 
     def statistics(self) -> Iterator[CheckedStatistic]:
-        """Each number of each statistic."""
-        for name, observed in self.observed.items():
-            replicated = torch.stack(self.replicated[name])
+        """Iterate over the statistics; a statistic with several values becomes several."""
+        for name, observed in self._observed.items():
+            replicated = torch.stack(self._replicated[name])
             for position, value in enumerate(observed.tolist()):
                 label = name if len(observed) == 1 else f"{name}[{position}]"
                 yield CheckedStatistic(self.site.name, label, value, replicated[:, position])
 
-    def p_values(self) -> dict[str, Tensor]:
-        """The p-values of each observation, ``(N,)``, by site and statistic."""
+    def observation_p_values(self) -> dict[str, Tensor]:
+        """Return the p-values of each observation, ``(N,)``, by site and statistic."""
+        replications = len(next(iter(self._replicated.values())))
         return {
-            f"{self.site.name} {name}": ((above + 0.5) / (self.draws + 1)).masked_fill(
-                self.each[name].isnan(), torch.nan
+            f"{self.site.name} {name}": ((exceeding + 0.5) / (replications + 1)).masked_fill(
+                self._by_observation[name].isnan(), torch.nan
             )
-            for name, above in self.above.items()
+            for name, exceeding in self._exceeding.items()
         }
 
 
-def _of_each(name: str, values: Tensor) -> Tensor:
+def _masked(values: Tensor, missing: Tensor | None) -> Tensor:
+    """Return values as floating-point numbers on the CPU, with NaN for those that are missing."""
+    values = values.cpu() if values.is_floating_point() else values.cpu().double()
+    return values if missing is None else values.masked_fill(missing.cpu(), torch.nan)
+
+
+def _by_observation(name: str, values: Tensor) -> Tensor:
     """Return a named statistic of each observation, ``(N,)``, in double precision."""
-    rows = values.double().reshape(values.shape[0], -1)
-    return NAMED[name](rows, [1])
+    return NAMED[name](values.double().reshape(values.shape[0], -1), [1])

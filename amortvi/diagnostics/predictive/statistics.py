@@ -1,4 +1,4 @@
-"""Statistics of data for predictive checks: numbers that a right model reproduces."""
+"""Test statistics for predictive checks."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from amortvi.errors import OptionError
+from amortvi.errors import OptionError, quoted
 
 __all__ = ["NAMED", "Statistic", "Statistics", "choose", "evaluate"]
 
 Statistic: TypeAlias = str | Callable[[Tensor], Any]
-"""A name in `NAMED`, or a callable that takes values of a site, ``(N, *nested, *event)``, and returns a number or numbers."""
+"""A name in `NAMED`, or a callable that maps the values of a site, ``(N, *nested, *event)``, to one or several numbers."""
+
 Statistics: TypeAlias = Sequence[Statistic] | Mapping[str, Statistic]
-"""Statistics, with names of their own where they are given by a mapping."""
+"""Several statistics; a mapping names them."""
 
 
 def _mean(values: Tensor, dims: list[int]) -> Tensor:
@@ -26,20 +27,16 @@ def _std(values: Tensor, dims: list[int]) -> Tensor:
     return (values - values.nanmean(dims, keepdim=True)).square().nanmean(dims).sqrt()
 
 
-def _least(values: Tensor, dims: list[int]) -> Tensor:
-    return _restored(values.nan_to_num(nan=torch.inf, posinf=torch.inf, neginf=-torch.inf).amin(dims), values, dims)
+def _min(values: Tensor, dims: list[int]) -> Tensor:
+    return -_max(-values, dims)
 
 
-def _largest(values: Tensor, dims: list[int]) -> Tensor:
-    return _restored(values.nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf).amax(dims), values, dims)
-
-
-def _restored(found: Tensor, values: Tensor, dims: list[int]) -> Tensor:
-    """Return NaN where every value was missing."""
+def _max(values: Tensor, dims: list[int]) -> Tensor:
     missing = values.isnan()
+    largest = values.masked_fill(missing, -torch.inf).amax(dims)
     for dim in sorted(dims, reverse=True):
         missing = missing.all(dim)
-    return found.masked_fill(missing, torch.nan)
+    return largest.masked_fill(missing, torch.nan)
 
 
 def _zeros(values: Tensor, dims: list[int]) -> Tensor:
@@ -49,46 +46,50 @@ def _zeros(values: Tensor, dims: list[int]) -> Tensor:
 NAMED: dict[str, Callable[[Tensor, list[int]], Tensor]] = {
     "mean": _mean,
     "std": _std,
-    "min": _least,
-    "max": _largest,
+    "min": _min,
+    "max": _max,
     "zeros": _zeros,
 }
-"""The statistics that can be chosen by name; ``zeros`` is the share of zeros. Missing values (NaN) do not count."""
+"""The statistics that can be chosen by name; ``zeros`` is the proportion of zeros. Missing values (NaN) are ignored."""
 
 
 def choose(statistics: Statistics | None, *, discrete: bool) -> dict[str, Statistic]:
-    """Return the chosen statistics by their names; by default all, ``zeros`` for discrete data only.
+    """Return the chosen statistics by name; by default all named ones, with ``zeros`` for discrete data only.
+
+    Args:
+        statistics: the user's choice.
+        discrete: whether the data are discrete.
 
     Raises:
-        OptionError: one is neither a name nor a callable, two have one name, or there is none.
+        OptionError: the choice is empty, two statistics have the same name, or one is neither a known name nor a callable.
     """
     if statistics is None:
         return {name: name for name in NAMED if discrete or name != "zeros"}
     if isinstance(statistics, str) or not isinstance(statistics, Iterable):
-        raise OptionError(f"statistics must be a list of names or callables, or a mapping; got {statistics!r}.")
+        raise OptionError(f"statistics must be a list or a mapping of names or callables; got {statistics!r}.")
     if isinstance(statistics, Mapping):
-        found = [(str(name), statistic) for name, statistic in statistics.items()]
+        chosen = [(str(name), statistic) for name, statistic in statistics.items()]
     else:
-        found = [(s if isinstance(s, str) else getattr(s, "__name__", repr(s)), s) for s in statistics]
-    for name, statistic in found:
+        chosen = [(s if isinstance(s, str) else getattr(s, "__name__", repr(s)), s) for s in statistics]
+    for name, statistic in chosen:
         if not callable(statistic) and statistic not in NAMED:
             raise OptionError(f"statistics must be among {list(NAMED)} or callables; got {statistic!r} for {name!r}.")
-    if not found or len({name for name, _ in found}) < len(found):
+    if not chosen or len(dict(chosen)) < len(chosen):
         raise OptionError(
-            f"statistics must be one or several with different names; got {[name for name, _ in found]}. A mapping gives them "
-            f"names of their own."
+            f"statistics must have different names, and there must be at least one; got {[name for name, _ in chosen]}. Pass a "
+            f"mapping to name them."
         )
-    return dict(found)
+    return dict(chosen)
 
 
 def evaluate(name: str, statistic: Statistic, values: Tensor, site: str) -> Tensor:
     """Return a statistic of one data set, flattened, in double precision.
 
     Args:
-        name: what the user calls it.
+        name: the name of the statistic.
         statistic: the statistic.
-        values: of a site, ``(N, *nested, *event)``; NaN where the model masks them.
-        site: its name.
+        values: the values of the site, ``(N, *nested, *event)``; NaN where the model masks them.
+        site: the name of the site.
 
     Raises:
         OptionError: the statistic fails, or does not return finite numbers.
@@ -97,14 +98,13 @@ def evaluate(name: str, statistic: Statistic, values: Tensor, site: str) -> Tens
         return NAMED[statistic](values.double(), list(range(values.dim()))).reshape(1)
     try:
         found = torch.as_tensor(statistic(values)).detach().cpu().double().flatten()
-    except Exception as error:  # whatever a user's function raises is the user's to see, with what it was called with
+    except Exception as error:  # the user's function can raise anything; the message says what it was called with
         raise OptionError(
-            f"statistic {name!r} failed on values of site {site!r} of shape {tuple(values.shape)}: "
-            f"{type(error).__name__}: {error}"
+            f"statistic {name!r} failed on the values of site {site!r}, of shape {tuple(values.shape)}: {quoted(error)}"
         ) from error
     if not found.numel() or not bool(torch.isfinite(found).all()):
         raise OptionError(
-            f"statistic {name!r} must return finite numbers for values of site {site!r}; got {found.tolist()[:5]}. Values that "
-            f"the model masks are NaN: torch.nanmean and the like leave them out."
+            f"statistic {name!r} must return finite numbers for the values of site {site!r}; got {found.tolist()[:5]}. Values "
+            f"that the model masks are NaN: ignore them, for example with torch.nanmean."
         )
     return found

@@ -1,50 +1,48 @@
-"""Pyro's NUTS for the latents of some observations, with the generative model as it is, and how well its chains mixed."""
+"""Pyro's NUTS for the latents of given observations with a fixed generative model, and diagnostics of the chains."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from amortvi.model.data_check import check_data
-from amortvi.model.scoring import LogJoint
 from pyro import poutine
 from pyro.infer import NUTS
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from amortvi._util.checks import nonnegative_int, positive_float, positive_int
+from amortvi._util.checks import nonnegative_int, positive_int, probability
 from amortvi._util.chunks import Gathered
 from amortvi._util.lazy import arviz, xarray
+from amortvi._util.modes import evaluation_mode
 from amortvi._util.random import Stream, derived_seed, random_state
-from amortvi.data.chunks import pieces
-from amortvi.errors import NonFiniteError, OptionError
-from amortvi.model.program import GenerativeModel
-from amortvi.posterior.importance_sampling import weighing
-from amortvi.posterior.posterior import Posterior
+from amortvi.data import iter_batches
+from amortvi.errors import NonFiniteError
+from amortvi.posterior import Posterior
 
-__all__ = ["Chain", "Sampling", "mixing", "sample_all", "sample_chain"]
+__all__ = ["NUTSOptions", "chain_diagnostics", "sample_chain", "sample_chains"]
 
-_NAME = "latents"
+_SITE = "latents"
 
 
 @dataclass(frozen=True)
-class Sampling:
-    """How chains are sampled.
+class NUTSOptions:
+    """The options of NUTS.
 
     Args:
-        chains: of each observation.
-        draws: to keep of each chain.
-        warmup: draws before these.
-        together: how many observations are sampled as one vector.
-        target_accept: the acceptance probability that the step size is adapted to.
-        progress: whether a bar is shown.
+        chains: the number of chains for each observation, at least 2.
+        draws: the number of draws of each chain, at least 4.
+        warmup: the number of warm-up draws before these, which are discarded.
+        together: the number of observations that are sampled as one vector.
+        target_accept: the acceptance probability to which the step size is adapted.
+        progress: whether to show a progress bar.
 
     Raises:
-        OptionError: one of them is out of range.
+        OptionError: an option is out of range.
     """
 
     chains: int
@@ -55,123 +53,108 @@ class Sampling:
     progress: bool
 
     def __post_init__(self) -> None:
-        for name, least in (("chains", 2), ("draws", 4), ("together", 1)):
-            if positive_int(name, getattr(self, name)) < least:
-                raise OptionError(f"{name} must be at least {least}, which r-hat needs; got {getattr(self, name)}.")
+        # Split r-hat needs two chains, and two draws in each half of a chain.
+        positive_int("chains", self.chains, at_least=2)
+        positive_int("draws", self.draws, at_least=4)
         nonnegative_int("warmup", self.warmup)
-        if positive_float("target_accept", self.target_accept) >= 1:
-            raise OptionError(f"target_accept must be a probability below 1; got {self.target_accept}.")
+        positive_int("together", self.together)
+        probability("target_accept", self.target_accept)
 
 
-def sample_all(
-    model: GenerativeModel, posterior: Posterior, options: Sampling, seed: int | None
-) -> tuple[Tensor, Tensor]:
-    """Sample the latents of all observations, each chain from a random state of its own where there is a seed.
+def sample_chains(posterior: Posterior, options: NUTSOptions, seed: int | None) -> tuple[Tensor, Tensor]:
+    """Sample the latents of all observations.
 
     Args:
-        model: the generative model; it runs in evaluation mode.
-        posterior: of the observations, whose draws the chains start from.
-        options: of the chains.
-        seed: a seed, or ``None`` to go on with the caller's random state.
+        posterior: the approximate posterior of ``N`` observations, from which the starts of the chains are drawn.
+        options: the options of NUTS.
+        seed: a seed, from which each chain derives its own, or ``None`` to use the caller's random state.
 
     Returns:
-        Unconstrained latents, ``(chains, draws, N, D)``, and whether a draw's trajectory diverged, ``(chains, draws, N)``.
+        Unconstrained latents, ``(chains, draws, N, D)``, and whether the trajectory of each draw diverged,
+        ``(chains, draws, N)``.
 
     Raises:
         DataError: a value is outside the support of the model's likelihood.
-        NonFiniteError: the log joint density is not finite at a draw of the posterior.
+        NonFiniteError: the log joint density is not finite at the start of a chain.
     """
+    model, device = posterior.model, posterior.device
     gathered = Gathered(posterior.size, dim=2)
-    with weighing(model), _bar(options, posterior.size) as bar:
-        for group, batch in enumerate(pieces(posterior.observations, options.together, posterior.device)):
-            check_data(model, batch)
-            joint, q = LogJoint(model, posterior.prototype, batch), posterior.of(batch)
-            found = []
+    with model.inference_mode(), evaluation_mode(posterior.network), _progress_bar(options, posterior.size) as bar:
+        for group, batch in enumerate(iter_batches(posterior.observations, options.together, device)):
+            model.check_data(batch)
+            log_joint, q = partial(model.log_joint, batch), posterior.network(batch)
+            chains = []
             for chain in range(options.chains):
-                with random_state(derived_seed(seed, Stream.REFERENCE, group, chain), posterior.device):
-                    found.append(sample_chain(joint, q.sample(), options, bar.update))
-            diverging = torch.stack([chain.diverging for chain in found]).unsqueeze(-1)
-            gathered.add(
-                {
-                    "vector": torch.stack([chain.vector for chain in found]),
-                    "diverging": diverging.expand(-1, -1, batch.size),
-                }
-            )
+                with random_state(derived_seed(seed, Stream.REFERENCE, group, chain), device):
+                    chains.append(sample_chain(log_joint, q.sample(), options, bar.update))
+            vector, diverging = (torch.stack(parts) for parts in zip(*chains, strict=True))
+            gathered.add({"vector": vector, "diverging": diverging.unsqueeze(-1).expand(-1, -1, batch.size)})
     result = gathered.result()
     return result["vector"], result["diverging"]
 
 
-def _bar(options: Sampling, observations: int | None) -> Any:
+def _progress_bar(options: NUTSOptions, observations: int | None) -> Any:
     groups = None if observations is None else math.ceil(observations / options.together)
     total = None if groups is None else groups * options.chains * (options.warmup + options.draws)
     return tqdm(total=total, unit="draw", desc="NUTS", disable=not options.progress)
 
 
-@dataclass(frozen=True)
-class Chain:
-    """One chain after its warm-up.
+def sample_chain(
+    log_joint: Callable[[Tensor], Tensor], start: Tensor, options: NUTSOptions, advance: Callable[[], object]
+) -> tuple[Tensor, Tensor]:
+    """Sample the latents of ``B`` observations as one vector of ``B * D`` coordinates.
+
+    The kernel runs without Pyro's `MCMC`, which would add a logger and a progress bar and, for several chains, processes to
+    which not every model can be sent.
 
     Args:
-        vector: unconstrained latents, ``(draws, B, D)``, on the CPU.
-        diverging: whether the trajectory of a draw diverged, ``(draws,)``.
-    """
-
-    vector: Tensor
-    diverging: Tensor
-
-
-def sample_chain(joint: LogJoint, start: Tensor, options: Sampling, advance: Callable[[], object]) -> Chain:
-    """Sample the latents of ``B`` observations as one vector of ``B * D`` numbers.
-
-    The kernel is driven by its own methods. Pyro's `MCMC` around it would set up a logger and a progress bar, and with several
-    chains processes, to which not every model can be sent.
-
-    Args:
-        joint: the log joint density.
-        start: where the chain starts, ``(B, D)``.
-        options: of the chain.
+        log_joint: the log joint density, ``(K, B, D)`` to ``(K, B)``.
+        start: the start of the chain, ``(B, D)``.
+        options: the options of NUTS.
         advance: called after each draw.
+
+    Returns:
+        The draws after warm-up, ``(draws, B, D)``, on the CPU, and whether the trajectory of each diverged, ``(draws,)``.
 
     Raises:
         NonFiniteError: the log joint density at the start is not finite.
     """
 
     def potential(point: dict[str, Tensor]) -> Tensor:
-        return -joint(point[_NAME].reshape(1, *start.shape)).sum()
+        return -log_joint(point[_SITE].reshape(1, *start.shape)).sum()
 
-    if not bool(torch.isfinite(joint(start.unsqueeze(0))).all()):
+    if not bool(torch.isfinite(log_joint(start.unsqueeze(0))).all()):
         raise NonFiniteError(
-            "the log joint density is not finite at a draw of the approximate posterior, where a chain was to start: "
-            "vi.evaluate(x) shows which observations are concerned."
+            "the log joint density is not finite at a draw of the approximate posterior, from which a chain was to start: "
+            "vi.evaluate(x) shows the observations concerned."
         )
     kernel = NUTS(potential_fn=potential, target_accept_prob=options.target_accept)
-    kernel.initial_params = {_NAME: start.flatten()}
+    kernel.initial_params = {_SITE: start.flatten()}
     kept = []
     with poutine.block(), torch.enable_grad():
         kernel.setup(options.warmup)
         point = kernel.initial_params
-        for number in range(options.warmup + options.draws):
+        for step in range(options.warmup + options.draws):
             point = kernel.sample(point)
-            if number >= options.warmup:
-                kept.append(point[_NAME].detach().cpu())
+            if step >= options.warmup:
+                kept.append(point[_SITE].detach().cpu())
             advance()
     diverging = torch.zeros(options.draws, dtype=torch.bool)
     diverging[kernel.diagnostics()["divergences"]] = True
-    return Chain(torch.stack(kept).unflatten(-1, start.shape), diverging)
+    return torch.stack(kept).unflatten(-1, start.shape), diverging
 
 
-def mixing(vector: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the largest r-hat and the smallest effective sample size among the numbers of each observation, ``(N,)``.
+def chain_diagnostics(vector: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the largest r-hat and the smallest effective sample size of the coordinates of each observation.
 
     Args:
         vector: unconstrained latents, ``(chains, draws, N, D)``.
 
     Returns:
-        Rank-normalised split r-hat, NaN where chains did not move; and the effective number of draws for bulk or tails, whichever
-        is smaller (Vehtari et al., 2021).
+        Rank-normalized split r-hat, ``(N,)``, NaN if a coordinate does not vary; and the smaller of bulk and tail effective
+        sample size, ``(N,)`` (Vehtari, Gelman, Simpson, Carpenter and Bürkner, 2021).
     """
-
-    dims = ("chain", "draw", "observation", "number")
+    dims = ("chain", "draw", "observation", "coordinate")
     data = xarray.Dataset({"vector": (dims, vector.double().numpy())})
     with np.errstate(all="ignore"):
         r_hat = arviz.rhat(data)["vector"].to_numpy()

@@ -1,4 +1,4 @@
-"""Where what a model observes stands among the model's arguments."""
+"""Which elements of the model's arguments each observed site reads, so that simulated data can be written there."""
 
 from __future__ import annotations
 
@@ -6,35 +6,29 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from amortvi.model.scoring import run_model
-from pyro.distributions import MaskedDistribution, Unit
-from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from amortvi.data import Batch
-from amortvi.diagnostics.simulation.provenance import UNKNOWN, Followed
+from amortvi.diagnostics.simulation.provenance import UNKNOWN, ElementTracker
 from amortvi.errors import ModelError
-from amortvi.model.plates import PlateLayout
-from amortvi.model.program import GenerativeModel
-from amortvi.model.sites import Site, frames, is_data, layers, own_scale
-from amortvi.posterior.predictive import observation_rows
+from amortvi.model import Model, Site
 
-__all__ = ["GIVE_SIMULATOR", "Places", "find_places", "mask_rows"]
+__all__ = ["GIVE_SIMULATOR", "Places", "find_places"]
 
 GIVE_SIMULATOR = (
-    "Give simulator=, a function that is called with a number n and returns n draws of the latents, as a dict, with the "
-    "observations made from them, as fit takes them."
+    "Pass simulator=, a function of a number n that returns a dict of n draws of the latents and the observations simulated "
+    "from them, in any form that fit accepts."
 )
 
 
 @dataclass(frozen=True)
 class Places:
-    """Where the numbers of one observed site stand in the arguments, the same for each observation.
+    """Where one observed site reads its elements; the same for every observation.
 
     Args:
         site: the name of the site.
-        argument: for each number of one observation, in observation layout, the position of the argument that holds it,
-            ``(E,)``; -1 for one that no argument holds.
+        argument: for each of the ``E`` elements of one observation, in observation layout, the position of the argument that
+            holds it, ``(E,)``; -1 if none does.
         column: its position in the flattened row of that argument, ``(E,)``.
     """
 
@@ -42,147 +36,121 @@ class Places:
     argument: Tensor
     column: Tensor
 
-    def write(self, batch: Batch, value: Tensor, counts: Tensor | None) -> None:
-        """Put simulated values where the model observes them.
+    def write(self, batch: Batch, value: Tensor, observed: Tensor | None) -> None:
+        """Write simulated values to the arguments from which the model reads them.
 
         Args:
             batch: ``B`` observations, contiguous; changed in place.
-            value: in observation layout, ``(B, *shape)``.
-            counts: which of its numbers are not masked, shaped as ``value``; the others stay as they are.
+            value: the values in observation layout, ``(B, *shape)``.
+            observed: which elements are not masked, shaped like ``value``; the others keep their values.
 
         Raises:
-            ModelError: a number is not finite, cannot be held by its argument, or has no place.
+            ModelError: an element is not finite, has no place, or does not fit the type of its argument.
         """
         drawn = value.reshape(batch.size, -1)
-        used = torch.ones_like(drawn, dtype=torch.bool) if counts is None else counts.reshape(batch.size, -1)
+        used = torch.ones_like(drawn, dtype=torch.bool) if observed is None else observed.reshape(batch.size, -1)
         if not bool(torch.isfinite(drawn[used]).all()):
             raise ModelError(
-                f"the model, run from its prior, draws values of site {self.site!r} that are not finite: give its latents or "
-                f"its likelihood ranges that a {drawn.dtype} holds."
+                f"site {self.site!r} has values that are not finite in data simulated from the prior: choose a prior and a "
+                f"likelihood whose draws fit into {drawn.dtype}."
             )
         if bool(used[:, self.argument == UNKNOWN].any()):
             raise _not_an_argument(self.site)
-        for position, (label, held) in enumerate(batch.named()):
+        for position, (label, tensor) in enumerate(batch.named()):
             elements = (self.argument == position).nonzero()[:, 0]
             if len(elements):
-                columns, rows = self.column[elements], held.view(batch.size, -1)
-                new = torch.where(used[:, elements], drawn[:, elements].to(held.dtype), rows[:, columns])
-                if not held.is_floating_point() and not bool((new == drawn[:, elements])[used[:, elements]].all()):
+                columns, rows = self.column[elements], tensor.view(batch.size, -1)
+                new = torch.where(used[:, elements], drawn[:, elements].to(tensor.dtype), rows[:, columns])
+                if not tensor.is_floating_point() and not bool((new == drawn[:, elements])[used[:, elements]].all()):
                     raise ModelError(
-                        f"site {self.site!r} draws values such as {drawn[0, elements[0]].item():g}, which {label}, a tensor of "
-                        f"{held.dtype}, cannot hold: give {label} as floating numbers, or choose a discrete likelihood."
+                        f"site {self.site!r} has simulated values such as {drawn[0, elements[0]].item():g}, which {label}, a "
+                        f"tensor of {tensor.dtype}, cannot hold: pass {label} as floating-point numbers, or choose a discrete "
+                        f"likelihood."
                     )
                 rows[:, columns] = new
 
 
-def mask_rows(site: Site, plate: str, rows: int, like: Tensor) -> Tensor | None:
-    """Return which numbers of a site's value count, shaped as ``like``, or ``None`` where nothing is masked.
+def find_places(model: Model, example: Batch) -> dict[str, Places]:
+    """Run the model on an example and find where each observed site in the data plate reads its elements.
 
     Args:
-        site: a sample message inside the plate.
-        plate: the data plate.
-        rows: the number of observations.
-        like: the value in observation layout, ``(rows, *nested, *event)``.
-    """
-    layout = PlateLayout.of_site(site, plate)
-    batch_dims = len(site["fn"].batch_shape)
-    given = [(site["mask"], site["fn"].batch_shape)]
-    given += [(part._mask, part.batch_shape) for part in layers(site["fn"]) if isinstance(part, MaskedDistribution)]
-    counts: Tensor | None = None
-    for mask, shape in given:
-        if mask is None or mask is True:
-            continue
-        full = torch.as_tensor(mask, device=like.device).expand(shape)
-        # A mask below to_event has some of the event's dimensions.
-        laid_out = PlateLayout(layout.dim, layout.nested, len(shape) - batch_dims).to_observations(full)
-        laid_out = laid_out.reshape(laid_out.shape + (1,) * (like.dim() - laid_out.dim())).expand_as(like)
-        counts = laid_out if counts is None else counts & laid_out
-    return counts
-
-
-def find_places(model: GenerativeModel, plate: str, example: Batch) -> dict[str, Places]:
-    """Run the model on an example and find what each observed site in the plate is among the arguments.
-
-    Args:
-        model: the generative model.
-        plate: the data plate.
-        example: real observations, where the model is.
+        model: the generative model, in `Model.inference_mode`.
+        example: real observations, on the device of the model.
 
     Returns:
-        The places of each observed site, by its name.
+        The places of each observed site, by name.
 
     Raises:
-        ModelError: the model observes something that is no part of its arguments or the same number twice, or it
-            weights a site, so that it is no distribution to draw from.
+        ModelError: a site observes something other than elements of the arguments, two sites observe the same element, or a
+            site is weighted, so that it is not a distribution to draw from.
     """
-    codes, start = [], 0
+    plate, size = model.structure.plate, example.size
+    tensors, start = [], 0
     for value in example.tensors():
-        codes.append((value, start + torch.arange(value.numel(), device=value.device).reshape(value.shape)))
+        tensors.append((value, start + torch.arange(value.numel(), device=value.device).reshape(value.shape)))
         start += value.numel()
-    reader = _CodeReader(plate, example.size, Followed(codes))
-    with reader.followed:
-        run_model(model, example, reader)
+    tracker = ElementTracker(tensors)
+    found: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def read(site: Site) -> None:
+        if site.frame(plate) is None:
+            return
+        _check_unweighted(site, plate)
+        ids = site.by_observation(tracker.ids(site.value), plate, size) if site.is_data else None
+        if ids is not None:
+            observed = site.observed_entries(plate, size, ids)
+            used = torch.ones_like(ids, dtype=torch.bool) if observed is None else observed
+            found[site.name] = ids.reshape(size, -1), used.reshape(size, -1)
+
+    with tracker:
+        model.run(example, visit=read)
     widths = [value[0].numel() for value in example.tensors()]
-    places = {name: _places(name, found, widths, example.size) for name, found in reader.codes.items()}
-    _check_apart(places, example)
+    places = {name: _places(name, ids, used, widths) for name, (ids, used) in found.items()}
+    _check_disjoint(places, [label for label, _ in example.named()])
     return places
 
 
-class _CodeReader(Messenger):
-    """Notes the code of each number of the observed sites in the plate, ``(B, E)``; masked ones are unknown."""
-
-    def __init__(self, plate: str, rows: int, followed: Followed) -> None:
-        super().__init__()
-        self.plate = plate
-        self.rows = rows
-        self.followed = followed
-        self.codes: dict[str, tuple[Tensor, Tensor]] = {}
-
-    def _pyro_post_sample(self, msg: Site) -> None:
-        if all(frame.name != self.plate for frame in frames(msg)):
-            return
-        scale = own_scale(msg, self.plate)
-        if isinstance(msg["fn"], Unit) or isinstance(scale, Tensor) or abs(scale - 1) > 1e-6:
-            what = "is a pyro.factor" if isinstance(msg["fn"], Unit) else "has a weight (poutine.scale, or a subsample)"
-            raise ModelError(
-                f"site {msg['name']!r} {what}, so the model's log joint density is not that of a distribution from which data "
-                f"can be drawn. {GIVE_SIMULATOR}"
-            )
-        if not is_data(msg):
-            return
-        codes = self.followed.codes_of(msg["value"])
-        found = observation_rows({**msg, "value": codes}, self.plate, self.rows)
-        if found is None:
-            return
-        counts = mask_rows(msg, self.plate, self.rows, found)
-        used = torch.ones_like(found, dtype=torch.bool) if counts is None else counts
-        self.codes[msg["name"]] = found.reshape(self.rows, -1), used.reshape(self.rows, -1)
+def _check_unweighted(site: Site, plate: str) -> None:
+    scale = site.own_scale(plate)
+    if site.is_factor or isinstance(scale, Tensor) or abs(scale - 1) > 1e-6:
+        what = "is a pyro.factor" if site.is_factor else "has a weight (poutine.scale, or a subsample)"
+        raise ModelError(
+            f"site {site.name!r} {what}, so the log joint density of the model is not that of a distribution from which data "
+            f"can be drawn. {GIVE_SIMULATOR}"
+        )
 
 
-def _places(name: str, found: tuple[Tensor, Tensor], widths: list[int], rows: int) -> Places:
-    """Read the codes of one site, ``(B, E)``, as places that are the same in each row."""
-    codes, used = found
-    argument, column = torch.full_like(codes, UNKNOWN), torch.full_like(codes, UNKNOWN)
+def _places(name: str, ids: Tensor, used: Tensor, widths: list[int]) -> Places:
+    """Convert ids to places, which must be the same in each row.
+
+    Args:
+        name: the name of the site.
+        ids: the id of each element, ``(B, E)``.
+        used: which elements are not masked, ``(B, E)``.
+        widths: the number of elements in a row of each argument.
+    """
+    rows = len(ids)
+    argument, column = torch.full_like(ids, UNKNOWN), torch.full_like(ids, UNKNOWN)
     start = 0
-    own_row = torch.arange(rows, device=codes.device).unsqueeze(1)
+    own_row = torch.arange(rows, device=ids.device).unsqueeze(1)
     for position, width in enumerate(widths):
-        within = (codes >= start) & (codes < start + rows * width)
-        if bool((within & ((codes - start) // width != own_row)).any()):
+        within = (ids >= start) & (ids < start + rows * width)
+        if bool((within & ((ids - start) // width != own_row)).any()):
             raise ModelError(
-                f"observed site {name!r} takes for one row of its plate what stands in another row of the arguments, so "
-                f"simulated data cannot be put in its place. {GIVE_SIMULATOR}"
+                f"observed site {name!r} reads some observations from another row of the arguments than their own, so "
+                f"simulated data cannot be written there. {GIVE_SIMULATOR}"
             )
         argument = torch.where(within, position, argument)
-        column = torch.where(within, (codes - start) % width, column)
+        column = torch.where(within, (ids - start) % width, column)
         start += rows * width
     known = argument != UNKNOWN
-    # A row may hold a constant where another has a number, as masked_fill leaves it.
-    shown = known.long().argmax(0, keepdim=True)
-    argument_of, column_of = argument.gather(0, shown)[0], column.gather(0, shown)[0]
+    # An element may be a constant in some rows only, for example where masked_fill replaced it.
+    first = known.long().argmax(0, keepdim=True)
+    argument_of, column_of = argument.gather(0, first)[0], column.gather(0, first)[0]
     if bool((known & ((argument != argument_of) | (column != column_of))).any()):
         raise ModelError(
-            f"observed site {name!r} takes its numbers from other places of the arguments in one row than in another, so "
-            f"simulated data cannot be put in their place. {GIVE_SIMULATOR}"
+            f"observed site {name!r} reads its elements from different positions in different rows of the arguments, so "
+            f"simulated data cannot be written there. {GIVE_SIMULATOR}"
         )
     if bool((used & ~known).any()):
         raise _not_an_argument(name)
@@ -191,14 +159,14 @@ def _places(name: str, found: tuple[Tensor, Tensor], widths: list[int], rows: in
 
 def _not_an_argument(name: str) -> ModelError:
     return ModelError(
-        f"observed site {name!r} has values that are not the model's arguments, but are computed from them or constant, so "
-        f"simulated data cannot be given to the encoder. Compute what is observed before it is given to the model, so that "
-        f"the site has obs=x. Or else: {GIVE_SIMULATOR}"
+        f"observed site {name!r} has values that are not elements of the model's arguments, but constants or computed from "
+        f"them, so simulated data cannot be passed to the encoder. Do the computation before calling the model, so that the "
+        f"site has obs=x. Otherwise: {GIVE_SIMULATOR}"
     )
 
 
-def _check_apart(places: Mapping[str, Places], example: Batch) -> None:
-    """Raise `ModelError` if one number of an argument is observed twice: two draws would be for one place."""
+def _check_disjoint(places: Mapping[str, Places], labels: list[str]) -> None:
+    """Raise `ModelError` if an element of an argument is observed twice, since the two draws would differ."""
     taken: dict[tuple[int, int], str] = {}
     for name, place in places.items():
         for key in zip(place.argument.tolist(), place.column.tolist(), strict=True):
@@ -206,9 +174,8 @@ def _check_apart(places: Mapping[str, Places], example: Batch) -> None:
                 continue
             if key in taken:
                 where = f"site {name!r} twice" if taken[key] == name else f"sites {taken[key]!r} and {name!r}"
-                label = list(example.named())[key[0]][0]
                 raise ModelError(
-                    f"the model observes the same number of {label} in {where}, where simulated data would differ. "
+                    f"the model observes the same element of {labels[key[0]]} in {where}, and simulated values would differ. "
                     f"{GIVE_SIMULATOR}"
                 )
             taken[key] = name

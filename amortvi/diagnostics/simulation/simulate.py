@@ -1,4 +1,4 @@
-"""Latents from the prior with data simulated from them, as arguments of the model: pairs whose posterior is known."""
+"""Latents drawn from the prior with data simulated from them: pairs for which the true latents are known."""
 
 from __future__ import annotations
 
@@ -6,43 +6,35 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import pyro
 import torch
-from amortvi.model.scoring import run_model
-from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 
 from amortvi._util.checks import positive_int
-from amortvi._util.chunks import Gathered, rows_at_once, spans
-from amortvi._util.modes import evaluation_mode
+from amortvi._util.chunks import Gathered
 from amortvi._util.random import Stream, derived_seed, random_state
-from amortvi.data import Batch, Observations, TensorObservations
-from amortvi.data.chunks import numbers_per_row
-from amortvi.diagnostics.simulation.observed import GIVE_SIMULATOR, Places, find_places, mask_rows
+from amortvi.data import Batch, Observations, TensorObservations, iter_chunks
+from amortvi.diagnostics.simulation.observed import GIVE_SIMULATOR, Places, find_places
 from amortvi.errors import ModelError, OptionError
 from amortvi.inference import AmortizedVI
-from amortvi.model.program import GenerativeModel
-from amortvi.model.sites import Site, is_data, is_deterministic
-from amortvi.model.structure import Prototype
-from amortvi.posterior.predictive import SiteSampler, observation_rows, simulate
+from amortvi.model import Model, Site
 
 __all__ = ["Simulated", "Simulator", "simulate_observations"]
 
 Simulator = Callable[[int], tuple[Mapping[str, Tensor], Any]]
-"""Called with a number ``n``, returns ``n`` draws of the latents, for each site ``(n, *nested, *event)``, and the
-observations made from them, in any form that `AmortizedVI.fit` takes."""
+"""A function of a number ``n`` that returns ``n`` draws of the latents, for each site ``(n, *nested, *event)``, and the
+observations simulated from them, in any form that `AmortizedVI.fit` accepts."""
 
 _EXAMPLE_ROWS = 64
 
 
 @dataclass(frozen=True)
 class Simulated:
-    """Draws from the joint distribution of latents and data: each latent is an exact posterior draw given its data.
+    """Draws from the joint distribution of latents and data, so the latents are exact posterior draws given their data.
 
     Args:
         values: the latents in the support of their sites, for each site ``(n, *nested, *event)``.
         vector: the same latents as unconstrained vectors, ``(n, D)``.
-        observations: the simulated data, as `AmortizedVI.posterior` and all that takes observations takes them.
+        observations: the simulated data; they can be passed wherever observations are accepted.
     """
 
     values: Mapping[str, Tensor]
@@ -56,7 +48,7 @@ class Simulated:
 
     @property
     def size(self) -> int:
-        """The number of draws."""
+        """``n``, the number of draws."""
         return self.vector.shape[0]
 
     def __repr__(self) -> str:
@@ -71,40 +63,37 @@ def simulate_observations(
     simulator: Simulator | None = None,
     seed: int | None = None,
 ) -> Simulated:
-    """Draw latents from the prior and data from the model, and put the data where the model and encoder expect them.
+    """Draw latents from the prior and data from the model, and return the data in the form that model and encoder expect.
 
-    The Pyro model is run with its ``obs=`` taken away. Which argument it observes, in which order and shape, is followed from
-    the arguments to the observed sites; covariates and masks stay as they are, and so do masked numbers. Whatever is drawn
-    is in its argument at once, so a site further down that reads it there, as in an autoregressive model, sees the
-    simulated value. A second run then checks that the model says of the simulated data what it said when it drew
-    them.
+    The Pyro model runs without its ``obs=``. The elements that each observed site reads are tracked from the arguments to
+    the site, and every value that is drawn is written there at once. A later site that reads the argument, as in an
+    autoregressive model, therefore sees the simulated value. Covariates, masks and masked entries keep their values. A
+    second run checks that the model gives the simulated data the density from which they were drawn.
 
-    A model draws what its likelihood draws: one with a Bernoulli likelihood that was trained on gray values simulates
-    black and white.
+    The data are draws from the likelihood. A model with a Bernoulli likelihood that was trained on gray values therefore
+    simulates binary images.
 
     Args:
         vi: a fitted estimator.
-        simulations: ``n``, how many draws.
-        x: observations whose sizes and covariates the draws are for, taken in turn; by default a few of the training data.
-        simulator: what draws latents and data instead, where the model cannot be made to: a function of ``n``, see
-            `Simulator`.
-        seed: reproduces the draws and leaves the caller's random state as it was.
+        simulations: ``n``, the number of draws.
+        x: observations whose sizes and covariates are used, cyclically; by default some of the training data.
+        simulator: draws latents and data in place of the model; see `Simulator`.
+        seed: reproduces the draws and leaves the caller's random state untouched.
 
     Returns:
         The latents and the data.
 
     Raises:
-        NotFittedError: the guide has not seen data yet.
+        NotFittedError: no data have been seen.
         DataError: the observations ``x``, or those that ``simulator`` returns, cannot be used.
-        OptionError: ``simulations`` is not a positive integer, or ``simulator`` returns something else than it should.
-        ModelError: the model observes something that is no part of its arguments, weights a site, or reads what it
-            observes elsewhere as well, so that data cannot be drawn from it.
+        OptionError: ``simulations`` is not a positive integer, or ``simulator`` does not return what it should.
+        ModelError: data cannot be simulated from the model: a site is weighted, observes something other than elements of
+            the arguments, or depends on observed data that are read before they are drawn.
 
     Example:
         >>> import torch, amortvi as avi
         >>> model = avi.models.LinearGaussian(torch.eye(2), scale=1.0)
-        >>> x = model.simulate(20, seed=0)
-        >>> vi = avi.AmortizedVI(model, avi.encoders.MLP(2, []), "full").fit(x, epochs=1, progress=False, seed=0)
+        >>> vi = avi.AmortizedVI(model, avi.encoders.MLP(2, []), "full").setup(model.simulate(20, seed=0), seed=0)
         >>> simulated = avi.diagnostics.simulate_observations(vi, 1000, seed=0)
         >>> simulated.values["z"].shape, simulated.batch.args[0].shape
         (torch.Size([1000, 2]), torch.Size([1000, 2]))
@@ -112,156 +101,134 @@ def simulate_observations(
         Posterior(FullCovariance, 1000 observations, z: (2,))
     """
     count = positive_int("simulations", simulations)
-    # Not the seed itself: a posterior sampled with the same one would have the very noise that the latents are made of.
-    own_seed = derived_seed(seed, Stream.SIMULATION)
-    source = vi.example if x is None else vi.posterior(x).observations.first(count)
-    prototype = vi.guide.prototype
-    if simulator is not None:
-        with random_state(own_seed, vi.device):
+    source = vi.example if x is None else vi.posterior(x, copy=False).observations.first(count)
+    # With the seed itself, a posterior sampled with the same seed would use the noise that the latents are made of.
+    with random_state(derived_seed(seed, Stream.SIMULATION), vi.device):
+        if simulator is None:
+            values, observations = _draw(vi.generative, source, count, vi.device)
+        else:
             values, observations = _checked(simulator(count), vi, count)
-    else:
-        values, batch = _draw(vi.generative, prototype, source, count, vi.device, own_seed)
-        observations = TensorObservations(batch, "the simulated data")
-    vector, _ = prototype.latents.unconstrain({name: value.to(vi.device) for name, value in values.items()})
+    vector, _ = vi.generative.latents.unconstrain({name: value.to(vi.device) for name, value in values.items()})
     if not bool(torch.isfinite(vector).all()):
         raise ModelError(
-            "the prior draws latents at the very edge of their support, which no finite unconstrained numbers map to: give "
-            "it less mass there."
+            "the prior draws latents on the boundary of their support, where the unconstrained latents are infinite: choose a "
+            "prior with less mass there."
         )
     return Simulated(values, vector.cpu(), observations)
 
 
-def _checked(answer: Any, vi: AmortizedVI, count: int) -> tuple[dict[str, Tensor], Observations]:
-    """Return what a user's simulator gave, or raise `OptionError`."""
-    if not isinstance(answer, tuple) or len(answer) != 2 or not isinstance(answer[0], Mapping):
-        raise OptionError(f"simulator must return a dict of latents and the observations; got {type(answer).__name__}.")
-    given = dict(answer[0])
-    values = {name: torch.as_tensor(value, dtype=vi.dtype, device="cpu") for name, value in given.items()}
-    observations = vi.posterior(answer[1]).observations
-    # Also says what is wrong with values that cannot be used.
-    vector, _ = vi.guide.latents.unconstrain({name: value.to(vi.device) for name, value in values.items()})
-    sizes = {"latents": vector.shape[0] if vector.dim() == 2 else 0, "observations": observations.size}
-    if set(sizes.values()) != {count}:
-        raise OptionError(f"simulator({count}) must return {count} latents and as many observations; got {sizes}.")
+def _checked(result: Any, vi: AmortizedVI, count: int) -> tuple[dict[str, Tensor], Observations]:
+    """Return the result of the user's simulator, or raise `OptionError` or `DataError`."""
+    if not isinstance(result, tuple) or len(result) != 2 or not isinstance(result[0], Mapping):
+        raise OptionError(
+            f"simulator must return a tuple of a dict of latents and the observations; got {type(result).__name__}."
+        )
+    values = {name: torch.as_tensor(value, dtype=vi.dtype, device="cpu") for name, value in dict(result[0]).items()}
+    observations = vi.posterior(result[1], copy=False).observations
+    leading = vi.generative.latents.leading_shape(values)
+    if (*leading, observations.size) != (count, count):
+        raise OptionError(
+            f"simulator({count}) must return {count} draws of the latents and as many observations; got latents of leading "
+            f"shape {tuple(leading)} and {observations.size} observations."
+        )
     return values, observations
 
 
-def _draw(
-    model: GenerativeModel, prototype: Prototype, source: Batch, count: int, device: torch.device, seed: int | None
-) -> tuple[dict[str, Tensor], Batch]:
-    """Draw ``count`` latents, in observation layout, and the data simulated from them."""
-    gathered, parts = Gathered(count), []
-    with torch.no_grad(), evaluation_mode(model), pyro.validation_enabled(False), model.own_parameters():
-        first = _rows(source, range(min(source.size, _EXAMPLE_ROWS)), device)
-        with random_state(0, device):
-            places = find_places(model, prototype.plate, first)
-            _check_agreement(model, prototype.plate, places, first)
-        width = numbers_per_row(lambda batch: simulate(model, prototype, batch, None, 1), first)
-        with random_state(seed, device):
-            for span in spans(count, rows_at_once(width)):
-                batch = _rows(source, span, device)
-                drawn = _Writer(prototype.plate, batch, places)
-                run_model(model, batch, drawn)
-                gathered.add({site.name: drawn.drawn[site.name].cpu() for site in prototype.latents.sites})
-                parts.append(batch.to(torch.device("cpu")))
-    return gathered.result(), Batch.joined(parts)
-
-
-def _rows(source: Batch, rows: range, device: torch.device) -> Batch:
-    """Return rows, from the start again after the last, to write to; what was one tensor in two arguments stays one."""
-    positions = torch.arange(rows.start, rows.stop) % source.size
-    copies: dict[Any, Tensor] = {}
-
-    def copy(value: Tensor) -> Tensor:
-        key = value.data_ptr(), value.shape, value.stride(), value.dtype
-        if key not in copies:
-            copies[key] = value.index_select(0, positions.to(value.device)).to(device)
-        return copies[key]
-
-    return Batch(tuple(map(copy, source.args)), {name: copy(value) for name, value in source.kwargs.items()})
-
-
-class _Writer(SiteSampler):
-    """Draws every site in the plate anew and puts what is observed into the batch; the sites outside stay."""
-
-    def __init__(self, plate: str, batch: Batch, places: Mapping[str, Places]) -> None:
-        super().__init__(plate, {}, batch.size)
-        self.batch = batch
-        self.places = places
-
-    def _pyro_sample(self, msg: Site) -> None:
-        if any(frame.name == self.plate for frame in msg["cond_indep_stack"]):
-            super()._pyro_sample(msg)
-
-    def _pyro_post_sample(self, msg: Site) -> None:
-        super()._pyro_post_sample(msg)
-        place = self.places.get(msg["name"])
-        if place is not None:
-            rows = self.drawn[msg["name"]]
-            place.write(self.batch, rows, mask_rows(msg, self.plate, self.rows, rows))
-
-
-class _NotingWriter(_Writer):
-    """Notes the value of each site, in model layout, and what the model says of it at that moment."""
-
-    def __init__(self, plate: str, batch: Batch, places: Mapping[str, Places]) -> None:
-        super().__init__(plate, batch, places)
-        self.noted: dict[str, tuple[Tensor, Tensor]] = {}
-
-    def _pyro_post_sample(self, msg: Site) -> None:
-        super()._pyro_post_sample(msg)
-        if msg["name"] in self.drawn and not is_deterministic(msg):
-            self.noted[msg["name"]] = msg["value"], _log_prob(msg, msg["value"])
-
-
-def _log_prob(msg: Site, value: Tensor) -> Tensor:
-    log_prob: Tensor = scale_and_mask(msg["fn"].log_prob(value), 1.0, msg["mask"])
-    return log_prob
-
-
-class _Reader(SiteSampler):
-    """Runs the model on simulated data with its latents set, and looks whether it says what it said when it drew them."""
-
-    def __init__(self, drawn: _NotingWriter) -> None:
-        super().__init__(drawn.plate, {}, drawn.rows)
-        self.first_run = drawn.noted
-
-    def _pyro_sample(self, msg: Site) -> None:
-        if msg["name"] not in self.first_run:
-            return
-        value, log_prob = self.first_run[msg["name"]]
-        if is_data(msg):
-            rows, given = (observation_rows({**msg, "value": v}, self.plate, self.rows) for v in (value, msg["value"]))
-            assert rows is not None
-            assert given is not None
-            counts = mask_rows(msg, self.plate, self.rows, rows)
-            same = torch.isclose(given.to(rows.dtype), rows, rtol=1e-4, atol=1e-4)
-            if not bool((same if counts is None else same | ~counts).all()):
-                raise ModelError(
-                    f"observed site {msg['name']!r} does not have the values that were put into the model's arguments: what it "
-                    f"observes is computed from them. {GIVE_SIMULATOR}"
-                )
-        msg["value"], msg["done"] = value, True
-        if not torch.allclose(_log_prob(msg, value), log_prob, rtol=1e-4, atol=1e-4):
-            raise ModelError(
-                f"the distribution of site {msg['name']!r} depends on data that the model observes itself, and that it read "
-                f"before they were drawn: read them from the argument where they are needed, after their pyro.sample. "
-                f"Or else: {GIVE_SIMULATOR}"
-            )
-
-    def _pyro_post_sample(self, msg: Site) -> None:
-        """Keep nothing."""
-
-
-def _check_agreement(model: GenerativeModel, plate: str, places: Mapping[str, Places], batch: Batch) -> None:
-    """Raise `ModelError` unless the model, run on data that it simulated, has the distributions that it drew them from.
+def _draw(model: Model, source: Batch, count: int, device: torch.device) -> tuple[dict[str, Tensor], Observations]:
+    """Draw latents, in observation layout, and simulate data from them.
 
     Args:
         model: the generative model.
-        plate: the data plate.
-        places: of the observed sites.
-        batch: some rows, which are written to.
+        source: observations whose sizes and covariates are used, cyclically.
+        count: the number of draws.
+        device: where the model is.
     """
-    drawn = _NotingWriter(plate, batch, places)
-    run_model(model, batch, drawn)
-    run_model(model, batch, _Reader(drawn))
+    rows = TensorObservations(source.take(torch.arange(count) % source.size), "the simulated data")
+    example = _writable(source.take(slice(0, _EXAMPLE_ROWS)).to(device), source)
+    gathered, parts = Gathered(count), []
+    with model.inference_mode():
+        with random_state(0, device):
+            places = find_places(model, example)
+            _check_reproducible(model, places, example)
+        for chunk in iter_chunks(rows, lambda chunk: model.simulate(chunk.batch, None, 1), device=device):
+            batch = _writable(chunk.batch, source)
+            sites = {site.name: site for site in _simulate_into(model, batch, places)}
+            gathered.add({name: _rows(model, sites[name], batch.size) for name in model.latents.names})
+            parts.append(batch.to(torch.device("cpu")))
+    return gathered.result(), TensorObservations(Batch.concatenate(parts), "the simulated data")
+
+
+def _writable(batch: Batch, source: Batch) -> Batch:
+    """Return a copy of ``batch`` to write to; arguments that are the same tensor in ``source`` are so in the copy."""
+    copies: dict[Any, Tensor] = {}
+    keys = iter([(value.data_ptr(), value.shape, value.stride(), value.dtype) for value in source.tensors()])
+    return batch.map(lambda value: copies.setdefault(next(keys), value.clone(memory_format=torch.contiguous_format)))
+
+
+def _rows(model: Model, site: Site, observations: int) -> Tensor:
+    """Return the value of a site that has one for each observation, in observation layout."""
+    rows = site.by_observation(site.value, model.structure.plate, observations)
+    assert rows is not None
+    return rows
+
+
+def _simulate_into(
+    model: Model, batch: Batch, places: Mapping[str, Places], visit: Callable[[Site], None] | None = None
+) -> list[Site]:
+    """Draw every site in the data plate, and write the data to ``batch`` as soon as they are drawn.
+
+    Args:
+        model: the generative model.
+        batch: arguments to call it with; changed in place.
+        places: those of the observed sites.
+        visit: called with each site before its value is written.
+    """
+
+    def write(site: Site) -> None:
+        if visit is not None:
+            visit(site)
+        if site.name in places:
+            value = _rows(model, site, batch.size)
+            places[site.name].write(batch, value, site.observed_entries(model.structure.plate, batch.size, value))
+
+    return model.run(batch, draw_data=True, visit=write)
+
+
+def _check_reproducible(model: Model, places: Mapping[str, Places], batch: Batch) -> None:
+    """Raise `ModelError` unless the model gives simulated data the density from which it drew them.
+
+    Args:
+        model: the generative model.
+        places: those of the observed sites.
+        batch: some observations; changed in place.
+    """
+    plate = model.structure.plate
+    drawn: dict[str, tuple[Site, Tensor]] = {}
+
+    def record(site: Site) -> None:
+        if site.frame(plate) is not None and not site.is_deterministic:
+            drawn[site.name] = site, site.log_prob(plate)
+
+    def compare(site: Site) -> None:
+        if site.name not in drawn:
+            return
+        before, log_prob = drawn[site.name]
+        if site.is_data:
+            expected, read = _rows(model, before, batch.size), _rows(model, site, batch.size)
+            observed = site.observed_entries(plate, batch.size, read)
+            same = torch.isclose(read.to(expected.dtype), expected, rtol=1e-4, atol=1e-4)
+            if not bool((same if observed is None else same | ~observed).all()):
+                raise ModelError(
+                    f"observed site {site.name!r} does not have the values that were written to the model's arguments, so it "
+                    f"computes what it observes from them. {GIVE_SIMULATOR}"
+                )
+        # The density of the value that was drawn: the argument may hold it in another precision.
+        again = Site({**site.message, "value": before.value}).log_prob(plate)
+        if not torch.allclose(again, log_prob, rtol=1e-4, atol=1e-4):
+            raise ModelError(
+                f"the distribution of site {site.name!r} depends on observed data that the model read before they were drawn: "
+                f"read them from the argument where they are needed, after their pyro.sample. Otherwise: {GIVE_SIMULATOR}"
+            )
+
+    _simulate_into(model, batch, places, record)
+    model.run(batch, values={name: drawn[name][0].value for name in model.latents.names}, visit=compare)

@@ -1,4 +1,4 @@
-"""Likelihoods ``p(x | z)`` of a VAE: from the decoder's output to a distribution of one observation."""
+"""Likelihoods ``p(x | z)`` of a VAE: they map the decoder's output to the distribution of the observations."""
 
 from __future__ import annotations
 
@@ -17,46 +17,46 @@ __all__ = ["Bernoulli", "Categorical", "Likelihood", "Normal", "Poisson", "make_
 
 
 class Likelihood(nn.Module, ABC):
-    """Maps the decoder's output to the distribution of the observations' entries."""
+    """Maps the decoder's output to the distribution of each entry of the observations."""
 
     @abstractmethod
     def forward(self, decoded: Tensor) -> Any:
-        """Return the distribution of each entry, its batch shape being the shape of ``x``.
+        """Return the distribution of each entry, whose batch shape is the shape of ``x``.
 
         Args:
-            decoded: the decoder's output, laid out as ``x`` is, ``(B, *event)``; where the decoder gives ``K`` numbers
-                for each entry, ``(B, *event, K)``.
+            decoded: the decoder's output in the layout of ``x``: ``(B, *event)``, or ``(B, *event, K)`` if the decoder returns
+                ``K`` values per entry.
         """
 
     def mean(self, decoded: Tensor) -> Tensor:
-        """Return what is expected of each entry, the shape of ``x``; probabilities where entries are classes."""
+        """Return the mean of each entry, in the shape of ``x``; for classes, their probabilities."""
         mean: Tensor = self(decoded).mean
         return mean
 
 
 class Intensity(dist.Bernoulli):  # type: ignore[misc]  # Pyro's distributions are untyped
-    """A Bernoulli distribution that scores grey values too; beyond [0, 1] its formula has no bound."""
+    """A Bernoulli distribution that also accepts intensities in [0, 1]; outside this interval its formula is unbounded."""
 
     support = constraints.unit_interval
 
 
 class Bernoulli(Likelihood):
-    """Binary entries, or intensities in [0, 1]; the decoder gives logits of the shape of ``x``."""
+    """Binary entries, or intensities in [0, 1]; the decoder returns logits in the shape of ``x``."""
 
     def forward(self, decoded: Tensor) -> Any:
-        """Return ``Bernoulli(logits=decoded)``; intensities between 0 and 1 score as their expected log-likelihood."""
+        """Return ``Bernoulli(logits=decoded)``; the score of an intensity is the expected score of a bit with that mean."""
         return Intensity(logits=decoded)
 
 
 class Normal(Likelihood):
-    """Real entries with one learned scale; the decoder gives means of the shape of ``x``.
+    """Real entries with one scale for all; the decoder returns means in the shape of ``x``.
 
     Args:
-        scale: where the learned scale starts, or stays with ``learned=False``.
+        scale: the initial scale, or the fixed one if ``learned=False``.
         learned: whether the scale is trained.
 
     Raises:
-        OptionError: the scale is not above zero.
+        OptionError: the scale is not positive.
     """
 
     log_scale: Tensor
@@ -67,7 +67,7 @@ class Normal(Likelihood):
         if learned:
             self.log_scale = nn.Parameter(log_scale)
         else:
-            self.register_buffer("log_scale", log_scale)  # Pyro warns of parameters that are not to be trained
+            self.register_buffer("log_scale", log_scale)  # Pyro warns about frozen parameters
 
     def forward(self, decoded: Tensor) -> Any:
         """Return ``Normal(decoded, scale)``."""
@@ -75,19 +75,19 @@ class Normal(Likelihood):
 
 
 class Categorical(Likelihood):
-    """Entries that are one of ``K`` classes, as integers; the decoder gives logits of shape ``(*x, K)``."""
+    """Integer entries, each one of ``K`` classes; the decoder returns logits of shape ``(B, *event, K)``."""
 
     def forward(self, decoded: Tensor) -> Any:
         """Return ``Categorical(logits=decoded)``."""
         return dist.Categorical(logits=decoded)
 
     def mean(self, decoded: Tensor) -> Tensor:
-        """Return the probability of each class, ``(*x, K)``."""
+        """Return the probability of each class, ``(B, *event, K)``."""
         return decoded.softmax(-1)
 
 
 class Poisson(Likelihood):
-    """Counts; the decoder gives log rates of the shape of ``x``."""
+    """Counts; the decoder returns log rates in the shape of ``x``."""
 
     def forward(self, decoded: Tensor) -> Any:
         """Return ``Poisson(exp(decoded))``."""

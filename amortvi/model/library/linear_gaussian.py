@@ -1,4 +1,4 @@
-r"""Probabilistic PCA, whose posterior and evidence are known exactly.
+r"""Probabilistic PCA, whose posterior and evidence are known in closed form.
 
 .. math::
 
@@ -7,8 +7,9 @@ r"""Probabilistic PCA, whose posterior and evidence are known exactly.
     z \mid x \sim N\bigl(M^{-1} W^\top (x - b) / s^2,\; M^{-1}\bigr), \quad M = I + W^\top W / s^2,
     \quad x \sim N(b,\; W W^\top + s^2 I)
 
-(Tipping and Bishop, 1999). A linear encoder with full covariance reaches :math:`\log p(x)`; the best diagonal posterior
-has variances :math:`1 / M_{ii}` and loses :math:`\tfrac12 (\sum_i \log M_{ii} - \log\det M)` for every ``x``.
+(Tipping and Bishop, 1999). With a linear encoder and full covariance, the ELBO reaches :math:`\log p(x)`. The best diagonal
+posterior has variances :math:`1 / M_{ii}`, and its ELBO is lower by
+:math:`\tfrac12 (\sum_i \log M_{ii} - \log\det M)` for every ``x``.
 """
 
 from __future__ import annotations
@@ -35,8 +36,7 @@ class LinearGaussian(PyroModule):
         bias: the mean of ``x``, ``(features,)``; zero by default.
 
     Raises:
-        OptionError: ``W`` is not a matrix of finite floating numbers, the bias does not fit, or the scale is not above
-            zero.
+        OptionError: ``W`` is not a finite floating-point matrix, ``bias`` does not match it, or ``scale`` is not positive.
 
     Example:
         >>> import torch
@@ -79,8 +79,8 @@ class LinearGaussian(PyroModule):
         """Draw ``x`` from the model, ``(observations, features)``.
 
         Args:
-            observations: how many.
-            seed: reproduces them and leaves the caller's random state as it was.
+            observations: the number of observations.
+            seed: reproduces the draws and leaves the caller's random state untouched.
 
         Raises:
             OptionError: ``observations`` is not a positive integer, or the seed is out of range.
@@ -92,7 +92,7 @@ class LinearGaussian(PyroModule):
         return z.to(self.W) @ self.W.mT + self.bias + self.scale * noise.to(self.W)
 
     def precision(self) -> Tensor:
-        """Return the posterior precision ``M = I + W'W / scale^2``, the same for each ``x``: ``(latents, latents)``."""
+        """Return the posterior precision ``M = I + W'W / scale^2``, the same for every ``x``, ``(latents, latents)``."""
         identity = torch.eye(self.latent_dim, dtype=self.W.dtype, device=self.W.device)
         return identity + self.W.mT @ self.W / self.scale.square()
 
@@ -109,7 +109,7 @@ class LinearGaussian(PyroModule):
         return torch.distributions.MultivariateNormal(self.bias, self.W @ self.W.mT + noise).log_prob(x)
 
     def diagonal_gap(self) -> float:
-        """Return the nats that the best diagonal posterior loses, the same for each ``x``."""
+        """Return the gap in nats between the evidence and the ELBO of the best diagonal posterior, the same for every ``x``."""
         precision = self.precision()
         return float(0.5 * (precision.diagonal().log().sum() - torch.logdet(precision)))
 
@@ -117,7 +117,7 @@ class LinearGaussian(PyroModule):
 def _check_floating(name: str, value: Tensor) -> None:
     if not isinstance(value, Tensor) or not value.is_floating_point():
         got = value.dtype if isinstance(value, Tensor) else type(value).__name__
-        raise OptionError(f"{name} must be a tensor of floating numbers; got {got}.")
+        raise OptionError(f"{name} must be a floating-point tensor; got {got}.")
     bad = int((~torch.isfinite(value)).sum())
     if bad:
-        raise OptionError(f"{name} must be finite; {bad} of its entries are NaN or infinite.")
+        raise OptionError(f"{name} must be finite; {bad} of its elements are NaN or infinite.")

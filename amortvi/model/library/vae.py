@@ -1,4 +1,4 @@
-"""The variational autoencoder's generative half."""
+"""The generative model of a variational autoencoder."""
 
 from __future__ import annotations
 
@@ -16,19 +16,16 @@ __all__ = ["VAE"]
 
 
 class VAE(PyroModule):
-    """``z ~ N(0, I)``, ``x | z ~ likelihood(decoder(z))``, independent entries given ``z`` (Kingma and Welling, 2014).
+    """``z ~ N(0, I)``, ``x | z ~ likelihood(decoder(z))``, with independent entries given ``z`` (Kingma and Welling, 2014).
 
     Args:
-        decoder: an `nn.Module` from ``(B, latent_dim)`` to what the likelihood takes: one number for each entry of
-            ``x``, for ``"categorical"`` one for each entry and class. It may end in a flat layer where ``x`` is an
-            image.
+        decoder: an `nn.Module` that maps ``(B, latent_dim)`` to the parameters of the likelihood: one value per entry of ``x``
+            or, for ``"categorical"``, one per entry and class. Its output may be flat even if ``x`` is an image.
         latent_dim: the number of latent dimensions.
-        likelihood: ``"bernoulli"``, ``"normal"`` (with a learned scale), ``"categorical"``, ``"poisson"``, or a
-            `Likelihood`.
+        likelihood: ``"bernoulli"``, ``"normal"`` (with a learned scale), ``"categorical"``, ``"poisson"``, or a `Likelihood`.
 
     Raises:
-        OptionError: ``latent_dim`` is not a positive integer, the decoder is no `nn.Module`, or the likelihood is
-            unknown.
+        OptionError: ``latent_dim`` is not a positive integer, the decoder is not an `nn.Module`, or the likelihood is unknown.
 
     Example:
         >>> import torch
@@ -40,19 +37,20 @@ class VAE(PyroModule):
     def __init__(self, decoder: nn.Module, latent_dim: int, likelihood: str | Likelihood = "bernoulli") -> None:
         super().__init__()
         if not isinstance(decoder, nn.Module):
-            raise OptionError(f"decoder must be an nn.Module from (B, latent_dim); got {decoder!r}.")
+            raise OptionError(f"decoder must be an nn.Module that accepts latents (B, latent_dim); got {decoder!r}.")
         self.latent_dim = positive_int("latent_dim", latent_dim)
         self.likelihood = make_likelihood(likelihood)
         self.decoder = decoder
         self._event: torch.Size | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        """Run the Pyro model on ``x`` of shape ``(B, *event)`` and return its sites ``"z"`` given ``"x"``.
+        """Run the Pyro model on ``x`` of shape ``(B, *event)``: sites ``"z"`` and ``"x"`` in the plate ``"data"``.
 
-        The sites are ``"z"``, ``(B, latent_dim)``, and ``"x"``, in the plate ``"data"``.
+        Returns:
+            The value of ``"z"``, ``(B, latent_dim)``.
 
         Raises:
-            ModelError: the decoder's output does not fit ``x``.
+            ModelError: the shape of the decoder's output does not match ``x``.
         """
         self._event = x.shape[1:]
         standard = torch.zeros(self.latent_dim, dtype=self._dtype(), device=x.device)
@@ -61,7 +59,7 @@ class VAE(PyroModule):
             decoded = self._decoded(z)
             entries = self.likelihood(decoded)
             if entries.batch_shape != z.shape[:-1] + self._event:
-                raise self._misfit(decoded.shape[z.dim() - 1 :])
+                raise self._shape_error(decoded.shape[z.dim() - 1 :])
             pyro.sample("x", entries.to_event(len(self._event)), obs=x)
         return z
 
@@ -72,37 +70,37 @@ class VAE(PyroModule):
             z: latents, ``(*B, latent_dim)``.
 
         Returns:
-            ``(*B, *event)`` in the shape of the data; before the model has met any, in that of the decoder's output.
-            For categories the probability of each class, ``(*B, *event, K)``.
+            ``(*B, *event)`` with the event shape of the data, or with that of the decoder's output if the model has not seen
+            data yet. For a categorical likelihood, the probability of each class, ``(*B, *event, K)``.
 
         Raises:
-            ModelError: the decoder's output does not fit the data.
+            ModelError: the shape of the decoder's output does not match the data.
         """
         with torch.no_grad():
             return self.likelihood.mean(self._decoded(z))
 
     def _decoded(self, z: Tensor) -> Tensor:
-        """The decoder's output for ``z`` of shape ``(*B, latent_dim)``, laid out as ``x`` is: ``(*B, *event[, K])``."""
-        # Decoders, such as convolutions, need not take more than one batch dimension.
+        """Return the decoder's output for ``z``, ``(*B, latent_dim)``, in the layout of ``x``, ``(*B, *event[, K])``."""
+        # A decoder may accept only one batch dimension, as convolutions do.
         decoded = self.decoder(z.reshape(-1, self.latent_dim))
         return decoded.reshape(*z.shape[:-1], *self._layout(decoded.shape[1:]))
 
     def _layout(self, output: torch.Size) -> tuple[int, ...]:
-        """Lay the decoder's output for an observation out as ``x`` is, with the classes last where there are some."""
+        """Return the shape of the decoder's output for one observation in the layout of ``x``, with classes last."""
         event = self._event
         if event is None or output.numel() == event.numel():
             return tuple(output if event is None else event)
         flat = len(output) == 1 and output.numel() % event.numel() == 0
         by_class = output[:-1] == event or (len(event) == 1 and output[:-1].numel() == event.numel())
         if not flat and not by_class:
-            raise self._misfit(output)
+            raise self._shape_error(output)
         return (*event, output.numel() // event.numel())
 
-    def _misfit(self, output: torch.Size) -> ModelError:
+    def _shape_error(self, output: torch.Size) -> ModelError:
         return ModelError(
-            f"the decoder returns shape {tuple(output)} an observation, which likelihood "
-            f"{type(self.likelihood).__name__} cannot use for x of shape {tuple(self._event or ())}: it must give one "
-            f"number for each entry of x; for a categorical likelihood one for each entry and class, the classes last."
+            f"the decoder returns shape {tuple(output)} per observation, which does not match x of shape "
+            f"{tuple(self._event or ())} for the likelihood {type(self.likelihood).__name__}: it must return one value per entry "
+            f"of x or, for a categorical likelihood, one per entry and class, with the classes last."
         )
 
     def _dtype(self) -> torch.dtype:

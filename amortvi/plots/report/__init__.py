@@ -1,4 +1,4 @@
-"""Everything that is to be said of some fits, in one HTML file."""
+"""A report on fits and their posteriors, as one HTML file."""
 
 from amortvi.plots.report.report import report
 

@@ -1,32 +1,33 @@
-"""A report as one HTML file that holds its figures and styles itself."""
+"""The parts of a report, and the HTML page made of them, which contains its figures and styles."""
 
 from __future__ import annotations
 
 import base64
 import io
+import math
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
 from amortvi._util.lazy import pandas as pd
 from amortvi._util.lazy import require
 
-__all__ = ["Figure", "Part", "Section", "Table", "Verdict", "drawn", "rendered", "tabled"]
+__all__ = ["Figure", "FitSummary", "Part", "Section", "Table", "draw_figure", "make_table", "render"]
 
 _RESOLUTION = 130
 _SIZE = (5.6, 3.8)
-_BROAD = (7.4, 3.8)
+_WIDE = (7.4, 3.8)
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A picture: PNG in base 64, what it shows, and whether it is wider than others."""
+    """A figure: its PNG in base 64, its caption, and whether it is wider than others."""
 
     png: str
     caption: str
-    broad: bool = False
+    wide: bool = False
 
 
 @dataclass(frozen=True)
@@ -38,21 +39,21 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """What is to be said of one fit."""
+class FitSummary:
+    """The verdict on one fit, with its reason."""
 
     name: str
-    fault: str
+    verdict: str
     statement: str
 
 
 @dataclass(frozen=True)
 class Part:
-    """A piece of a section: paragraphs, then a table, then figures."""
+    """A part of a section: paragraphs, then summaries, a table and figures."""
 
     heading: str = ""
     paragraphs: Sequence[str] = ()
-    verdicts: Sequence[Verdict] = ()
+    summaries: Sequence[FitSummary] = ()
     table: Table | None = None
     figures: Sequence[Figure] = ()
 
@@ -62,59 +63,69 @@ class Section:
     """A section with its title."""
 
     title: str
-    parts: Sequence[Part] = field(default_factory=tuple)
+    parts: Sequence[Part]
 
     @property
     def anchor(self) -> str:
-        """What links to it."""
+        """The name to which links refer."""
         return re.sub(r"[^a-z]+", "-", self.title.lower()).strip("-")
 
 
-def drawn(
-    caption: str, plot: Callable[..., Any], *results: Any, broad: bool = False, rows: int | None = None, **options: Any
+def draw_figure(
+    caption: str, plot: Callable[..., Any], *results: Any, wide: bool = False, rows: int | None = None, **options: Any
 ) -> Figure:
-    """Draw in a figure of its own, which no window and no list of open figures knows of.
+    """Draw a figure outside pyplot, so that it does not appear among the user's open figures.
 
     Args:
-        caption: what the picture shows.
-        plot: one of `amortvi.plots`, called with ``results``, ``options`` and the Axes as ``ax``.
-        results: what is drawn.
-        broad: whether there is a legend beside the Axes.
-        rows: how many rows a picture has whose height goes by them.
-        options: of the plot.
+        caption: what the figure shows.
+        plot: a function of `amortvi.plots`, called with ``results``, ``options`` and ``ax``.
+        results: the results to plot.
+        wide: whether there is a legend beside the Axes.
+        rows: the number of rows, if the height depends on it.
+        options: options of the plot.
+
+    Raises:
+        MissingDependencyError: matplotlib is not installed.
     """
-    width, height = _BROAD if broad else _SIZE
+    width, height = _WIDE if wide else _SIZE
     size = (width, height if rows is None else 1.6 + 0.45 * rows)
     figure = require("matplotlib.figure", extra="report", purpose="a report").Figure(figsize=size, layout="constrained")
     plot(*results, ax=figure.subplots(), **options)
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=_RESOLUTION)
-    return Figure(base64.b64encode(content.getvalue()).decode("ascii"), caption, broad)
+    return Figure(base64.b64encode(content.getvalue()).decode("ascii"), caption, wide)
 
 
-def tabled(frame: pd.DataFrame, digits: int = 3) -> Table:
-    """Return a data frame with its index as text."""
-    names = [str(name or "").replace("_", " ") for name in frame.index.names]
+def make_table(frame: pd.DataFrame, digits: int = 3) -> Table:
+    """Return a data frame and its index as text.
+
+    Args:
+        frame: the data frame; underscores in the names of its columns become spaces.
+        digits: the number of decimals of floating-point numbers.
+    """
+    header = [str(name or "").replace("_", " ") for name in (*frame.index.names, *frame.columns)]
     rows = [
-        [*_cells(index if isinstance(index, tuple) else (index,), digits), *_cells(row, digits)]
+        [_cell(value, digits) for value in (*(index if isinstance(index, tuple) else (index,)), *row)]
         for index, row in zip(frame.index, frame.itertuples(index=False), strict=True)
     ]
-    return Table([*names, *(str(column).replace("_", " ") for column in frame.columns)], rows)
+    return Table(header, rows)
 
 
-def _cells(values: Sequence[Any], digits: int) -> list[str]:
-    return [_number(value, digits) if isinstance(value, float) else str(value).replace("_", " ") for value in values]
+def _cell(value: Any, digits: int) -> str:
+    """Return a value as text: a missing number as a dash, one too small for the decimals in scientific notation."""
+    if not isinstance(value, float):
+        return str(value)
+    if math.isnan(value):
+        return "–"
+    return f"{value:.0e}" if 0 < abs(value) < 0.5 * 10.0**-digits else f"{value:,.{digits}f}"
 
 
-def _number(value: float, digits: int) -> str:
-    """Write a number out, a small one by its exponent, and none as minus zero."""
-    if 0 < abs(value) < 0.5 * 10.0**-digits:
-        return f"{value:.0e}"
-    return f"{value:,.{digits}f}"
+def render(title: str, subtitle: str, sections: Sequence[Section], footer: str) -> str:
+    """Return the page.
 
-
-def rendered(title: str, subtitle: str, sections: Sequence[Section], footer: str) -> str:
-    """Return the page."""
+    Raises:
+        MissingDependencyError: Jinja is not installed.
+    """
     jinja2 = require("jinja2", extra="report", purpose="a report")
     source = resources.files("amortvi.plots.report").joinpath("template.html").read_text(encoding="utf-8")
     environment = jinja2.Environment(

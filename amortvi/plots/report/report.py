@@ -1,4 +1,4 @@
-"""The report: how good the posteriors of some fits are, and whose fault it is where they are not."""
+"""The report: how good the posteriors of some fits are, and what limits them."""
 
 from __future__ import annotations
 
@@ -7,32 +7,40 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from amortvi import plots
 from amortvi._util.checks import nonnegative_int, positive_float, positive_int
+from amortvi._util.lazy import pandas as pd
+from amortvi._util.lazy import require
 from amortvi._util.version import __version__
-from amortvi.comparison.compare import compare
-from amortvi.comparison.fits import FamilyFits
-from amortvi.diagnostics import (
-    Calibration,
-    Diagnosis,
-    calibrate,
-    convergence,
-    diagnose,
-    latent_usage,
-)
-from amortvi.diagnostics.gaps.gaps import FEWEST_DRAWS
-from amortvi.errors import AmortviError, OptionError
+from amortvi.comparison import FamilyFits, compare
+from amortvi.diagnostics.calibration import calibrate
+from amortvi.diagnostics.convergence import convergence
+from amortvi.diagnostics.evidence import Evidence, evidence
+from amortvi.diagnostics.gaps.diagnosis import diagnose
+from amortvi.diagnostics.gaps.gaps import FEWEST_DRAWS, Gaps
+from amortvi.diagnostics.latents import latent_usage
+from amortvi.errors import AmortviError, FamilyError, OptionError
 from amortvi.families import family_label
 from amortvi.importance import k_hat_threshold
 from amortvi.inference import AmortizedVI
-from amortvi.plots.report.page import Figure, Part, Section, Verdict, drawn, rendered, tabled
-from amortvi.posterior.posterior import Posterior
+from amortvi.plots import (
+    plot_comparison,
+    plot_coverage,
+    plot_gaps,
+    plot_history,
+    plot_k_hat,
+    plot_latent_map,
+    plot_latent_usage,
+    plot_ranks,
+)
+from amortvi.plots.report.page import FitSummary, Part, Section, draw_figure, make_table, render
+from amortvi.posterior import Posterior
 
 __all__ = ["report"]
 
 _WORST = 5
 _FEWEST_SIMULATIONS = 100
 _ELLIPSES = 20
+_SCORES = {"elbo": "the ELBO, since all fits share one model", "evidence": "the held-out evidence log p(x)"}
 
 
 def report(
@@ -46,28 +54,29 @@ def report(
     tolerance: float = 0.1,
     seed: int = 0,
 ) -> Path:
-    """Write what there is to say of some fits into one HTML file, which needs nothing else to be read.
+    """Diagnose some fits and write the results to one HTML file, which contains its figures and can be opened offline.
 
-    It has a verdict on each fit, the comparison, the gaps, k-hat, the calibration on simulated data, the use of the latents, a
-    map of them, and the training history. Of fits with several seeds the comparison counts all, the rest looks at the
-    first.
+    The sections are: a verdict on each fit, the comparison, the gaps, the reliability of importance weights, the calibration on
+    simulated data, the usage of the latents with a map of them, and the history of training. The comparison uses the fits of
+    all seeds; the other sections are about those of the first seed. A family that cannot be refined, such as a flow, has no
+    gaps.
 
     Args:
-        fits: an estimator, several by name, or what `fit_families` returns.
-        x: observations, as for `AmortizedVI.fit`; held-out ones.
-        path: of the file; folders that are missing are made, a file that is there is replaced.
-        labels: one an observation, for the colors of the map.
-        draws: for each bound and for the evidence.
-        simulations: how many observations are simulated for the calibration; 0 leaves that section out.
-        tolerance: in nats; a loss up to this is fine.
-        seed: of all draws; the caller's random state stays as it was.
+        fits: an estimator, several by name, or the result of `fit_families`.
+        x: observations, as for `AmortizedVI.fit`, preferably held-out ones.
+        path: the file; missing folders are created, and an existing file is replaced.
+        labels: one label per observation, for the colors of the map.
+        draws: draws for each bound and for the evidence, at least 21.
+        simulations: the number of observations to simulate for the calibration, at least 100; 0 omits that section.
+        tolerance: the largest inference gap that is ok, in nats per observation.
+        seed: the seed of all draws; the caller's random state is left untouched.
 
     Returns:
         The path of the file.
 
     Raises:
         OptionError: ``fits`` is something else or empty, or an option is out of range.
-        NotFittedError: a fit has not seen data yet.
+        NotFittedError: a fit has seen no data, or was not trained.
         DataError: the observations cannot be used.
         MissingDependencyError: the extra ``report`` is not installed.
 
@@ -81,34 +90,35 @@ def report(
         ...     "Verdicts" in path.read_text(encoding="utf-8")
         True
     """
-    if positive_int("draws", draws) < FEWEST_DRAWS:
-        raise OptionError(f"draws must be at least {FEWEST_DRAWS}, the fewest that have a k-hat; got {draws}.")
+    positive_int("draws", draws, at_least=FEWEST_DRAWS)
     positive_float("tolerance", tolerance)
     seed = nonnegative_int("seed", seed)
     if 0 < nonnegative_int("simulations", simulations) < _FEWEST_SIMULATIONS:
-        raise OptionError(
-            f"simulations must be 0 or at least {_FEWEST_SIMULATIONS} to tell anything; got {simulations}."
-        )
-    fits = {family_label(fits.family): fits} if isinstance(fits, AmortizedVI) else fits
-    x, labels = _checked_data(fits, x, labels)
-    table = compare(fits, x, particles=draws, seed=seed)
-    looked_at = [
-        _Fit(name, vi, vi.posterior(x), diagnose(vi, x, draws=draws, tolerance=tolerance, seed=seed))
-        for name, vi in fits.items()
-    ]
-    sections = [_verdicts(looked_at)]
-    if len(looked_at) > 1:
+        raise OptionError(f"simulations must be 0 or at least {_FEWEST_SIMULATIONS}; got {simulations}.")
+    named = _check_fits(fits)
+    for module in ("jinja2", "matplotlib"):  # not after minutes of computation
+        require(module, extra="report", purpose="a report")
+    first = next(iter(named.values())).posterior(x, copy=False)
+    # Data that may be drawn at each reading are read once, so that all results are about the same observations.
+    loaded = first.in_memory()
+    x, count = x if loaded is first else loaded.observations, len(loaded)
+    _check_labels(labels, count)
+    table = compare(named, x, particles=draws, seed=seed)
+    examined = [_examine(name, vi, x, draws, tolerance, seed) for name, vi in named.items()]
+    sections = [_verdicts(examined, tolerance)]
+    if len(examined) > 1:
         sections.append(_comparison(table))
-    sections += [_gaps(looked_at), _trust(looked_at, draws)]
+    if any(fit.gaps for fit in examined):
+        sections.append(_gaps({fit.name: fit.gaps for fit in examined if fit.gaps}))
+    sections.append(_reliability(examined, draws))
     if simulations:
-        sections.append(_calibration(looked_at, x, simulations, seed))
-    sections += [_latents(looked_at, x, labels, seed), _training(fits, looked_at)]
-    count = len(looked_at[0].posterior)
-    page = rendered(
-        title="Posteriors under examination",
-        subtitle=f"{count} observations; fits: {', '.join(fit.name for fit in looked_at)}",
+        sections.append(_calibration(examined, x, simulations, seed))
+    sections += [_latents(examined, labels, seed), _training(named, examined)]
+    page = render(
+        title="Posterior diagnostics",
+        subtitle=f"{count} observation{'s' * (count != 1)}; fits: {', '.join(named)}",
         sections=sections,
-        footer=f"amortvi {__version__}; {draws} draws an observation, seed {seed}. Bounds and gaps are in nats an observation.",
+        footer=f"amortvi {__version__}; {draws} draws per observation, seed {seed}. Bounds and gaps are in nats.",
     )
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -116,125 +126,169 @@ def report(
     return path
 
 
-def _checked_data(fits: Any, x: Any, labels: Any) -> tuple[Any, Any]:
-    """Return the observations, read once, and the labels, if these are as many."""
-    first = next(iter(fits.values()), None) if isinstance(fits, Mapping) else None
-    if not isinstance(first, AmortizedVI):
-        return x, labels  # of which `compare` says what is wrong
-    posterior = first.posterior(x).in_memory()
-    if labels is not None and (not hasattr(labels, "__len__") or len(labels) != len(posterior)):
-        got = f"{len(labels)}" if hasattr(labels, "__len__") else type(labels).__name__
-        raise OptionError(f"labels must be one an observation, {len(posterior)} of them; got {got}.")
-    return x if first.posterior(x).observations.in_memory else posterior.observations, labels
-
-
 @dataclass(frozen=True)
 class _Fit:
-    """One fit with what was found of it."""
+    """One fit with its results.
+
+    Args:
+        name: the name of the fit.
+        vi: the estimator.
+        posterior: its posterior of the observations.
+        summary: the verdict on it.
+        amortized: ELBO and k-hat of the amortized posterior.
+        gaps: the gaps, or ``None`` if the family cannot be refined.
+    """
 
     name: str
     vi: AmortizedVI
     posterior: Posterior
-    diagnosis: Diagnosis
+    summary: FitSummary
+    amortized: Evidence
+    gaps: Gaps | None
 
 
-def _verdicts(fits: list[_Fit]) -> Section:
-    verdicts = [Verdict(fit.name, fit.diagnosis.fault, fit.diagnosis.statement) for fit in fits]
-    meaning = (
-        "fine: within the tolerance. family: the posterior family is too narrow. encoder: its answer is not the best of the "
-        "family. optimizer: training was not done. do not trust: the evidence is not known well enough to say."
-    )
-    return Section("Verdicts", [Part(paragraphs=[meaning], verdicts=verdicts)])
+def _check_fits(fits: Any) -> Mapping[str, AmortizedVI]:
+    """Return the fits by name."""
+    named = {family_label(fits.family): fits} if isinstance(fits, AmortizedVI) else fits
+    if not isinstance(named, Mapping) or not named or not all(isinstance(vi, AmortizedVI) for vi in named.values()):
+        raise OptionError(
+            f"fits must be an AmortizedVI, the result of fit_families, or a dict of fitted estimators such as {{'full': vi}}; "
+            f"got {type(fits).__name__}{' without fits' * (named == {})}."
+        )
+    return named
 
 
-def _comparison(table: Any) -> Section:
-    score = {"elbo": "the ELBO, since all fits share one model", "evidence": "the held-out evidence log p(x)"}
-    ranked = f"Ranked by {score[table.attrs['score']]}; differences are paired, observation by observation."
+def _check_labels(labels: Any, count: int) -> None:
+    if labels is None:
+        return
+    got = str(len(labels)) if hasattr(labels, "__len__") else type(labels).__name__
+    if got != str(count):
+        raise OptionError(f"labels must be one label per observation, {count} in total; got {got}.")
+
+
+def _examine(name: str, vi: AmortizedVI, x: Any, draws: int, tolerance: float, seed: int) -> _Fit:
+    posterior = vi.posterior(x, copy=False)
+    try:
+        found = diagnose(vi, x, draws=draws, tolerance=tolerance, seed=seed)
+    except FamilyError as error:  # a family that cannot be refined; the other results are reported
+        summary = FitSummary(name, "no verdict", f"the gaps are unknown, because {error}")
+        return _Fit(name, vi, posterior, summary, evidence(vi, posterior=posterior, draws=draws, seed=seed), None)
+    summary = FitSummary(name, found.fault, found.statement)
+    return _Fit(name, vi, posterior, summary, found.gaps.amortized, found.gaps)
+
+
+def _verdicts(fits: list[_Fit], tolerance: float) -> Section:
+    meanings = {
+        "ok": f"the mean inference gap exceeds the tolerance of {tolerance:g} nats by at most two standard errors.",
+        "family": "most is lost because the family does not contain a better posterior.",
+        "encoder": "most is lost because the encoder does not return the best posterior of the family.",
+        "optimizer": "the history does not show that training has converged.",
+        "unreliable": "the evidence cannot be estimated reliably, so the gaps are unknown.",
+    }
+    found = {fit.summary.verdict for fit in fits}
+    paragraphs = [f"{verdict}: {meaning}" for verdict, meaning in meanings.items() if verdict in found]
+    return Section("Verdicts", [Part(summaries=[fit.summary for fit in fits]), Part(paragraphs=paragraphs)])
+
+
+def _comparison(table: pd.DataFrame) -> Section:
+    paragraphs = [f"Ranked by {_SCORES[table.attrs['score']]}. Differences are paired by observation."]
+    seeds = int(table["seeds"].max())
+    if seeds > 1:
+        paragraphs.append(f"The comparison averages over {seeds} seeds; the other sections are about the first.")
     others = table["verdict"].drop(table.index[table["verdict"] == "best"])
     ties = [str(name) for name in others.index[others == "within noise of the best"]]
     if ties:
-        noise = f"Within noise of the best (two standard errors): {', '.join(ties)}."
+        paragraphs.append(f"Within noise of the best (two standard errors): {', '.join(ties)}.")
     elif (others == "worse").all():
-        noise = "Every other fit is worse than the best by more than two standard errors."
+        paragraphs.append("The best is better than every other fit by more than two standard errors.")
     else:
-        noise = "From one observation nothing can be said of differences."
-    caption = "Difference to the best, with one standard error."
-    picture = drawn(caption, plots.plot_comparison, table, rows=len(table))
-    return Section("Comparison", [Part(paragraphs=[ranked, noise], table=tabled(table), figures=[picture])])
+        paragraphs.append("A single observation has no standard error, so it is unknown which differences are noise.")
+    figure = draw_figure("Difference to the best ± one standard error.", plot_comparison, table, rows=len(table))
+    return Section("Comparison", [Part(paragraphs=paragraphs, table=make_table(table), figures=[figure])])
 
 
-def _gaps(fits: list[_Fit]) -> Section:
-    found = {fit.name: fit.diagnosis.gaps for fit in fits}
-    caption = "What each fit loses against the evidence, and to what."
-    figure = drawn(caption, plots.plot_gaps, found, rows=len(found))
-    parts = [Part(figures=[figure])]
+def _gaps(found: Mapping[str, Gaps]) -> Section:
+    text = (
+        "The evidence is estimated by importance sampling around the best refined posterior; a verdict is unreliable if the "
+        "k-hat of these weights is too high. Means are over the observations with a reliable evidence. In the tables, elbo is "
+        "the bound of the amortized posterior and elbo with the name of a family that of the refined posterior of that "
+        "family; k hat and ess are those of the amortized posterior."
+    )
+    figure = draw_figure("Gaps to the evidence by cause.", plot_gaps, found, rows=len(found))
+    parts = [Part(paragraphs=[text], figures=[figure])]
     for name, gaps in found.items():
         counts = ", ".join(f"{verdict}: {count}" for verdict, count in gaps.verdicts().items() if count)
+        means = gaps.summary().rename(index=lambda quantity: quantity.replace("_", " "))
         worst = gaps.to_frame().sort_values("inference_gap", ascending=False).head(_WORST)
         worst.index.name = worst.index.name or "observation"
-        parts.append(Part(f"{name}: means", [f"Verdicts an observation: {counts}."], table=tabled(gaps.summary())))
-        parts.append(Part(f"{name}: the {len(worst)} observations that lose most", table=tabled(worst, digits=2)))
+        parts.append(Part(f"{name}: means", [f"Verdicts per observation: {counts}."], table=make_table(means)))
+        parts.append(Part(f"{name}: largest inference gaps", table=make_table(worst, digits=2)))
     return Section("Gaps", parts)
 
 
-def _trust(fits: list[_Fit], draws: int) -> Section:
-    threshold = k_hat_threshold(draws)
+def _reliability(fits: list[_Fit], draws: int) -> Section:
     text = (
-        f"k-hat is the shape of the tail of the importance weights of each posterior's own draws. Up to {threshold:.2f} "
-        f"(for {draws} draws) they can be corrected by their weights; above 0.7 no practical number of draws is enough."
+        f"K-hat is the tail shape of the importance weights of draws from the amortized posterior. Below "
+        f"{k_hat_threshold(draws):.2f} (the threshold for {draws} draws) the weighted draws are reliable; above 0.7 no "
+        f"practical number of draws is enough. A high k-hat does not affect the gaps, whose evidence is estimated around a "
+        f"refined posterior."
     )
     figures = []
     for fit in fits:
-        found = fit.diagnosis.gaps.amortized
-        share = float(found.reliable.double().mean())
-        caption = f"{fit.name}: k-hat of each observation; {share:.0%} below the threshold."
-        figures.append(drawn(caption, plots.plot_k_hat, found))
-    return Section("Trust", [Part(paragraphs=[text], figures=figures)])
+        share = float(fit.amortized.reliable.double().mean())
+        caption = f"{fit.name}: k-hat of each observation; {share:.0%} are below the threshold."
+        figures.append(draw_figure(caption, plot_k_hat, fit.amortized))
+    return Section("Reliability", [Part(paragraphs=[text], figures=figures)])
 
 
 def _calibration(fits: list[_Fit], x: Any, simulations: int, seed: int) -> Section:
-    parts = []
+    text = (
+        f"{simulations} latents and observations are simulated from the model. If the posterior is exact, the ranks of the "
+        f"true latents among posterior draws are uniform, and credible regions contain them as often as they claim. A verdict "
+        f"names the faults found by the tests of location, spread and correlation, or else by those of ranks. The tests are "
+        f"about the posterior on data from the model, not about the model on real data."
+    )
+    parts = [Part(paragraphs=[text])]
     for fit in fits:
         try:
             found = calibrate(fit.vi, simulations, x=x, seed=seed)
-        except AmortviError as error:
-            parts.append(Part(fit.name, [f"The calibration could not be done: {error}"]))
+        except AmortviError as error:  # not every model can be simulated; the other sections do not need it
+            parts.append(Part(fit.name, [f"Calibration failed: {error}"]))
             continue
         tests = found.to_frame().set_index("kind").astype({"statistic": float})
-        verdict = f"Verdict: {found.verdict}."
-        parts.append(Part(fit.name, [verdict], table=tabled(tests), figures=_calibration_figures(fit.name, found)))
-    text = (
-        f"{simulations} observations were simulated from the model, with latents that are known: their ranks among posterior "
-        f"draws are uniform if the posterior is right, for data that come from the model."
-    )
-    return Section("Calibration", [Part(paragraphs=[text]), *parts])
+        figures = [
+            draw_figure(f"{fit.name}: ranks of the true latents (SBC).", plot_ranks, found, wide=True),
+            draw_figure(f"{fit.name}: expected coverage.", plot_coverage, found, wide=True),
+        ]
+        parts.append(Part(fit.name, [f"Verdict: {found.verdict}."], table=make_table(tests), figures=figures))
+    return Section("Calibration", parts)
 
 
-def _calibration_figures(name: str, found: Calibration) -> list[Figure]:
-    return [
-        drawn(f"{name}: ranks of the truth (SBC).", plots.plot_ranks, found, broad=True),
-        drawn(f"{name}: expected against nominal coverage.", plots.plot_coverage, found, broad=True),
-    ]
-
-
-def _latents(fits: list[_Fit], x: Any, labels: Any, seed: int) -> Section:
+def _latents(fits: list[_Fit], labels: Any, seed: int) -> Section:
     if len(fits[0].posterior) < 2:
-        return Section("Latents", [Part(paragraphs=["How latents are used shows from several observations only."])])
+        return Section("Latents", [Part(paragraphs=["The usage of latents needs at least two observations."])])
     parts = []
     for fit in fits:
-        used = latent_usage(fit.vi, x, seed=seed)
-        figures = [drawn(f"{fit.name}: use of each latent.", plots.plot_latent_usage, used)]
+        used = latent_usage(fit.vi, posterior=fit.posterior, seed=seed)
+        figures = [draw_figure(f"{fit.name}: usage of each latent coordinate.", plot_latent_usage, used)]
         site = fit.posterior.latents.sites[0]
         if site.shape.numel() > 1:
-            known = fit.posterior.family.has_closed_form_moments and site.is_unconstrained
-            ellipses = _ELLIPSES if known else 0
-            caption = f"{fit.name}: posterior means in the first two latents."
-            figures.append(drawn(caption, plots.plot_latent_map, fit.posterior, labels, ellipses=ellipses))
+            ellipses = _ELLIPSES if site.is_unconstrained and _has_covariance(fit.posterior) else 0
+            caption = f"{fit.name}: posterior means of {site.labels[0]} and {site.labels[1]}."
+            figures.append(draw_figure(caption, plot_latent_map, fit.posterior, labels, ellipses=ellipses))
         parts.append(Part(fit.name, str(used).splitlines(), figures=figures))
     return Section("Latents", parts)
 
 
-def _training(fits: Mapping[str, AmortizedVI], looked_at: list[_Fit]) -> Section:
-    lines = [f"{fit.name}: {convergence(fit.vi)}" for fit in looked_at]
-    figure = drawn("The bound against the epoch.", plots.plot_history, fits)
+def _has_covariance(posterior: Posterior) -> bool:
+    """Return whether the covariance is known in closed form."""
+    try:
+        return len(posterior.select(0).covariance) > 0
+    except FamilyError:
+        return False
+
+
+def _training(named: Mapping[str, AmortizedVI], fits: list[_Fit]) -> Section:
+    lines = [f"{fit.name}: {convergence(fit.vi)}" for fit in fits]
+    figure = draw_figure("ELBO of each epoch.", plot_history, named)
     return Section("Training", [Part(paragraphs=lines, figures=[figure])])

@@ -1,4 +1,4 @@
-"""Adam (Kingma and Ba, 2015) for many small problems at once, with fresh noise at each step, each until it stands still."""
+"""Adam (Kingma and Ba, 2015) for many small problems at once, with noisy gradients, each until it stops improving."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ __all__ = ["climb"]
 
 _AVERAGES = (0.9, 0.99)
 _ROUND = 50
-"""Steps between two looks at the bound."""
+"""Steps between two evaluations of the functions."""
 _REDUCTION = 0.3
 _REDUCTIONS = 3
-"""How often the learning rate is reduced before a problem that gains nothing more counts as done."""
+"""How often the learning rate is reduced before a problem that no longer improves has converged."""
 
 
 @dataclass
 class _Climbers:
-    """Where the problems that are not done are."""
+    """The state of the problems that have not converged: positions, points, moments of the gradients, learning rates."""
 
     rows: Tensor
     point: Tensor
@@ -44,19 +44,20 @@ def climb(
     tolerance: float,
     max_steps: int,
 ) -> OptimizeResult:
-    """Maximise ``N`` functions of ``P`` numbers each, known by noisy gradients.
+    """Maximize ``N`` functions of ``P`` variables each, given noisy gradients.
 
-    Every fifty steps the average of the last half of them is looked at. Where the bound has not risen by ``tolerance``, the
-    learning rate falls to three tenths; after the third time the problem is done. The best average seen is what is returned.
+    After every 50 steps, the functions are evaluated at the average of the last 25 points. If a function has not risen by
+    ``tolerance``, its learning rate is multiplied by 0.3; when it fails to rise after the third reduction, it has converged.
+    The result is the best of these averages.
 
     Args:
         gradient: called with the positions ``(R,)`` of some of the problems and their points ``(R, P)``; returns noisy
             gradients ``(R, P)``.
-        bound: called likewise; returns the functions ``(R,)``, each time on the same noise.
+        bound: called with the same arguments; returns the functions, ``(R,)``, on the same noise at each call.
         start: ``(N, P)``.
-        lr: about how far a number moves in a step.
+        lr: about how far a coordinate moves in one step.
         tolerance: in units of the functions.
-        max_steps: after which a problem counts as not converged.
+        max_steps: the number of steps after which a problem counts as not converged.
     """
     count = start.shape[0]
     rows = torch.arange(count, device=start.device)
@@ -70,21 +71,21 @@ def climb(
     at = _Climbers(
         rows, start.detach().clone(), zeros, zeros.clone(), start.new_full((count,), lr), torch.zeros_like(rows)
     )
-    for begun in range(0, max_steps, _ROUND):
-        steps = min(_ROUND, max_steps - begun)
-        average = _round(at, gradient, begun, steps)
+    for taken in range(0, max_steps, _ROUND):
+        steps = min(_ROUND, max_steps - taken)
+        average = _round(at, gradient, taken, steps)
         found.steps[at.rows] += steps
         reached = bound(at.rows, average)
         gained = reached - best[at.rows]
         better = gained > 0
         found.point[at.rows[better]] = average[better]
         best[at.rows[better]] = reached[better]
-        # Written so that a bound that is not finite counts as nothing gained.
-        still = ~(gained > tolerance)
-        at.rate = torch.where(still, _REDUCTION * at.rate, at.rate)
-        at.reduced = at.reduced + still
-        # From where it was best, and not from where the noise has carried it.
-        at.point = torch.where(still.unsqueeze(-1), found.point[at.rows], at.point)
+        # Negated, so that a value that is not finite counts as no improvement.
+        stalled = ~(gained > tolerance)
+        at.rate = torch.where(stalled, _REDUCTION * at.rate, at.rate)
+        at.reduced = at.reduced + stalled
+        # The search continues from the best point, not from where the noise has led.
+        at.point = torch.where(stalled.unsqueeze(-1), found.point[at.rows], at.point)
         done = at.reduced > _REDUCTIONS
         found.converged[at.rows[done]] = True
         at = at.take(~done)
@@ -93,17 +94,17 @@ def climb(
     return found
 
 
-def _round(at: _Climbers, gradient: Callable[[Tensor, Tensor], Tensor], begun: int, steps: int) -> Tensor:
-    """Take some steps, in place, and return the average of the points of their second half."""
+def _round(at: _Climbers, gradient: Callable[[Tensor, Tensor], Tensor], taken: int, steps: int) -> Tensor:
+    """Take ``steps`` steps in place, after ``taken`` earlier ones, and return the average point of their second half."""
     decay_first, decay_second = _AVERAGES
     total, counted = torch.zeros_like(at.point), 0
-    for step in range(begun + 1, begun + steps + 1):
+    for step in range(taken + 1, taken + steps + 1):
         slope = gradient(at.rows, at.point)
         at.first = decay_first * at.first + (1 - decay_first) * slope
         at.second = decay_second * at.second + (1 - decay_second) * slope.square()
         mean = at.first / (1 - decay_first**step)
         size = (at.second / (1 - decay_second**step)).sqrt()
         at.point = at.point + at.rate.unsqueeze(-1) * mean / (size + torch.finfo(size.dtype).eps)
-        if step - begun > steps // 2:
+        if step - taken > steps // 2:
             total, counted = total + at.point, counted + 1
     return total / counted

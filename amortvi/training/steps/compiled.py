@@ -1,4 +1,4 @@
-"""The compiled step: recorded and compiled once per shape of a minibatch, then run without Python's share of the work."""
+"""The compiled step: recorded and compiled once per shape of a minibatch, then run without Python overhead."""
 
 from __future__ import annotations
 
@@ -25,115 +25,121 @@ from amortvi.training.steps.update import Estimation, Update, memory_of
 
 __all__ = ["CompiledEstimation", "CompiledStep"]
 
-_STEPS_UNSEEN = 1000
-"""Steps after which the numbers are looked at within an epoch. To look takes a third of the time of a small step, and makes an
-accelerator wait: after each thousandth step that is nothing, and a fit that has failed does not go on for long."""
+_STEPS_BETWEEN_CHECKS = 1000
+"""Steps between checks for numbers that are not finite within an epoch. A check takes a third of the time of a small step and
+makes an accelerator wait. Once per thousand steps the cost is negligible, and a failed fit still ends soon."""
 
-_CHANGES_OF_OPTIONS = 1
-"""How often options of the optimizer may change and the graph be made anew. Once may be a user who has set them; twice is taken
-for a schedule, which would have every epoch compile."""
+_MAX_OPTION_CHANGES = 1
+"""How often the options of the optimizer may change before it is left out of the graph. One change may come from the user; two
+are taken for a schedule, which would otherwise compile in every epoch."""
 
 
 class CompiledStep:
-    """One optimizer step on one minibatch, gathering included.
+    """One optimizer step on one minibatch, including the selection of its observations.
 
-    Objective, gradient, clipping and the optimizer are one graph where the optimizer is one of `torch.optim` whose step is a
-    fixed list of tensor operations; of any other optimizer only the step stays outside. Numbers that are not finite
-    are found at the end of the epoch, so that no step has to wait for them.
+    Objective, gradient, clipping and optimizer are one graph if the optimizer is one of `torch.optim` whose step is a fixed
+    sequence of tensor operations. Otherwise the optimizer's step stays outside the graph. Numbers that are not finite are
+    detected at the end of the epoch, so that no step waits for the check.
 
     Args:
         update: what to compute.
 
     Raises:
-        CaptureError: the optimizer asks for the loss itself.
+        CaptureError: the optimizer evaluates the loss itself.
     """
 
     def __init__(self, update: Update) -> None:
         if needs_closure(update.optimizer):
             raise CaptureError(
-                f"{type(update.optimizer).__name__} asks for the loss as often as its line search needs, which a recorded "
-                f"step cannot answer: fit with compile=False, or take another optimizer."
+                f"{type(update.optimizer).__name__} evaluates the loss itself, as often as its line search needs, which a "
+                f"recorded step cannot do: use compile=False or another optimizer."
             )
         self.update = update
         self.first = EagerStep(update)
         self._optimizer = RecordableOptimizer(update.optimizer) if is_recordable(update.optimizer) else None
         self.function = CompiledFunction(self._recorded)
-        self._present: list[bool] = []
+        self._has_gradient: list[bool] = []
         self._options: Hashable = None
-        self._changes = 0
+        self._option_changes = 0
         self._has_state = False
-        self._unseen = 0
+        self._unchecked = 0
 
     @property
     def totals(self) -> Totals:
         """The sums of the epoch so far."""
         return self.update.totals
 
+    @property
+    def records_optimizer(self) -> bool:
+        """Whether the optimizer's step is part of the graph."""
+        return self._optimizer is not None
+
     def begin(self) -> None:
-        """Look whether what was compiled still holds, and take over the learning rates."""
+        """Discard what was compiled if it is no longer valid, and write the current learning rates."""
         if self._optimizer is not None:
             self._optimizer.count_in_double()
-            self._count_changes_of_options()
+            self._count_option_changes()
         if not self.function.keep_for(self._fingerprint()):
-            parameters = {p for p in self.update.parameters if not self.update.optimizer.state.get(p)}
-            self._has_state = self._optimizer is None or not parameters
+            state = self.update.optimizer.state
+            self._has_state = self._optimizer is None or all(state.get(p) for p in self.update.parameters)
         if self._optimizer is not None:
             self._optimizer.write_rates()
 
-    def _count_changes_of_options(self) -> None:
-        """Leave the optimizer out of the graph if a schedule changes more of it than the learning rate."""
+    def _count_option_changes(self) -> None:
+        """Leave the optimizer out of the graph if a schedule changes more than the learning rate."""
         current = optimizer_options(self.update.optimizer)
-        self._changes += self._options is not None and current != self._options
+        self._option_changes += self._options is not None and current != self._options
         self._options = current
-        if self._changes > _CHANGES_OF_OPTIONS:
+        if self._option_changes > _MAX_OPTION_CHANGES:
             self._optimizer = None
 
     def _fingerprint(self) -> Hashable:
-        held = None if self._optimizer is None else (memory_of(optimizer_tensors(self.update.optimizer)), self._options)
-        return self.update.fingerprint(), held
+        if self._optimizer is None:
+            return self.update.fingerprint()
+        return self.update.fingerprint(), memory_of(optimizer_tensors(self.update.optimizer)), self._options
 
     def is_compiled_for(self, minibatch: Minibatch) -> bool:
-        """Whether the step is compiled for the shape of ``minibatch``."""
+        """Return whether the step is compiled for the shape of ``minibatch``."""
         return self._has_state and self.function.is_compiled_for(minibatch)
 
     def __call__(self, minibatch: Minibatch) -> None:
         """Update the parameters.
 
         Raises:
-            CaptureError: the step cannot be recorded or compiled; nothing was changed.
-            LateNonFiniteError: some loss or parameter is not finite.
+            CaptureError: the step cannot be recorded or compiled; nothing has changed.
+            LateNonFiniteError: a loss or a parameter is not finite.
         """
         if not self._has_state:
-            # Optimizers make their state at their first step, which so is another step than those that follow.
+            # An optimizer creates its state in its first step, which therefore differs from all later ones.
             self.first(minibatch)
             self.begin()
             self._has_state = True
             return
         gradients = iter(self.function(minibatch))
         if self._optimizer is None:
-            self.update.apply([next(gradients) if present else None for present in self._present])
-        self._unseen += 1
-        if self._unseen >= _STEPS_UNSEEN:
+            self.update.apply([next(gradients) if present else None for present in self._has_gradient])
+        self._unchecked += 1
+        if self._unchecked >= _STEPS_BETWEEN_CHECKS:
             self.end()
 
     def end(self) -> None:
-        """Look at what the steps have summed and at the parameters.
+        """Check the sums of the epoch and the parameters.
 
         Raises:
-            LateNonFiniteError: some of it is not finite.
+            LateNonFiniteError: one of them is not finite.
         """
-        self._unseen = 0
+        self._unchecked = 0
         sums = torch.stack([tensor.detach().sum().float() for tensor in (self.totals.sums, *self.update.parameters)])
         if not math.isfinite(float(sums.sum())):
             raise LateNonFiniteError("the loss or a parameter is not finite")
 
     def _recorded(self, minibatch: Minibatch) -> Sequence[Tensor]:
-        """The whole update or, where the optimizer stays outside, the gradients that there are."""
+        """Perform the whole update or, if the optimizer stays outside the graph, return the gradients that exist."""
         gradients = self.update.differentiate(minibatch.gather()).gradients
         if self._optimizer is None:
-            self._present = [gradient is not None for gradient in gradients]
+            self._has_gradient = [gradient is not None for gradient in gradients]
             return [gradient for gradient in gradients if gradient is not None]
-        # Clipping stays outside of recording(), where torch takes itself to be compiling: that is for optimizers alone.
+        # Clipping stays outside recording(), whose flag is meant for optimizers only.
         self.update.attach(gradients)
         with self._optimizer.recording():
             self.update.step()
@@ -141,7 +147,7 @@ class CompiledStep:
 
 
 class CompiledEstimation:
-    """The objective on a minibatch, compiled.
+    """The estimate of the objective on one minibatch, compiled.
 
     Args:
         estimation: what to compute.
@@ -157,15 +163,15 @@ class CompiledEstimation:
         return self.estimation.totals
 
     def begin(self) -> None:
-        """Look whether what was compiled still holds."""
+        """Discard what was compiled if it is no longer valid."""
         self.function.keep_for(self.estimation.fingerprint())
 
     def is_compiled_for(self, minibatch: Minibatch) -> bool:
-        """Whether the estimate is compiled for the shape of ``minibatch``."""
+        """Return whether the estimate is compiled for the shape of ``minibatch``."""
         return self.function.is_compiled_for(minibatch)
 
     def __call__(self, minibatch: Minibatch) -> None:
-        """Estimate and count in.
+        """Estimate the objective and add it to the totals.
 
         Raises:
             CaptureError: the objective cannot be recorded or compiled.
@@ -173,7 +179,7 @@ class CompiledEstimation:
         self.function(minibatch)
 
     def end(self) -> None:
-        """Nothing to finish: an estimate changes no parameters."""
+        """Do nothing: an estimate changes no parameters."""
 
     def _recorded(self, minibatch: Minibatch) -> Sequence[Tensor]:
         self.estimation.accumulate(minibatch.gather())

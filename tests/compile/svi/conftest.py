@@ -1,12 +1,13 @@
-"""A parameter store that is empty, and steps that run the recorded graph as it is."""
+"""An empty parameter store for each test, and steps that run their recordings without the compiler."""
 
 from collections.abc import Iterator
 
 import pyro
 import pytest
 
-from amortvi.compile.svi import plan
-from tests.as_recorded import run_as_recorded
+from amortvi.compile.recording import Recording
+from amortvi.compile.svi import compiled_step
+from tests.as_recorded import without_compiler
 
 
 @pytest.fixture(autouse=True)
@@ -17,6 +18,6 @@ def _empty_store() -> Iterator[None]:
 
 
 @pytest.fixture
-def uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let what is recorded run without inductor."""
-    monkeypatch.setattr(plan, "compile_recording", run_as_recorded)
+def recordings(monkeypatch: pytest.MonkeyPatch) -> list[Recording]:
+    """Run recordings as they are, and return those made so far."""
+    return without_compiler(monkeypatch, compiled_step)

@@ -1,4 +1,4 @@
-"""The compiled step gives what Pyro's own gives, from the same random numbers."""
+"""A compiled step learns the same as Pyro's own step with the same random numbers."""
 
 import functools
 
@@ -18,24 +18,23 @@ from pyro.infer import (
 from pyro.optim.lr_scheduler import PyroLRScheduler
 
 import amortvi as avi
-from tests.svi import problems
-from tests.compile.svi.problems import assert_same, fit, fit_as_pyro
+from tests.compile.svi import problems
+from tests.compile.svi.problems import Problem, assert_same, data, fit, fit_as_pyro
 
 
 def adam():
     return pyro.optim.Adam({"lr": 0.05})
 
 
-PARTICLES = functools.partial(Trace_ELBO, num_particles=3)
 LOSSES = {
     "Trace": (problems.constrained, Trace_ELBO),
-    "Trace, particles": (problems.constrained, PARTICLES),
-    "Trace, vectorized": (problems.constrained, functools.partial(PARTICLES, vectorize_particles=True)),
+    "Trace, particles": (problems.constrained, functools.partial(Trace_ELBO, num_particles=2)),
+    "Trace, vectorized": (problems.plain, functools.partial(Trace_ELBO, num_particles=3, vectorize_particles=True)),
     "Trace, subsample": (problems.subsampled, Trace_ELBO),
     "Trace, score function": (problems.discrete, functools.partial(Trace_ELBO, num_particles=2)),
     "Trace, module": (problems.module, Trace_ELBO),
     "Trace, structured guide": (problems.structured, Trace_ELBO),
-    "Trace, function": (problems.constrained, lambda: Trace_ELBO().differentiable_loss),
+    "Trace, function": (problems.plain, lambda: Trace_ELBO().differentiable_loss),
     "MeanField": (problems.subsampled, TraceMeanField_ELBO),
     "Graph": (problems.discrete, TraceGraph_ELBO),
     "Enum, model": (problems.mixture, functools.partial(TraceEnum_ELBO, num_particles=2)),
@@ -44,11 +43,11 @@ LOSSES = {
 }
 
 
-@pytest.mark.usefixtures("uncompiled")
+@pytest.mark.usefixtures("recordings")
 @pytest.mark.parametrize("name", LOSSES)
 def test_losses(name):
     problem, loss = LOSSES[name]
-    assert fit_as_pyro(problem=problem, optim=adam, loss=loss).compilations == 1
+    assert fit_as_pyro(problem, loss=loss).compilations == 1
 
 
 @pytest.mark.slow
@@ -57,12 +56,11 @@ def test_losses_compiled(name):
     test_losses(name)
 
 
-@pytest.mark.usefixtures("uncompiled")
-def test_losses_that_pyro_traces_with_torch_jit():
-    """They are taken as what they are without."""
-    ours = fit(avi.SVI, problems.constrained, adam, JitTrace_ELBO, compile=True)
+@pytest.mark.usefixtures("recordings")
+def test_losses_that_pyro_compiles_are_recorded_without_torch_jit():
+    ours = fit(avi.SVI, problems.plain, loss=JitTrace_ELBO, compile=True)
     assert ours.svi.compilations == 1
-    assert_same(ours, fit(pyro.infer.SVI, problems.constrained, adam, Trace_ELBO))
+    assert_same(ours, fit(pyro.infer.SVI, problems.plain))
 
 
 OPTIMIZERS = {
@@ -76,17 +74,17 @@ OPTIMIZERS = {
 }
 
 
-def schedule(svi):
-    """Pyro's schedulers step when they are told to."""
+def advance_schedule(svi, step):
+    """Pyro's schedulers take a step only when they are called."""
     if isinstance(svi.optim, PyroLRScheduler):
         svi.optim.step()
 
 
-@pytest.mark.usefixtures("uncompiled")
+@pytest.mark.usefixtures("recordings")
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_optimizers_of_pyro(name):
-    case = {"problem": problems.constrained, "optim": OPTIMIZERS[name], "loss": Trace_ELBO, "after_each": schedule}
-    assert fit_as_pyro(**case).compilations == 1
+    svi = fit_as_pyro(problems.constrained, OPTIMIZERS[name], after_step=advance_schedule)
+    assert svi.compilations == 1
 
 
 @pytest.mark.slow
@@ -95,32 +93,22 @@ def test_optimizers_of_pyro_compiled(name):
     test_optimizers_of_pyro(name)
 
 
-@pytest.mark.usefixtures("uncompiled")
-def test_state_that_the_user_sets():
-    """An optimizer that forgets, or is given another state, goes on from there."""
+@pytest.mark.usefixtures("recordings")
+def test_a_step_continues_from_an_optimizer_state_that_the_user_sets():
+    def change(svi, step):
+        if step == 4:
+            svi.optim.optim_objs = {}
+        if step == 8:
+            for optimizer in svi.optim.optim_objs.values():
+                state = optimizer.state_dict()
+                state["state"][0]["exp_avg"] = state["state"][0]["exp_avg"] + 1.0
+                optimizer.load_state_dict(state)
 
-    def run(kind, **options):
-        count = iter(range(100))
-
-        def change(svi):
-            step = next(count)
-            if step == 6:
-                svi.optim.optim_objs = {}
-            if step == 12:
-                for optimizer in svi.optim.optim_objs.values():
-                    state = optimizer.state_dict()
-                    state["state"][0]["exp_avg"] = state["state"][0]["exp_avg"] + 1.0
-                    optimizer.load_state_dict(state)
-
-        return fit(kind, problems.constrained, adam, Trace_ELBO, after_each=change, **options)
-
-    ours = run(avi.SVI, compile=True)
-    assert ours.svi.compilations == 3
-    assert_same(ours, run(pyro.infer.SVI))
+    assert fit_as_pyro(problems.plain, adam, steps=12, after_step=change).compilations == 3
 
 
 class Halving(torch.optim.SGD):
-    """Changes gradients in place, so that two of them must not be one."""
+    """Changes gradients in place, so no two of them may share memory."""
 
     def step(self, closure=None):
         for group in self.param_groups:
@@ -129,31 +117,26 @@ class Halving(torch.optim.SGD):
         return super().step(closure)
 
 
-def added():
-    """Parameters whose gradients are the same, and one whose gradient is an argument."""
+def equal_gradients():
+    """Two parameters have the same gradient, and the gradient of a third is an argument."""
 
     def model(x):
         a, b, c = (pyro.param(name, lambda: torch.ones(problems.ROWS, 2)) for name in "abc")
         pyro.factor("factor", ((a + b) * x).sum() + (c * x).sum())
 
-    return problems.Problem(model, lambda x: None)
+    return Problem(model, lambda x: None)
 
 
-@pytest.mark.usefixtures("uncompiled")
-def test_gradients_that_an_optimizer_changes_in_place():
-    x = problems.data()
-    svi = fit_as_pyro(
-        problem=added,
-        optim=lambda: pyro.optim.PyroOptim(Halving, {"lr": 0.01}),
-        loss=Trace_ELBO,
-        arguments=lambda step: (x,),
-    )
-    assert svi.compilations == 1
-    assert torch.equal(x, problems.data())
+@pytest.mark.usefixtures("recordings")
+def test_an_optimizer_may_change_gradients_in_place():
+    x = data()
+    halving = functools.partial(pyro.optim.PyroOptim, Halving, {"lr": 0.01})
+    assert fit_as_pyro(equal_gradients, halving, arguments=lambda step: (x,)).compilations == 1
+    assert torch.equal(x, data())
 
 
-def switched():
-    """A parameter that only some steps use; Pyro's optimizers go on with it in all others."""
+def partly_used():
+    """A parameter that only some steps use; Pyro's optimizers continue to update it in all others."""
 
     def model(x, use):
         a, b = (pyro.param(name, torch.tensor(1.0)) for name in "ab")
@@ -161,73 +144,62 @@ def switched():
         with pyro.plate("data", len(x)):
             pyro.sample("x", dist.Normal(loc, 1.0).expand([len(x), 2]).to_event(1), obs=x)
 
-    return problems.Problem(model, lambda x, use: None)
+    return Problem(model, lambda x, use: None)
 
 
-@pytest.mark.usefixtures("uncompiled")
+@pytest.mark.usefixtures("recordings")
 @pytest.mark.parametrize("first", [True, False])
-def test_parameters_that_a_step_does_not_use(first):
-    svi = fit_as_pyro(
-        problem=switched,
-        optim=adam,
-        loss=Trace_ELBO,
-        arguments=lambda step: (problems.data(), first if step % 6 < 3 else not first),
-    )
+def test_parameters_may_be_unused_in_some_steps(first):
+    def arguments(step):
+        return data(), first if step % 6 < 3 else not first
+
+    svi = fit_as_pyro(partly_used, adam, steps=14, arguments=arguments)
     assert svi.compilations == (2 if first else 3)
 
 
-@pytest.mark.usefixtures("uncompiled")
-def test_momentum_that_a_schedule_moves():
-    """What a graph holds fixed and a schedule changes leads to a graph of the gradients alone, not to endless compiling."""
+@pytest.mark.usefixtures("recordings")
+def test_a_schedule_of_the_momentum_leaves_the_optimizer_outside_the_graph():
+    """The third graph contains only the gradients, so that not every step compiles."""
     options = {
         "optimizer": torch.optim.SGD,
         "optim_args": {"lr": 0.01, "momentum": 0.9},
         "max_lr": 0.05,
         "total_steps": 50,
     }
-    svi = fit_as_pyro(
-        problem=problems.constrained,
-        optim=lambda: pyro.optim.OneCycleLR(dict(options)),
-        loss=Trace_ELBO,
-        after_each=schedule,
-    )
+    svi = fit_as_pyro(problems.plain, lambda: pyro.optim.OneCycleLR(dict(options)), after_step=advance_schedule)
     assert svi.compilations == 3
 
 
 class TorchSteps(pyro.infer.SVI):
-    """The steps of one optimizer of torch, by hand."""
+    """Steps of one optimizer of torch, written by hand."""
 
     def __init__(self, model, guide, optim, loss):
         super().__init__(model, guide, pyro.optim.SGD({"lr": 0.0}), loss)
-        self.by_torch = optim
+        self.torch_optimizer = optim
 
     def step(self, *args):
         loss = self.loss_and_grads(self.model, self.guide, *args)
-        self.by_torch.step()
-        self.by_torch.zero_grad()
+        self.torch_optimizer.step()
+        self.torch_optimizer.zero_grad()
         return loss
 
 
-def with_parameters(kind, make):
-    """Make an SVI with an optimizer of torch, when the parameters are there."""
-
-    def made(model, guide, _, loss, **options):
-        loss.loss(model, guide, problems.data())
-        return kind(model, guide, make([p for _, p in pyro.get_param_store().named_parameters()]), loss, **options)
-
-    return made
-
-
-@pytest.mark.usefixtures("uncompiled")
+@pytest.mark.usefixtures("recordings")
 @pytest.mark.parametrize(
     "make",
     [functools.partial(torch.optim.Adam, lr=0.05), functools.partial(torch.optim.SGD, lr=1e-4, momentum=0.9)],
     ids=["Adam", "SGD"],
 )
 def test_optimizers_of_torch(make):
-    run = functools.partial(fit, problem=problems.subsampled, optim=lambda: None, loss=Trace_ELBO)
-    ours = run(with_parameters(avi.SVI, make), compile=True)
-    assert ours.svi.compilations == 1
-    by_hand = run(with_parameters(TorchSteps, make))
-    assert_same(ours, by_hand)
-    assert_same(run(with_parameters(avi.SVI, make), compile=False), by_hand)
+    def with_parameters(kind):
+        def construct(model, guide, _, loss, **options):
+            loss.loss(model, guide, data())  # creates the parameters
+            return kind(model, guide, make([p for _, p in pyro.get_param_store().named_parameters()]), loss, **options)
+
+        return construct
+
+    by_hand = fit(with_parameters(TorchSteps), problems.subsampled)
+    compiled = fit(with_parameters(avi.SVI), problems.subsampled, compile=True)
+    assert compiled.svi.compilations == 1
+    assert_same(compiled, by_hand)
+    assert_same(fit(with_parameters(avi.SVI), problems.subsampled, compile=False), by_hand)

@@ -1,4 +1,4 @@
-"""Steps that cannot be compiled: they are Pyro's own, with one warning, or an error where compiling was asked for."""
+"""Steps that cannot be compiled run as Pyro's own, with one warning, or raise an error with ``compile=True``."""
 
 import math
 import warnings
@@ -15,51 +15,37 @@ from torch import nn
 
 import amortvi as avi
 from amortvi.errors import AmortviWarning, CaptureError
-from tests.svi import problems
-from tests.compile.svi.problems import Problem, assert_same, data, fit
+from tests.compile.svi import problems
+from tests.compile.svi.problems import Problem, assert_same, data, fit, mean_guide, plain, sgd
 
-pytestmark = pytest.mark.usefixtures("uncompiled")
-
-
-def sgd():
-    return pyro.optim.SGD({"lr": 0.01})
+pytestmark = pytest.mark.usefixtures("recordings")
 
 
 @pytest.fixture
-def early(monkeypatch):
+def compiles_early(monkeypatch):
     """Let "auto" compile after three steps."""
-    monkeypatch.setattr("amortvi.compile.svi.stepper.COMPILE_AFTER", 3)
+    monkeypatch.setattr("amortvi.compile.svi.dispatcher.COMPILE_AFTER", 3)
 
 
-def reads():
-    """A model whose noise depends on a number that it reads."""
+def constructed(problem=plain, compile=True, optim=sgd):
+    made = problem()
+    return avi.SVI(made.model, made.guide, optim(), Trace_ELBO(), compile=compile)
+
+
+def reading():
+    """The noise depends on a value that the model reads."""
 
     def model(x):
         with pyro.plate("data", len(x)):
             z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
-            wide = 2.0 if x.mean() > 0 else 1.0
-            pyro.sample("x", dist.Normal(z, wide).to_event(1), obs=x)
+            scale = 2.0 if x.mean() > 0 else 1.0
+            pyro.sample("x", dist.Normal(z, scale).to_event(1), obs=x)
 
-    return Problem(model, weightless)
-
-
-def weightless(x):
-    loc = pyro.param("loc", lambda: torch.zeros(2))
-    with pyro.plate("data", len(x)):
-        pyro.sample("z", dist.Normal(loc, 1.0).to_event(1))
+    return Problem(model, mean_guide)
 
 
-def plain():
-    def model(x, *_):
-        with pyro.plate("data", len(x)):
-            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
-            pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=torch.as_tensor(x))
-
-    return Problem(model, lambda x, *_: weightless(x))
-
-
-class Replacing(nn.Module):
-    """Keeps a running mean, but makes a new tensor of it each time."""
+class RunningMean(nn.Module):
+    """Replaces its buffer by a new tensor in each call."""
 
     def __init__(self):
         super().__init__()
@@ -71,82 +57,85 @@ class Replacing(nn.Module):
 
 
 def replacing():
-    module = Replacing()
+    module = RunningMean()
 
     def model(x):
         with pyro.plate("data", len(x)):
             z = pyro.sample("z", dist.Normal(module(x), 1.0).to_event(1))
             pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
 
-    return Problem(model, weightless)
+    return Problem(model, mean_guide)
 
 
-def numpy_draws():
+def drawing_with_numpy():
     def model(x):
         with pyro.plate("data", len(x)):
             z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
             pyro.sample("x", dist.Normal(z + float(np.random.rand()), 1.0).to_event(1), obs=x)  # noqa: NPY002
 
-    return Problem(model, weightless)
+    return Problem(model, mean_guide)
 
 
 def hooked():
+    """A parameter has a hook on its gradient."""
+    registered = []
+
     def model(x):
         plain().model(x)
-        if not hasattr(hooked, "seen"):
-            hooked.seen = []
-            dict(pyro.get_param_store().named_parameters())["loc"].register_hook(
-                lambda g: hooked.seen.append(float(g[0]))
-            )
+        if not registered:
+            loc = dict(pyro.get_param_store().named_parameters())["loc"]
+            registered.append(loc.register_hook(lambda gradient: None))
 
-    vars(hooked).pop("seen", None)
-    return Problem(model, weightless)
+    return Problem(model, mean_guide)
 
 
 CASES = {
-    "reads a value": (reads, r"test_fallback.py, line \d+ \(`wide = 2.0 if x.mean\(\) > 0 else 1.0`\)"),
-    "replaces a buffer": (replacing, "puts another tensor in place"),
-    "draws elsewhere": (numpy_draws, "does not do the same at each call"),
+    "reads a value": (reading, r"test_fallback.py, line \d+ \(`scale = 2.0 if x.mean\(\) > 0 else 1.0`\)"),
+    "replaces a buffer": (replacing, "replaces a parameter or buffer"),
+    "draws with NumPy": (drawing_with_numpy, "does not perform the same operations in every call"),
     "has a hook": (hooked, "hook on its gradient"),
 }
 
 
-@pytest.mark.usefixtures("early")
+@pytest.mark.usefixtures("compiles_early")
 @pytest.mark.parametrize("name", CASES)
-def test_auto_falls_back(name):
+def test_auto_runs_pyros_step(name):
     problem, reason = CASES[name]
     np.random.seed(0)  # noqa: NPY002
-    with pytest.warns(AmortviWarning, match=reason) as warned:
-        ours = fit(avi.SVI, problem, sgd, Trace_ELBO)
+    with pytest.warns(AmortviWarning, match=f"steps run without compiling: .*{reason}") as warned:
+        ours = fit(avi.SVI, problem)
     assert len(warned) == 1
-    assert "steps are taken without compiling" in str(warned[0].message)
     assert ours.svi.compilations == 0
     np.random.seed(0)  # noqa: NPY002
-    assert_same(ours, fit(pyro.infer.SVI, problem, sgd, Trace_ELBO))
+    assert_same(ours, fit(pyro.infer.SVI, problem))
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_true_raises_and_changes_nothing(name):
     problem, reason = CASES[name]
-    made = problem()
-    svi = avi.SVI(made.model, made.guide, pyro.optim.Adam({"lr": 0.1}), Trace_ELBO(), compile=True)
+    svi = constructed(problem, optim=lambda: pyro.optim.Adam({"lr": 0.1}))
     svi.step(data())
     before = state(svi)
     for _ in range(2):
         with pytest.raises(CaptureError, match=reason):
             svi.step(data())
-    assert_state(svi, before)
+    after = state(svi)
+    torch.testing.assert_close(after.pop("tensors"), before.pop("tensors"), rtol=0, atol=0, check_dtype=False)
+    assert after == before
 
 
 def state(svi):
-    store = pyro.get_param_store()
-    optimizers = getattr(svi.optim, "optim_objs", {})
+    """Return everything that a failed step must leave unchanged."""
+    store = dict(pyro.get_param_store().named_parameters())
+    states = [optimizer.state[p] for p, optimizer in svi.optim.optim_objs.items()]
     return {
-        "parameters": {name: (id(p), p.detach().clone()) for name, p in store.named_parameters()},
-        "gradients": {name: None if p.grad is None else p.grad.clone() for name, p in store.named_parameters()},
-        "optimizers": [
-            {name: value.clone() for name, value in optimizer.state[p].items()} for p, optimizer in optimizers.items()
-        ],
+        "tensors": {
+            "parameters": {name: p.detach().clone() for name, p in store.items()},
+            "gradients": {name: p.grad.clone() for name, p in store.items() if p.grad is not None},
+            "optimizers": [[value.clone() for value in state.values() if torch.is_tensor(value)] for state in states],
+            "random": torch.get_rng_state(),
+        },
+        "memory": {name: id(p) for name, p in store.items()},
         "settings": [
             pyro.infer.util.is_validation_enabled(),
             dist.is_validation_enabled(),
@@ -158,53 +147,39 @@ def state(svi):
             len(torch.nn.modules.module._global_forward_pre_hooks),
             len(pyro.poutine.runtime._PYRO_STACK),
         ],
-        "random": torch.get_rng_state(),
         "numpy": np.random.get_state()[1].tolist(),  # noqa: NPY002
         "pyro": [pyro.infer.trace_elbo.torch_item, pyro.infer.trace_elbo.warn_if_nan],
     }
 
 
-def assert_state(svi, before):
-    after = state(svi)
-    assert after["settings"] == before["settings"]
-    assert after["pyro"] == before["pyro"]
-    assert after["numpy"] == before["numpy"]
-    for name in ("parameters", "gradients", "optimizers", "random"):
-        torch.testing.assert_close(after[name], before[name], rtol=0, atol=0, check_dtype=False)
-
-
 def test_a_compiled_step_leaves_the_settings():
-    made = problems.constrained()
-    svi = avi.SVI(made.model, made.guide, sgd(), Trace_ELBO(), compile=True)
+    svi = constructed(problems.constrained)
     svi.step(data())
     before = state(svi)
     for _ in range(3):
         svi.step(data())
     after = state(svi)
     assert svi.compilations == 1
-    assert after["settings"] == before["settings"]
-    assert {name: place for name, (place, _) in after["parameters"].items()} == {
-        name: place for name, (place, _) in before["parameters"].items()
-    }
-    # Pyro leaves zeros.
-    assert all(bool((gradient == 0).all()) for gradient in after["gradients"].values())
+    for name in ("memory", "settings", "numpy", "pyro"):
+        assert after[name] == before[name]
+    # Pyro leaves gradients that are zero.
+    assert after["tensors"]["gradients"].keys() == after["memory"].keys()
+    assert all(bool((gradient == 0).all()) for gradient in after["tensors"]["gradients"].values())
 
 
-@pytest.mark.usefixtures("early")
-def test_whatever_goes_wrong_while_recording(monkeypatch):
-    """A fault of ours, or of torch's, must not cost the user a step."""
-
+@pytest.mark.usefixtures("compiles_early")
+def test_an_unexpected_error_while_recording_does_not_end_the_fit(monkeypatch):
     def fail(*_):
         raise RuntimeError("no such operation")
 
-    monkeypatch.setattr("amortvi.compile.svi.plan.record", fail)
+    monkeypatch.setattr("amortvi.compile.svi.compiled_step.record", fail)
     with pytest.warns(AmortviWarning, match="fails while it is recorded: RuntimeError: no such operation"):
-        ours = fit(avi.SVI, plain, sgd, Trace_ELBO)
-    assert_same(ours, fit(pyro.infer.SVI, plain, sgd, Trace_ELBO))
+        ours = fit(avi.SVI, plain)
+    assert_same(ours, fit(pyro.infer.SVI, plain))
 
 
 class Config:
-    """Something that may change without anyone seeing it."""
+    """An object that may change unnoticed."""
 
 
 @pytest.mark.parametrize(
@@ -213,56 +188,52 @@ class Config:
         (np.zeros(3), "type ndarray"),
         (Config(), "type Config"),
         (torch.zeros(1, requires_grad=True), "requires a gradient"),
+        (torch.zeros(1).to_sparse(), "torch.sparse_coo"),
     ],
-    ids=["array", "object", "gradient"],
+    ids=["array", "object", "gradient", "sparse"],
 )
-def test_arguments_that_no_graph_can_take(argument, reason):
-    made = plain()
-    svi = avi.SVI(made.model, made.guide, sgd(), Trace_ELBO())
+def test_arguments_that_a_graph_does_not_accept(argument, reason):
+    svi = constructed(compile="auto")
     with pytest.warns(AmortviWarning, match=reason) as warned:
         losses = [svi.step(data(), argument) for _ in range(3)]
     assert len(warned) == 1
     assert warned[0].filename == __file__
     assert all(math.isfinite(loss) for loss in losses)
     with pytest.raises(CaptureError, match=reason):
-        avi.SVI(made.model, made.guide, sgd(), Trace_ELBO(), compile=True).step(data(), argument)
+        constructed().step(data(), argument)
 
 
-def test_a_handler_around_the_step():
-    made = plain()
-    svi = avi.SVI(made.model, made.guide, sgd(), Trace_ELBO(), compile=True)
+def test_a_step_inside_a_handler_or_without_gradients_is_refused():
+    svi = constructed()
     svi.step(data())
     svi.step(data())
-    with pytest.raises(CaptureError, match="handler of Pyro's"), pyro.poutine.scale(scale=0.1):
+    with pytest.raises(CaptureError, match="Pyro handler"), pyro.poutine.scale(scale=0.1):
         svi.step(data())
-    with pytest.raises(CaptureError, match="gradients are disabled"), torch.no_grad():
+    with pytest.raises(CaptureError, match="gradients disabled"), torch.no_grad():
         svi.step(data())
     svi.step(data())
     assert svi.compilations == 1
 
 
-@pytest.mark.usefixtures("early")
-def test_a_loss_of_ones_own():
-    """A loss that reads is stepped eagerly, one that does not is compiled."""
-
+@pytest.mark.usefixtures("compiles_early")
+def test_a_loss_function_is_compiled_unless_it_reads_values():
     def reading(model, guide, x):
         loss = Trace_ELBO().differentiable_loss(model, guide, x)
         return loss if float(loss.detach()) > 0 else 2 * loss
 
-    def clean(model, guide, x):
+    def recordable(model, guide, x):
         return 2 * Trace_ELBO().differentiable_loss(model, guide, x)
 
     with pytest.warns(AmortviWarning, match="return loss if float"):
-        ours = fit(avi.SVI, plain, sgd, lambda: reading)
-    assert_same(ours, fit(pyro.infer.SVI, plain, sgd, lambda: reading))
-    ours = fit(avi.SVI, plain, sgd, lambda: clean)
+        ours = fit(avi.SVI, plain, loss=lambda: reading)
+    assert_same(ours, fit(pyro.infer.SVI, plain, loss=lambda: reading))
+    ours = fit(avi.SVI, plain, loss=lambda: recordable)
     assert ours.svi.compilations == 1
-    assert_same(ours, fit(pyro.infer.SVI, plain, sgd, lambda: clean))
+    assert_same(ours, fit(pyro.infer.SVI, plain, loss=lambda: recordable))
 
 
-def test_nan_is_told_as_pyro_tells_it():
-    made = plain()
-    svi = avi.SVI(made.model, made.guide, sgd(), Trace_ELBO(), compile=True)
+def test_a_compiled_step_issues_pyros_warning_for_nan():
+    svi = constructed()
     svi.step(data())
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -1,4 +1,4 @@
-"""Numbers that model and guide find outside of their arguments: a compiled step does not go on with old ones."""
+"""A compiled step does not continue with old values of numbers that model and guide find outside their arguments."""
 
 import functools
 
@@ -9,14 +9,13 @@ import pytest
 import torch
 from pyro import distributions as dist
 from pyro import poutine
-from pyro.infer import Trace_ELBO
 from pyro.nn import PyroModule
 from torch import nn
 
 import amortvi as avi
+from amortvi.compile.svi.guards import ConstantGuard
 from amortvi.errors import AmortviWarning, CaptureError
-from amortvi.compile.svi.guards import Mentions
-from tests.compile.svi.problems import data
+from tests.compile.svi.problems import Problem, assert_same, data, fit
 
 WEIGHT = 1.0
 OPTIONS = {"weight": 1.0}
@@ -27,7 +26,7 @@ def set_global(value):
     WEIGHT = value
 
 
-def of_globals(x):
+def uses_a_global(x):
     return helper(x)
 
 
@@ -35,7 +34,7 @@ def helper(x):
     return WEIGHT * x
 
 
-def of_a_dict(x):
+def uses_a_dict(x):
     return (lambda: OPTIONS["weight"] * x)()
 
 
@@ -83,15 +82,16 @@ def attribute(owner, name="weight"):
 
 
 def nested():
-    outer, outer.inner = (made := Plain()), Plain()
-    return made.model, attribute(outer.inner)
+    outer = Plain()
+    outer.inner = Plain()
+    return outer.model, attribute(outer.inner)
 
 
 def cases():
     plain, module = Plain(), Module()
     return {
-        "global": (of_globals, set_global),
-        "dict": (of_a_dict, lambda value: OPTIONS.update(weight=value)),
+        "global": (uses_a_global, set_global),
+        "dict": (uses_a_dict, lambda value: OPTIONS.update(weight=value)),
         "closure": closure(),
         "attribute": (plain.model, attribute(plain)),
         "callable": (plain, attribute(plain)),
@@ -103,29 +103,29 @@ def cases():
 
 
 @pytest.mark.parametrize("name", cases())
-def test_a_change_is_seen(name):
+def test_a_change_is_detected(name):
     function, change = cases()[name]
     change(0.5)
-    mentions = Mentions([function])
-    assert mentions.changed() is None
-    change(float("0.5"))  # another object, the same number
-    assert mentions.changed() is None
+    guard = ConstantGuard([function])
+    assert guard.changed() is None
+    change(float("0.5"))  # another object with the same value
+    assert guard.changed() is None
     change(0.25)
-    assert mentions.changed() is not None
+    assert guard.changed() is not None
     change(0.5)
-    assert mentions.changed() is None
+    assert guard.changed() is None
 
 
-def test_what_is_not_mentioned_may_change():
+def test_values_that_the_code_does_not_use_may_change():
     plain = Plain()
-    mentions = Mentions([plain.model])
+    guard = ConstantGuard([plain.model])
     plain.steps, plain.other, Plain.other = 1, 2.0, 4.0
     OPTIONS["weight"] = 0.1
-    assert mentions.changed() is None
+    assert guard.changed() is None
 
 
 class Annealed:
-    """The weight of the KL as an attribute, as many write it."""
+    """Keeps the weight of the KL as an attribute, and may count the calls of the model."""
 
     def __init__(self):
         self.beta = 1.0
@@ -146,48 +146,36 @@ class Annealed:
             pyro.sample("z", dist.Normal(loc, 1.0).to_event(1))
 
 
-def losses(kind, change, steps=12, **options):
-    pyro.clear_param_store()
+def annealed_fit(kind, **options):
+    """Fit with a new weight in every fourth step."""
     annealed = Annealed()
-    torch.manual_seed(0)
-    svi = kind(annealed.model, annealed.guide, pyro.optim.SGD({"lr": 0.01}), Trace_ELBO(), **options)
-    found = []
-    for step in range(steps):
-        change(annealed, step)
-        found.append(svi.step(data()))
-    return found, svi, annealed
+
+    def change(svi, step):
+        annealed.beta = 0.25 * (1 + step // 4)
+
+    return fit(kind, lambda: Problem(annealed.model, annealed.guide), steps=12, after_step=change, **options)
 
 
-def every_four(annealed, step):
-    annealed.beta = 0.25 * (1 + step // 4)
+@pytest.mark.usefixtures("recordings")
+def test_a_weight_can_be_kept_as_an_attribute():
+    ours = annealed_fit(avi.SVI, compile=True)
+    assert ours.svi.compilations == 3
+    assert_same(ours, annealed_fit(pyro.infer.SVI))
 
 
-@pytest.mark.usefixtures("uncompiled")
-def test_a_weight_kept_as_an_attribute():
-    ours, svi, _ = losses(avi.SVI, every_four, compile=True)
-    assert svi.compilations == 3
-    assert ours == pytest.approx(losses(pyro.infer.SVI, every_four)[0], rel=1e-5)
+@pytest.mark.usefixtures("recordings")
+def test_the_warning_names_an_attribute_that_changes_often(monkeypatch):
+    monkeypatch.setattr("amortvi.compile.svi.dispatcher.MAX_COMPILATIONS", 2)
+    with pytest.warns(AmortviWarning, match=r"2 different steps were compiled.*the value of 'beta' changed"):
+        annealed_fit(avi.SVI, compile=True)
 
 
-@pytest.mark.usefixtures("uncompiled")
-def test_one_that_changes_often_is_named(monkeypatch):
-    monkeypatch.setattr("amortvi.compile.svi.stepper.MOST_COMPILATIONS", 2)
-    with pytest.warns(AmortviWarning, match=r"2 different steps were compiled.*'beta' is another"):
-        losses(avi.SVI, every_four, compile=True)
-
-
-@pytest.mark.usefixtures("uncompiled")
-def test_a_model_that_counts_its_calls():
-    def count(annealed, step):
-        annealed.counts = True
-
-    with pytest.raises(CaptureError, match="sets 'calls' to another value each time"):
-        losses(avi.SVI, count, compile=True)
-    pyro.clear_param_store()
+@pytest.mark.usefixtures("recordings")
+def test_a_model_that_counts_its_calls_is_refused_and_its_count_restored():
     annealed = Annealed()
     annealed.counts = True
-    svi = avi.SVI(annealed.model, annealed.guide, pyro.optim.SGD({"lr": 0.01}), Trace_ELBO(), compile=True)
+    svi = avi.SVI(annealed.model, annealed.guide, pyro.optim.SGD({"lr": 0.01}), pyro.infer.Trace_ELBO(), compile=True)
     svi.step(data())
-    with pytest.raises(CaptureError):
+    with pytest.raises(CaptureError, match="sets 'calls' to a new value each time"):
         svi.step(data())
     assert annealed.calls == 1

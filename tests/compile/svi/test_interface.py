@@ -1,4 +1,4 @@
-"""What SVI takes and has: Pyro's arguments and attributes, with errors that name what is wrong."""
+"""SVI has the arguments and attributes of Pyro's, and its errors name a wrong argument."""
 
 import copy
 
@@ -7,63 +7,47 @@ import pyro.infer
 import pyro.optim
 import pytest
 import torch
-from pyro import distributions as dist
 from pyro.infer import Trace_ELBO
 
 import amortvi as avi
-from amortvi.errors import AmortviWarning, OptionError
 from amortvi.compile.svi.torch_optim import TorchOptim
-from tests.compile.svi.problems import data
-
-
-def model(x):
-    with pyro.plate("data", len(x)):
-        z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
-        pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
-
-
-def guide(x):
-    loc = pyro.param("loc", lambda: torch.zeros(2))
-    with pyro.plate("data", len(x)):
-        pyro.sample("z", dist.Normal(loc, 1.0).to_event(1))
-
-
-def sgd():
-    return pyro.optim.SGD({"lr": 0.01})
+from amortvi.errors import AmortviWarning, OptionError
+from tests.compile.svi.problems import data, plain, sgd
 
 
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"model": 3}, "model must be a Pyro model, that is, callable; got int"),
-        ({"guide": None}, "guide must be a Pyro guide, that is, callable; got NoneType"),
-        ({"optim": 0.1}, "optim must be an optimizer of pyro.optim, .* got float"),
-        ({"optim": torch.optim.LBFGS([torch.zeros(1, requires_grad=True)])}, "LBFGS asks for several"),
-        ({"loss": Trace_ELBO}, r"write Trace_ELBO\(\)"),
-        ({"loss": 3}, "loss must be an ELBO of pyro.infer, .* got int"),
-        ({"compile": "yes"}, "compile must be True, False or \"auto\"; got 'yes'"),
-        ({"compile": 0}, 'compile must be True, False or "auto"; got 0'),
+        ({"model": 3}, "^model .* got int"),
+        ({"guide": None}, "^guide .* got NoneType"),
+        ({"optim": 0.1}, "^optim .* got float"),
+        ({"optim": torch.optim.LBFGS([torch.zeros(1, requires_grad=True)])}, "^optim .* LBFGS"),
+        ({"loss": Trace_ELBO}, r"^loss .* Trace_ELBO\(\)"),
+        ({"loss": 3}, "^loss .* got int"),
+        ({"compile": "yes"}, "^compile .* got 'yes'"),
+        ({"compile": 0}, "^compile .* got 0"),
     ],
 )
 def test_wrong_arguments(changed, message):
-    given = {"model": model, "guide": guide, "optim": sgd(), "loss": Trace_ELBO()} | changed
+    given = {**vars(plain()), "optim": sgd(), "loss": Trace_ELBO()} | changed
     with pytest.raises(OptionError, match=message):
         avi.SVI(**given)
 
 
-def test_attributes_are_pyros():
-    optim, loss = sgd(), Trace_ELBO()
-    svi = avi.SVI(model, guide, optim, loss)
+def test_attributes_are_those_of_pyro():
+    problem, optim, loss = plain(), sgd(), Trace_ELBO()
+    svi = avi.SVI(problem.model, problem.guide, optim, loss)
     assert isinstance(svi, pyro.infer.SVI)
-    assert (svi.model, svi.guide, svi.optim, svi.loss) == (model, guide, optim, loss.loss)
+    assert (svi.model, svi.guide, svi.optim, svi.loss) == (problem.model, problem.guide, optim, loss.loss)
     assert type(svi.step(data())) is float
     assert type(svi.evaluate_loss(data())) is float
 
 
-def test_what_an_optimizer_of_torch_was_not_given():
+def test_an_optimizer_of_torch_without_a_parameter_of_the_guide_warns_once():
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
-    svi = avi.SVI(model, guide, optimizer, Trace_ELBO(), compile=False)
-    with pytest.warns(AmortviWarning, match="SGD was made without loc, so they stay") as warned:
+    problem = plain()
+    svi = avi.SVI(problem.model, problem.guide, optimizer, Trace_ELBO(), compile=False)
+    with pytest.warns(AmortviWarning, match="SGD was constructed without loc") as warned:
         svi.step(data())
     svi.step(data())
     assert len(warned) == 1
@@ -72,9 +56,10 @@ def test_what_an_optimizer_of_torch_was_not_given():
     assert svi.optim.optimizer is optimizer
 
 
-@pytest.mark.usefixtures("uncompiled")
-def test_a_copy_goes_on_by_itself():
-    svi = avi.SVI(model, guide, sgd(), Trace_ELBO(), compile=True)
+@pytest.mark.usefixtures("recordings")
+def test_a_copy_compiles_its_own_steps():
+    problem = plain()
+    svi = avi.SVI(problem.model, problem.guide, sgd(), Trace_ELBO(), compile=True)
     for _ in range(3):
         svi.step(data())
     other = copy.deepcopy(svi)

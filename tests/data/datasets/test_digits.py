@@ -1,4 +1,4 @@
-"""The digits: every one of them, once, in the same split each time."""
+"""The digits data: complete, split reproducibly, and with a helpful error if scikit-learn is missing."""
 
 import sys
 
@@ -9,19 +9,19 @@ from amortvi.data.datasets import digits
 from amortvi.errors import MissingDependencyError, OptionError
 
 
-def _rows(x: torch.Tensor, labels: torch.Tensor) -> list[tuple[float, ...]]:
+def rows(x: torch.Tensor, labels: torch.Tensor) -> list[tuple[float, ...]]:
     return sorted(map(tuple, torch.cat([x, labels.unsqueeze(1)], dim=1).tolist()))
 
 
 @pytest.mark.parametrize("seed", [0, 7])
 def test_the_split_is_disjoint_and_complete(seed: int) -> None:
-    """Train and test together are the digits of scikit-learn, each image with its own label, each as often as there."""
+    """Training and test set together are scikit-learn's digits, each image with its own label."""
     from sklearn.datasets import load_digits
 
     found, bunch = digits(seed=seed), load_digits()
     x, labels = torch.cat([found.x_train, found.x_test]), torch.cat([found.labels_train, found.labels_test])
     given = torch.tensor(bunch.data, dtype=torch.float32) / 16
-    assert _rows(x, labels) == _rows(given, torch.tensor(bunch.target))
+    assert rows(x, labels) == rows(given, torch.tensor(bunch.target))
 
 
 def test_shapes_and_types() -> None:
@@ -32,13 +32,12 @@ def test_shapes_and_types() -> None:
     assert found.labels_train.shape == (1437,)
     assert found.labels_test.shape == (360,)
     assert found.labels_train.dtype == torch.int64
-    assert found.x_train.min() == 0
-    assert found.x_train.max() == 1
-    assert set(found.labels_test.tolist()) == set(range(10))
+    assert (found.x_train.min(), found.x_train.max()) == (0, 1)
+    assert set(found.labels_train.tolist()) == set(range(10))
     assert (found.side, found.name) == (8, "digits")
 
 
-def test_the_split_is_its_seeds_alone() -> None:
+def test_the_split_depends_on_the_seed_alone() -> None:
     torch.manual_seed(1)
     state = torch.get_rng_state()
     first = digits()
@@ -50,14 +49,14 @@ def test_the_split_is_its_seeds_alone() -> None:
     assert not torch.equal(first.x_test, other.x_test)
 
 
-def test_a_wrong_seed() -> None:
+def test_an_invalid_seed_is_refused() -> None:
     with pytest.raises(OptionError, match="seed must be an integer from 0"):
         digits(seed="zero")
 
 
-def test_without_scikit_learn_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_scikit_learn_is_reported_with_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in [*sys.modules, "sklearn", "sklearn.datasets"]:
         if module.partition(".")[0] == "sklearn":
-            monkeypatch.setitem(sys.modules, module, None)  # what Python keeps for a module that cannot be imported
+            monkeypatch.setitem(sys.modules, module, None)  # importing it then fails
     with pytest.raises(MissingDependencyError, match=r"the digits data needs sklearn, .* 'amortvi\[examples\]'"):
         digits()

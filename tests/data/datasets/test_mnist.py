@@ -1,4 +1,4 @@
-"""MNIST's files: the real ones where they are given, small ones made here, and damaged ones."""
+"""MNIST from IDX files: small ones written here, damaged ones, and the real ones if they are available."""
 
 import gzip
 import struct
@@ -46,7 +46,7 @@ def _write(folder: Path, contents: list[bytes], *, zipped: bool = False) -> Path
 
 
 @pytest.mark.parametrize("zipped", [False, True])
-def test_small_files(tmp_path: Path, zipped: bool) -> None:
+def test_images_and_labels_are_read(tmp_path: Path, zipped: bool) -> None:
     arrays = _arrays()
     found = mnist(_write(tmp_path, [_idx(array) for array in arrays], zipped=zipped))
     train, train_labels, test, test_labels = arrays
@@ -60,8 +60,8 @@ def test_small_files(tmp_path: Path, zipped: bool) -> None:
     assert torch.equal(mnist(str(tmp_path)).x_train, found.x_train)
 
 
-def test_the_environment_names_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The folder itself, or the folder ``mnist`` in it, which comes first; a folder that is given comes before both."""
+def test_folder_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The folder ``mnist`` inside it takes precedence over the folder itself, and an argument over both."""
     files = [_idx(array) for array in _arrays()]
     other = [_idx(array) for array in _arrays(side=4)]
     monkeypatch.setenv("AMORTVI_DATA", str(_write(tmp_path / "data", files)))
@@ -71,7 +71,7 @@ def test_the_environment_names_the_folder(tmp_path: Path, monkeypatch: pytest.Mo
     assert mnist(tmp_path / "data").side == 6
 
 
-def test_the_plain_file_comes_before_the_zipped_one(tmp_path: Path) -> None:
+def test_plain_files_take_precedence_over_zipped_ones(tmp_path: Path) -> None:
     files = [_idx(array) for array in _arrays()]
     _write(tmp_path, files)
     (tmp_path / f"{NAMES[0]}.gz").write_bytes(b"not gzip")
@@ -79,23 +79,23 @@ def test_the_plain_file_comes_before_the_zipped_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [None, ""])
-def test_no_folder(monkeypatch: pytest.MonkeyPatch, value: str | None) -> None:
+def test_a_folder_is_required(monkeypatch: pytest.MonkeyPatch, value: str | None) -> None:
     monkeypatch.delenv("AMORTVI_DATA", raising=False)
     if value is not None:
         monkeypatch.setenv("AMORTVI_DATA", value)
-    with pytest.raises(DataError, match=r"MNIST was not found: give the folder .* AMORTVI_DATA"):
+    with pytest.raises(DataError, match=r"MNIST was not found: pass the folder .* AMORTVI_DATA"):
         mnist()
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_missing_file(tmp_path: Path, name: str) -> None:
+def test_missing_files_are_reported(tmp_path: Path, name: str) -> None:
     _write(tmp_path, [_idx(array) for array in _arrays()])
     (tmp_path / name).unlink()
     with pytest.raises(DataError, match=rf"MNIST was not found: .* has neither {name} nor {name}\.gz"):
         mnist(tmp_path)
 
 
-def test_a_missing_folder(tmp_path: Path) -> None:
+def test_missing_folders_are_reported(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"MNIST was not found: .*nowhere has neither"):
         mnist(tmp_path / "nowhere")
 
@@ -109,23 +109,27 @@ IMAGES, LABELS = _idx(_arrays()[0]), _idx(_arrays()[1])
         (0, b"", "train-images-idx3-ubyte in .* is not an IDX file of bytes"),
         (0, b"\0\0", "is not an IDX file of bytes"),
         (0, b"<html>404</html>", "is not an IDX file of bytes"),
-        (0, b"\0\0\x0d" + IMAGES[3:], "is not an IDX file of bytes"),  # floating numbers
+        (0, b"\0\0\x0d" + IMAGES[3:], "is not an IDX file of bytes"),  # floating-point values
         (0, IMAGES[:10], r"train-images-idx3-ubyte in .* has 0 values where its header says"),
-        (0, IMAGES[:-1], r"has 251 values where its header says \[7, 6, 6\]: it is damaged"),
+        (0, IMAGES[:-1], r"is damaged: it has 251 values where its header says \[7, 6, 6\]"),
         (0, IMAGES + b"\0", r"has 253 values where its header says \[7, 6, 6\]"),
         (0, b"\0\0\x08\x03" + b"\xff" * 12 + b"\0", "has 1 values where its header says"),
-        (0, b"\0\0\x08\0\x01", r"train-images-idx3-ubyte in .* must hold square images; it has \(\)"),
-        (0, LABELS, r"train-images-idx3-ubyte in .* must hold square images; it has \(7,\)"),
-        (0, _idx(np.zeros((7, 6, 5), np.uint8)), r"must hold square images; it has \(7, 6, 5\)"),
-        (0, _idx(np.zeros((0, 6, 6), np.uint8)), r"must hold square images; it has \(0, 6, 6\)"),
-        (2, _idx(np.zeros((3, 5, 5), np.uint8)), "are of 6 pixels a side to train, of 5 to test"),
+        (0, b"\0\0\x08\0\x01", r"train-images-idx3-ubyte in .* must hold square images; its shape is \(\)"),
+        (0, LABELS, r"train-images-idx3-ubyte in .* must hold square images; its shape is \(7,\)"),
+        (0, _idx(np.zeros((7, 6, 5), np.uint8)), r"must hold square images; its shape is \(7, 6, 5\)"),
+        (0, _idx(np.zeros((0, 6, 6), np.uint8)), r"must hold square images; its shape is \(0, 6, 6\)"),
+        (
+            2,
+            _idx(np.zeros((3, 5, 5), np.uint8)),
+            "the training images in .* have sides of 6 pixels, the test images of 5",
+        ),
         (1, LABELS[:-3], "train-labels-idx1-ubyte in .* has 4 values where its header says"),
-        (1, IMAGES, r"has 7 images, but labels of \(7, 6, 6\), in its train files"),
-        (3, _idx(np.zeros(4, np.uint8)), r"has 3 images, but labels of \(4,\), in its t10k files"),
+        (1, IMAGES, r"the train files in .* hold 7 images, but labels of shape \(7, 6, 6\)"),
+        (3, _idx(np.zeros(4, np.uint8)), r"the t10k files in .* hold 3 images, but labels of shape \(4,\)"),
     ],
     ids=lambda value: "" if isinstance(value, bytes) else None,
 )
-def test_damaged_files(tmp_path: Path, position: int, content: bytes, message: str) -> None:
+def test_damaged_files_are_refused(tmp_path: Path, position: int, content: bytes, message: str) -> None:
     files = [_idx(array) for array in _arrays()]
     files[position] = content
     for zipped in (False, True):
@@ -145,7 +149,7 @@ def test_damaged_files(tmp_path: Path, position: int, content: bytes, message: s
     ],
     ids=["other format", "empty", "cut short", "overwritten", "wrong checksum"],
 )
-def test_damaged_archives(tmp_path: Path, damage) -> None:
+def test_damaged_archives_are_refused(tmp_path: Path, damage) -> None:
     folder = _write(tmp_path, [_idx(array) for array in _arrays()], zipped=True)
     path = folder / f"{NAMES[0]}.gz"
     path.write_bytes(damage(path.read_bytes()))
@@ -164,7 +168,7 @@ def test_the_real_files() -> None:
     assert found.x_test.shape == (10_000, 784)
     assert found.side == 28
     assert (found.x_train.min(), found.x_train.max()) == (0, 1)
-    # Published facts: the mean of the pixels, how many of each digit there are, and the first digits.
+    # Known facts: the mean of the pixels, the frequencies of the digits, and the first labels.
     assert found.x_train.mean().item() == pytest.approx(0.1307, abs=5e-5)
     assert torch.bincount(found.labels_train).tolist() == [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
     assert torch.bincount(found.labels_test).tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]

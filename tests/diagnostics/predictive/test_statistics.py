@@ -1,4 +1,4 @@
-"""Statistics by name and by callable, with missing values."""
+"""Named statistics ignore missing values, and callables are checked."""
 
 import numpy as np
 import pytest
@@ -18,25 +18,25 @@ REFERENCE = {
 
 
 @pytest.mark.parametrize("name", NAMED)
-def test_missing_values_do_not_count(name):
+def test_missing_values_are_ignored(name):
     whole = NAMED[name](VALUES, [0, 1])
     assert float(whole) == pytest.approx(REFERENCE[name](VALUES.numpy()))
     rows = NAMED[name](VALUES, [1])
     np.testing.assert_allclose(rows[:2], REFERENCE[name](VALUES[:2].numpy(), axis=1))
-    assert bool(rows[2].isnan())
+    assert rows[2].isnan()
 
 
-def test_infinite_values_stay():
+def test_infinite_values_are_not_missing():
     assert float(NAMED["max"](torch.tensor([1.0, torch.inf]), [0])) == torch.inf
     assert float(NAMED["min"](torch.tensor([1.0, -torch.inf]), [0])) == -torch.inf
 
 
-def test_the_default_counts_zeros_of_discrete_data_only():
+def test_zeros_are_counted_for_discrete_data_by_default():
     assert "zeros" in choose(None, discrete=True)
     assert "zeros" not in choose(None, discrete=False)
 
 
-def test_names_of_callables():
+def test_callables_are_named_after_themselves_or_by_a_mapping():
     def skewness(values):
         return values.mean()
 
@@ -45,12 +45,12 @@ def test_names_of_callables():
 
 
 @pytest.mark.parametrize("wrong", ["mean", 3, [], ["median"], ["mean", "mean"], [lambda v: v, lambda v: v]])
-def test_wrong_statistics(wrong):
+def test_invalid_choice(wrong):
     with pytest.raises(OptionError, match="statistics"):
         choose(wrong, discrete=False)
 
 
-def test_callables_may_return_several_numbers():
+def test_callables_can_return_several_numbers():
     values = torch.arange(6.0).reshape(3, 2)
     found = evaluate("means", lambda v: v.mean(0), values, "x")
     assert found.tolist() == [2, 3]
@@ -58,11 +58,9 @@ def test_callables_may_return_several_numbers():
     assert evaluate("count", lambda v: np.int64(len(v)), values, "x").tolist() == [3]
 
 
-def test_callables_that_fail_are_named():
+def test_failing_callables_are_named():
     values = torch.zeros(3, 2)
-    with pytest.raises(
-        OptionError, match=r"statistic 'broken' failed on values of site 'x' of shape \(3, 2\): IndexError"
-    ):
+    with pytest.raises(OptionError, match=r"statistic 'broken' failed .* site 'x', of shape \(3, 2\): IndexError"):
         evaluate("broken", lambda v: v[5], values, "x")
     with pytest.raises(OptionError, match="'ratio' must return finite numbers"):
         evaluate("ratio", lambda v: v.mean() / v.mean(), values, "x")

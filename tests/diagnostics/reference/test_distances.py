@@ -1,79 +1,78 @@
-"""Distances between samples, against what they are of known Gaussians."""
+"""Distances between samples of Gaussians, compared with their population values."""
 
 import math
 
 import pytest
 import torch
 
-from amortvi.diagnostics import distances
+from amortvi.diagnostics.reference import distances
 from amortvi.diagnostics.reference.distances import sliced_wasserstein
 from amortvi.errors import DataError
 
-DRAWS, DIM = 20_000, 3
-SCALE = torch.tensor([0.1, 1.0, 30.0], dtype=torch.float64)
-"""What coordinates are measured in, which must not matter."""
+DRAWS, DIM = 5000, 3
+NOISE = math.sqrt(2 / DRAWS)
+"""The standard error of a difference of means, in standard deviations."""
+UNITS = torch.tensor([0.1, 1.0, 30.0], dtype=torch.float64)
+"""The units of the coordinates, which must not matter."""
 
 
 def gaussian(seed: int, *, shift: float = 0.0, widen: float = 1.0, correlation: float = 0.0) -> torch.Tensor:
-    """Draws ``(DRAWS, 1, DIM)``; the numbers are in the reference's standard deviations."""
+    """Return draws ``(DRAWS, 1, DIM)``; shift and width are in standard deviations of the reference."""
     noise = torch.randn(DRAWS, 1, DIM, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     covariance = torch.full((DIM, DIM), correlation, dtype=torch.float64).fill_diagonal_(1.0)
-    return (shift + widen * noise @ torch.linalg.cholesky(covariance).mT) * SCALE
+    return (shift + widen * noise @ torch.linalg.cholesky(covariance).mT) * UNITS
 
 
 def test_draws_of_one_distribution_are_close():
     found = distances(gaussian(0), gaussian(1), seed=0)
-    noise = math.sqrt(2 / DRAWS)
-    assert found.mean_error < 3 * noise
-    assert found.covariance_error < 5 * noise
-    assert found.sliced_wasserstein < 5 * noise
+    assert found.mean_error < 5 * NOISE
+    assert found.covariance_error < 8 * NOISE
+    assert found.sliced_wasserstein < 8 * NOISE
 
 
-def test_a_shift():
+def test_shift():
     found = distances(gaussian(0, shift=0.5), gaussian(1), seed=0)
-    assert float(found.mean_error) == pytest.approx(0.5, abs=5 * math.sqrt(2 / DRAWS))
-    # Projected on a direction the shift is 0.5 * (sum of its coordinates), whose mean square over directions is 0.25.
-    assert float(found.sliced_wasserstein) == pytest.approx(0.5, rel=0.15)
-    assert found.covariance_error < 0.05
+    assert float(found.mean_error) == pytest.approx(0.5, abs=5 * NOISE)
+    # The shift along a random direction has the mean square 0.25, which 128 directions estimate to about 8%.
+    assert float(found.sliced_wasserstein) == pytest.approx(0.5, rel=0.25)
+    assert found.covariance_error < 8 * NOISE
 
 
 @pytest.mark.parametrize("widen", [0.5, 2.0])
-def test_a_wrong_width(widen):
+def test_wrong_width(widen):
     found = distances(gaussian(0, widen=widen), gaussian(1), seed=0)
-    assert float(found.covariance_error) == pytest.approx(abs(widen**2 - 1), rel=0.05)
-    assert float(found.sliced_wasserstein) == pytest.approx(abs(widen - 1), rel=0.05)
-    assert found.mean_error < 0.05
+    assert float(found.covariance_error) == pytest.approx(abs(widen**2 - 1), rel=0.15)
+    assert float(found.sliced_wasserstein) == pytest.approx(abs(widen - 1), rel=0.15)
+    assert found.mean_error < 5 * NOISE * max(1, widen)
 
 
-def test_a_correlation_that_is_missed():
+def test_missing_correlation():
     found = distances(gaussian(0), gaussian(1, correlation=0.9), seed=0)
     expected = math.sqrt(6 * 0.81) / math.sqrt(3 + 6 * 0.81)
-    assert float(found.covariance_error) == pytest.approx(expected, rel=0.05)
+    assert float(found.covariance_error) == pytest.approx(expected, rel=0.1)
     assert found.sliced_wasserstein > 0.2
-    assert found.mean_error < 0.05
+    assert found.mean_error < 8 * NOISE
 
 
-def test_another_shape_with_the_same_moments():
-    """Two modes in place of one: only the Wasserstein distance sees it."""
-    generator = torch.Generator().manual_seed(3)
-    sign = torch.randint(2, (DRAWS, 1, DIM), generator=generator) * 2.0 - 1
-    modes = (0.95 * sign + math.sqrt(1 - 0.95**2) * gaussian(0) / SCALE) * SCALE
-    found, chance = (distances(draws, gaussian(1), seed=0) for draws in (modes, gaussian(2)))
-    assert found.mean_error < 0.05
-    assert found.covariance_error < 0.05
-    assert found.sliced_wasserstein > 5 * chance.sliced_wasserstein
+def test_only_the_wasserstein_distance_sees_another_shape_with_the_same_moments():
+    sign = torch.randint(2, (DRAWS, 1, DIM), generator=torch.Generator().manual_seed(3)) * 2.0 - 1
+    two_modes = (0.95 * sign + math.sqrt(1 - 0.95**2) * gaussian(0) / UNITS) * UNITS
+    found, chance = (distances(draws, gaussian(1), seed=0) for draws in (two_modes, gaussian(2)))
+    assert found.mean_error < 5 * NOISE
+    assert found.covariance_error < 8 * NOISE
+    assert found.sliced_wasserstein > 2 * chance.sliced_wasserstein
 
 
-def test_samples_of_different_sizes():
+def test_sample_sizes_can_differ():
     points = torch.linspace(0, 1, 6, dtype=torch.float64).unsqueeze(-1)
     assert sliced_wasserstein(points, points.repeat_interleave(3, dim=0)) == 0
     assert float(sliced_wasserstein(points.repeat_interleave(2, dim=0) + 1, points)) == pytest.approx(1)
 
 
-def test_a_seed_reproduces_and_leaves_the_random_state():
+def test_seed_reproduces_and_leaves_the_random_state_untouched():
     state = torch.get_rng_state()
-    first, again = (distances(gaussian(0), gaussian(1), seed=4).sliced_wasserstein for _ in range(2))
-    assert torch.equal(first, again)
+    first, second = (distances(gaussian(0), gaussian(1), seed=4).sliced_wasserstein for _ in range(2))
+    assert torch.equal(first, second)
     assert torch.equal(torch.get_rng_state(), state)
 
 
@@ -83,8 +82,8 @@ def test_a_seed_reproduces_and_leaves_the_random_state():
         (torch.zeros(5, 2, 3), torch.zeros(5, 1, 3), r"got \(5, 2, 3\) and \(5, 1, 3\)"),
         (torch.zeros(5, 3), torch.zeros(5, 3), "must have shape"),
         (torch.zeros(1, 2, 3), torch.zeros(5, 2, 3), "at least 2"),
-        (torch.full((5, 2, 3), math.nan), torch.randn(5, 2, 3), "draws has 30 numbers that are not finite"),
-        (torch.randn(5, 2, 3), torch.ones(5, 2, 3), "does not vary"),
+        (torch.full((5, 2, 3), math.nan), torch.randn(5, 2, 3), "draws must be finite; 30 of its values"),
+        (torch.randn(5, 2, 3), torch.ones(5, 2, 3), "reference must vary"),
     ],
 )
 def test_bad_draws(draws, reference, message):

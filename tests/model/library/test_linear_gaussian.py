@@ -1,4 +1,4 @@
-"""The exact answers of the linear-Gaussian model, against formulas that it does not use."""
+"""Posterior and evidence of the linear-Gaussian model, against formulas that it does not use."""
 
 import math
 
@@ -21,7 +21,7 @@ def _model(latents: int = 3, features: int = 5, *, bias: bool = True, seed: int 
 
 
 def _joint(model: LinearGaussian) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and covariance of ``(z, x)``, by pushing independent noise through one linear map."""
+    """Return mean and covariance of ``(z, x)``, a linear map of independent noise."""
     features, latents = model.W.shape
     push = torch.zeros(latents + features, latents + features, dtype=DTYPE)
     push[:latents, :latents] = torch.eye(latents, dtype=DTYPE)
@@ -30,7 +30,6 @@ def _joint(model: LinearGaussian) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.cat([torch.zeros(latents, dtype=DTYPE), model.bias]), push @ push.mT
 
 
-# More features than latents, as many, and fewer.
 @pytest.mark.parametrize("shape", [(3, 5), (2, 2), (4, 2), (1, 1)])
 def test_posterior_is_the_joint_gaussian_conditioned_on_x(shape: tuple[int, int]) -> None:
     latents, features = shape
@@ -47,7 +46,7 @@ def test_posterior_is_the_joint_gaussian_conditioned_on_x(shape: tuple[int, int]
 
 
 def test_evidence_is_the_integral_over_the_latent() -> None:
-    """One latent: the integral of p(z) p(x | z) on a fine grid."""
+    """The integral of p(z) p(x | z) over one latent, on a fine grid."""
     model = _model(latents=1, features=3)
     x = model.simulate(20, seed=2)
     z = torch.linspace(-12.0, 12.0, 200_001, dtype=DTYPE).unsqueeze(-1)
@@ -57,8 +56,8 @@ def test_evidence_is_the_integral_over_the_latent() -> None:
         torch.testing.assert_close(torch.logsumexp(log_joint, 0) + math.log(24 / 200_000), evidence)
 
 
-def test_evidence_posterior_and_joint_agree_at_any_latent() -> None:
-    """Bayes' rule: log p(x) = log p(x, z) - log p(z | x) whatever z is."""
+def test_bayes_rule_holds_for_any_latent() -> None:
+    """log p(x) = log p(x, z) - log p(z | x) for every z."""
     model = _model()
     x, z = model.simulate(10, seed=3), torch.randn(10, 3, dtype=DTYPE)
     trace = poutine.trace(poutine.condition(model, {"z": z})).get_trace(x)
@@ -67,7 +66,7 @@ def test_evidence_posterior_and_joint_agree_at_any_latent() -> None:
     torch.testing.assert_close(log_joint - model.posterior(x).log_prob(z), model.log_evidence(x))
 
 
-def test_density_of_the_pyro_model_by_hand() -> None:
+def test_densities_of_the_pyro_model() -> None:
     model = _model()
     x, z = model.simulate(4, seed=3), torch.randn(4, 3, dtype=DTYPE)
     trace = poutine.trace(poutine.condition(model, {"z": z})).get_trace(x)
@@ -78,8 +77,8 @@ def test_density_of_the_pyro_model_by_hand() -> None:
 
 
 @pytest.mark.parametrize("latents", [1, 2, 5])
-def test_diagonal_gap_is_what_the_best_diagonal_loses(latents: int) -> None:
-    """The smallest KL of a diagonal Gaussian from the exact posterior, found by descent on its log scales."""
+def test_diagonal_gap_is_the_smallest_kl_of_a_diagonal_gaussian(latents: int) -> None:
+    """The smallest KL to the exact posterior, found numerically."""
     model = _model(latents, 6)
     x = model.simulate(3, seed=4)
     exact = model.posterior(x)
@@ -105,12 +104,12 @@ def test_diagonal_gap_is_what_the_best_diagonal_loses(latents: int) -> None:
     assert model.diagonal_gap() >= 0
 
 
-def test_orthogonal_loadings_lose_nothing() -> None:
+def test_orthogonal_loadings_have_no_diagonal_gap() -> None:
     W = torch.linalg.qr(torch.randn(6, 3, generator=torch.Generator().manual_seed(0), dtype=DTYPE))[0]
     assert LinearGaussian(2 * W, scale=0.5).diagonal_gap() == pytest.approx(0, abs=1e-12)
 
 
-def test_moments_of_the_simulation() -> None:
+def test_simulations_have_the_moments_of_the_model() -> None:
     model, draws = _model(), 200_000
     x = model.simulate(draws, seed=5)
     mean, covariance = (part[3:] for part in _joint(model))
@@ -118,12 +117,12 @@ def test_moments_of_the_simulation() -> None:
     assert ((x.mean(0) - mean).abs() < 5 * (covariance.diagonal() / draws).sqrt()).all()
     deviation = x - mean
     estimates = torch.einsum("bi,bj->ij", deviation, deviation) / draws
-    # The variance of a product of Gaussians: C_ii C_jj + C_ij ** 2.
+    # The variance of the product of two centered Gaussians is C_ii C_jj + C_ij ** 2.
     variance = covariance.diagonal().outer(covariance.diagonal()) + covariance.square()
     assert ((estimates - covariance).abs() < 5 * (variance / draws).sqrt()).all()
 
 
-def test_simulation_is_reproduced_by_its_seed_alone() -> None:
+def test_simulations_depend_on_the_seed_alone() -> None:
     model = _model()
     state = torch.get_rng_state()
     first, second, other = (model.simulate(5, seed=seed) for seed in (1, 1, 2))
@@ -134,7 +133,7 @@ def test_simulation_is_reproduced_by_its_seed_alone() -> None:
     assert not torch.equal(model.simulate(5), model.simulate(5))
 
 
-def test_single_precision_and_conversion() -> None:
+def test_precision_can_be_changed() -> None:
     model = LinearGaussian(torch.tensor([[1.0, 0.5], [0.0, 1.0]]), scale=0.5)
     x = model.simulate(5, seed=0)
     assert x.dtype == torch.float32
@@ -144,7 +143,7 @@ def test_single_precision_and_conversion() -> None:
     assert double.posterior(x.double()).mean.dtype == torch.float64
 
 
-def test_parameters_are_fixed_and_its_own() -> None:
+def test_parameters_are_fixed_copies() -> None:
     W, bias = torch.ones(3, 2), torch.zeros(3, dtype=torch.float64)
     model = LinearGaussian(W, scale=1, bias=bias)
     W.zero_()
@@ -159,22 +158,22 @@ def test_parameters_are_fixed_and_its_own() -> None:
     [
         (torch.ones(3), 1.0, None, r"W must be a matrix \(features, latents\); got shape \(3,\)"),
         (torch.ones(3, 0), 1.0, None, r"W must be a matrix .* got shape \(3, 0\)"),
-        (torch.ones(3, 2, dtype=torch.int64), 1.0, None, "W must be a tensor of floating numbers; got torch.int64"),
-        ([[1.0]], 1.0, None, "W must be a tensor of floating numbers; got list"),
-        (torch.tensor([[1.0], [math.nan]]), 1.0, None, "W must be finite; 1 of its entries"),
-        (torch.ones(3, 2), 0.0, None, "scale must be a finite number above zero; got 0.0"),
-        (torch.ones(3, 2), math.inf, None, "scale must be a finite number above zero; got inf"),
-        (torch.ones(3, 2), "one", None, "scale must be a number above zero; got 'one'"),
+        (torch.ones(3, 2, dtype=torch.int64), 1.0, None, "W must be a floating-point tensor; got torch.int64"),
+        ([[1.0]], 1.0, None, "W must be a floating-point tensor; got list"),
+        (torch.tensor([[1.0], [math.nan]]), 1.0, None, "W must be finite; 1 of its elements"),
+        (torch.ones(3, 2), 0.0, None, "scale must be a finite positive number; got 0.0"),
+        (torch.ones(3, 2), math.inf, None, "scale must be a finite positive number; got inf"),
+        (torch.ones(3, 2), "one", None, "scale must be a finite positive number; got 'one'"),
         (torch.ones(3, 2), 1.0, torch.zeros(2), r"bias must have shape \(3,\); got \(2,\)"),
-        (torch.ones(3, 2), 1.0, torch.full((3,), math.inf), "bias must be finite; 3 of its entries"),
+        (torch.ones(3, 2), 1.0, torch.full((3,), math.inf), "bias must be finite; 3 of its elements"),
     ],
 )
-def test_wrong_parameters(W, scale, bias, message) -> None:
+def test_invalid_parameters_are_refused(W, scale, bias, message) -> None:
     with pytest.raises(OptionError, match=message):
         LinearGaussian(W, scale, bias)
 
 
 @pytest.mark.parametrize("observations", [0, -1, 2.5])
-def test_a_wrong_number_of_observations(observations) -> None:
+def test_invalid_numbers_of_observations_are_refused(observations) -> None:
     with pytest.raises(OptionError, match="observations must be a positive integer"):
         _model().simulate(observations)

@@ -1,4 +1,4 @@
-"""When compiling is left to the library: by the steps to come, with one warning where it cannot be, and back where it is slow."""
+"""With ``compile="auto"``, the number of steps decides; a failure leads to one warning, and a slow compiled step is dropped."""
 
 import os
 import subprocess
@@ -10,124 +10,108 @@ from typing import Any
 import pytest
 import torch
 
-import amortvi as avi
-from amortvi.training.steps import EagerStep, auto
-from amortvi.errors import AmortviWarning
-from tests.training.steps.test_compiled_is_eager import assert_equal, numbers
-from tests.training.steps.test_compiled import compilations, estimator, fitted, reads_a_value
+from amortvi.compile import compiled_function
+from amortvi.compile.recording import Recording
+from amortvi.errors import AmortviWarning, CaptureError
+from amortvi.training.steps import CompiledStep, EagerStep, auto
+from tests.training.steps.fits import X, assert_equal, estimator, fitted, reads_a_value
+
+TOLERANCE = 1e-9  # see test_compiled_optimizers.py
 
 
 @pytest.fixture
-def short_of_patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let compiling pay from a few steps on."""
+def compiles_early(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let compiling pay from 12 steps on, and never return to eager steps."""
     monkeypatch.setattr(auto, "PAYS_FROM", 12)
-    monkeypatch.setattr(auto, "_WATCHED", 3)
-    monkeypatch.setattr(auto, "_TOLERATED", 1e9)
+    monkeypatch.setattr(auto, "_TIMED_STEPS", 3)
+    monkeypatch.setattr(auto, "_TOLERATED_SLOWDOWN", 1e9)
 
 
-def test_a_short_fit_is_eager_bit_for_bit() -> None:
-    left_to_us, eager = fitted(compile="auto"), fitted(compile=False)
-    assert compilations(left_to_us) == 0
-    for name, value in numbers(eager).items():
-        assert torch.equal(numbers(left_to_us)[name], value), name
+def test_a_short_fit_is_eager(recordings: list[Recording]) -> None:
+    assert_equal(fitted(compile="auto"), fitted(compile=False))
+    assert not recordings
 
 
-@pytest.mark.usefixtures("not_compiled", "short_of_patience")
-def test_a_long_fit_is_compiled_in_those_shapes_that_come_often() -> None:
-    # 40 observations in batches of 16: two full ones an epoch, and one of eight, which comes ten times only.
-    left_to_us = fitted(compile="auto")
-    assert compilations(left_to_us) == 1
-    assert_equal(left_to_us, fitted(compile=False), 1e-9)
+@pytest.mark.usefixtures("compiles_early")
+def test_shapes_that_occur_often_are_compiled(recordings: list[Recording]) -> None:
+    """20 observations in batches of 8 are two full batches per epoch, and one of four, which occurs only ten times."""
+    first, second = (fitted(compile="auto", epochs=10, batch_size=8) for _ in range(2))
+    assert len(recordings) == 2  # one for each fit
+    assert_equal(first, second)
+    assert_equal(first, fitted(compile=False, epochs=10, batch_size=8), TOLERANCE)
 
 
-@pytest.mark.usefixtures("not_compiled", "short_of_patience")
-def test_the_choice_is_the_same_each_time() -> None:
-    once, again = fitted(compile="auto"), fitted(compile="auto")
-    for name, value in numbers(once).items():
-        assert torch.equal(numbers(again)[name], value), name
-
-
-@pytest.mark.usefixtures("not_compiled", "short_of_patience")
-def test_what_was_compiled_serves_the_next_fit_however_short(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("compiles_early")
+def test_a_short_fit_uses_what_an_earlier_fit_compiled(
+    recordings: list[Recording], monkeypatch: pytest.MonkeyPatch
+) -> None:
     vi = fitted(epochs=20, compile="auto")
-    found = compilations(vi)
-    assert found == 2
 
-    def refuse(minibatch: Any) -> None:
+    def fail(step: EagerStep, minibatch: Any) -> None:
         raise AssertionError("a step ran eagerly")
 
-    monkeypatch.setattr(EagerStep, "__call__", lambda step, minibatch: refuse(minibatch))
+    monkeypatch.setattr(EagerStep, "__call__", fail)
     fitted(vi, epochs=1, compile="auto")
-    assert compilations(vi) == found
+    assert len(recordings) == 1
 
 
-@pytest.mark.usefixtures("not_compiled", "short_of_patience")
-def test_a_compiled_step_that_is_slower_goes_back_to_eager(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Each reading of the clock is one second later, and ten during a compiled step.
-    clock = iter(range(10**9))
-    times = {"now": 0.0}
+@pytest.mark.usefixtures("compiles_early", "recordings")
+def test_a_slow_compiled_step_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a clock on which an eager step takes one second and a compiled one eleven."""
+    seconds, compiled_steps = [0.0], [0]
+    run = CompiledStep.__call__
 
     def now(totals: Any) -> float:
-        next(clock)
-        times["now"] += 1.0
-        return times["now"]
+        seconds[0] += 1.0
+        return seconds[0]
 
-    monkeypatch.setattr(auto, "_TOLERATED", 1.1)
+    def slow(step: CompiledStep, minibatch: Any) -> None:
+        seconds[0] += 10.0
+        compiled_steps[0] += 1
+        run(step, minibatch)
+
+    monkeypatch.setattr(auto, "_TOLERATED_SLOWDOWN", 1.1)
     monkeypatch.setattr(auto, "_now", now)
-    vi = estimator()
-    calls = {"compiled": 0}
-    engine = vi._trainer._updates
-    make = engine._make_compiled
-
-    def slow(update: Any) -> Any:
-        step = make(update)
-        run = step.program.__call__
-
-        class Slow(type(step.program)):  # type: ignore[misc]
-            def __call__(self, minibatch: Any) -> Any:
-                times["now"] += 10.0
-                calls["compiled"] += 1
-                return run(minibatch)
-
-        step.program.__class__ = Slow
-        return step
-
-    monkeypatch.setattr(engine, "_make_compiled", slow)
-    fitted(vi, compile="auto", batch_size=40, epochs=40)
-    assert calls["compiled"] == 4
-    assert_equal(vi, fitted(compile=False, batch_size=40, epochs=40), 1e-9)
+    monkeypatch.setattr(CompiledStep, "__call__", slow)
+    vi = fitted(compile="auto", epochs=40)
+    assert compiled_steps[0] == 4  # the one that compiles, and three that are timed
+    assert_equal(vi, fitted(compile=False, epochs=40), TOLERANCE)
 
 
-@pytest.mark.usefixtures("short_of_patience")
+@pytest.mark.usefixtures("compiles_early")
 def test_a_model_that_cannot_be_recorded_runs_eagerly_with_one_warning() -> None:
-    def fit(compile: Any) -> avi.AmortizedVI:
-        torch.manual_seed(0)
-        vi = avi.AmortizedVI(reads_a_value, avi.encoders.MLP(3, [6]))
-        return fitted(vi, dtype=torch.float32, compile=compile, epochs=20, validation_data=estimator_data())
-
+    options: dict[str, Any] = {"epochs": 20, "validation_data": X[:5].double()}
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        left_to_us = fit("auto")
-    ours = [each for each in caught if issubclass(each.category, AmortviWarning)]
-    assert len(ours) == 1
-    assert "runs without compiling" in str(ours[0].message)
-    assert "sign = 1.0 if z.sum() > 0" in str(ours[0].message)
-    eager = fit(False)
-    for name, value in numbers(eager).items():
-        assert torch.equal(numbers(left_to_us)[name], value), name
+        vi = fitted(estimator(reads_a_value), compile="auto", **options)
+    messages = [str(each.message) for each in caught if issubclass(each.category, AmortviWarning)]
+    assert len(messages) == 1
+    assert "runs without compiling" in messages[0]
+    assert "sign = 1.0 if z.sum() > 0" in messages[0]
+    assert_equal(vi, fitted(estimator(reads_a_value), compile=False, **options))
 
 
-def estimator_data() -> torch.Tensor:
-    return torch.randn(10, 3, generator=torch.Generator().manual_seed(1))
-
-
-@pytest.mark.usefixtures("short_of_patience")
+@pytest.mark.usefixtures("compiles_early")
 def test_a_line_search_runs_eagerly_with_one_warning() -> None:
-    with pytest.warns(AmortviWarning, match="LBFGS asks for the loss"):
-        fitted(compile="auto", optimizer=torch.optim.LBFGS, epochs=20, batch_size=40, lr=0.1)
+    with pytest.warns(AmortviWarning, match="LBFGS evaluates the loss itself") as caught:
+        fitted(compile="auto", optimizer=torch.optim.LBFGS, epochs=20, lr=0.1)
+    assert len(caught) == 1
 
 
-WITHOUT_A_COMPILER = """
+@pytest.mark.usefixtures("compiles_early")
+def test_a_graph_that_does_not_compile_runs_eagerly_with_one_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*given: Any) -> None:
+        raise CaptureError("no compiler")
+
+    monkeypatch.setattr(compiled_function, "compile_recording", fail)
+    options: dict[str, Any] = {"epochs": 20, "validation_data": X[:5].double()}
+    with pytest.warns(AmortviWarning, match=r"runs without compiling: no compiler") as caught:
+        vi = fitted(compile="auto", **options)
+    assert len(caught) == 1
+    assert_equal(vi, fitted(compile=False, **options))
+
+
+WITHOUT_COMPILER = """
 import warnings, torch, amortvi as avi
 from amortvi.training.steps import auto
 auto.PAYS_FROM = 12
@@ -147,10 +131,12 @@ print("epochs:", len(vi.history))
 """
 
 
-def test_without_a_compiler_it_says_so_once_and_runs(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_a_machine_without_a_compiler_gets_one_warning(tmp_path: Path) -> None:
+    """The compiler is missing from the start of the process."""
     environment = {**os.environ, "CXX": "/no/such/compiler", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
     done = subprocess.run(
-        [sys.executable, "-c", WITHOUT_A_COMPILER], env=environment, capture_output=True, text=True, timeout=200
+        [sys.executable, "-c", WITHOUT_COMPILER], env=environment, capture_output=True, text=True, timeout=200
     )
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()

@@ -1,21 +1,22 @@
-"""Every objective compiled is what it is eagerly, and a weight that changes compiles nothing anew."""
+"""A recorded or compiled step learns the same as an eager one for every objective, and a changing weight needs no recording."""
 
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-import torch
 
-from amortvi.errors import NonFiniteError
+from amortvi.compile.recording import Recording
+from amortvi.families import FullCovariance
 from amortvi.objectives import ELBO, IWAE, CyclicalSchedule, LinearSchedule, Objective, Renyi
-from tests.training.steps.test_compiled_is_eager import assert_equal
-from tests.training.steps.test_compiled import X, compilations, estimator, fitted
+from tests.training.steps.fits import X, assert_equal, estimator, fitted
 
-# The recording of every objective is tested by the conformance suite: here are those that are made of different parts.
+TOLERANCE = 1e-9  # see test_compiled_optimizers.py
+
+# The conformance suite records every objective. These combine their parts.
 OBJECTIVES: dict[str, Callable[[], Objective]] = {
     "free bits": lambda: ELBO(2, free_bits=0.1),
     "a linear schedule": lambda: ELBO(kl_weight=LinearSchedule(epochs=4.3, start=0.1)),
-    "all at once": lambda: ELBO(
+    "all options": lambda: ELBO(
         gradient="sticking_the_landing", kl_weight=CyclicalSchedule(epochs=4, cycles=2), free_bits=0.1
     ),
     "iwae": lambda: IWAE(4),
@@ -24,84 +25,58 @@ OBJECTIVES: dict[str, Callable[[], Objective]] = {
 }
 
 
-@pytest.mark.parametrize("make", OBJECTIVES.values(), ids=OBJECTIVES.keys())
-@pytest.mark.usefixtures("not_compiled")
-def test_any_objective_is_eager(make: Callable[[], Objective]) -> None:
-    options: dict[str, Any] = {"batch_size": 40, "epochs": 5}
-    compiled = fitted(estimator(family="full"), objective=make(), **options)
-    assert_equal(compiled, fitted(estimator(family="full"), objective=make(), compile=False, **options), 1e-9)
+def check(name: str, **options: Any) -> None:
+    compiled, eager = (
+        fitted(estimator(family=FullCovariance), objective=OBJECTIVES[name](), compile=compile, **options)
+        for compile in (True, False)
+    )
+    assert_equal(compiled, eager, TOLERANCE)
 
 
-@pytest.mark.usefixtures("not_compiled")
-def test_validation_and_a_smaller_last_batch_are_eager() -> None:
-    make = OBJECTIVES["all at once"]
-    options: dict[str, Any] = {"validation_data": X[:10].double(), "epochs": 4}
-    assert_equal(fitted(objective=make(), **options), fitted(objective=make(), compile=False, **options), 1e-9)
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_a_recorded_objective_learns_the_same(name: str, recordings: list[Recording]) -> None:
+    check(name)
+    assert len(recordings) == 1
 
 
-COMPILED = ("all at once", "renyi")
-"""What is compiled each time: between them they have all that the others have."""
+@pytest.mark.usefixtures("recordings")
+def test_the_weight_is_the_same_in_validation_and_in_a_smaller_last_batch() -> None:
+    check("all options", batch_size=8, validation_data=X[:5].double())
 
 
-@pytest.mark.parametrize(
-    "name", [name if name in COMPILED else pytest.param(name, marks=pytest.mark.slow) for name in OBJECTIVES]
-)
-def test_any_objective_is_eager_when_compiled(name: str) -> None:
-    make = OBJECTIVES[name]
-    options: dict[str, Any] = {"batch_size": 40, "epochs": 20}
-    compiled = fitted(estimator(family="full"), objective=make(), **options)
-    assert_equal(compiled, fitted(estimator(family="full"), objective=make(), compile=False, **options), 1e-9)
-    assert compilations(compiled) == 1
+@pytest.mark.slow
+def test_the_compiled_weight_is_the_same_in_validation_and_in_a_smaller_last_batch() -> None:
+    test_the_weight_is_the_same_in_validation_and_in_a_smaller_last_batch()
 
 
-@pytest.mark.usefixtures("not_compiled")
-def test_a_weight_that_changes_compiles_nothing_anew() -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_a_compiled_objective_learns_the_same(name: str) -> None:
+    check(name, epochs=20)
+
+
+def test_an_objective_that_continues_is_not_recorded_again(recordings: list[Recording]) -> None:
     objective = ELBO(kl_weight=LinearSchedule(epochs=20))
-    vi = fitted(batch_size=40, objective=objective)
-    assert compilations(vi) == 1
-    fitted(vi, batch_size=40, objective=objective)
-    assert compilations(vi) == 1
-    eager = estimator()
-    for _ in range(2):
-        fitted(eager, batch_size=40, objective=objective, compile=False)
-    assert_equal(vi, eager, 1e-9)
-
-
-@pytest.mark.usefixtures("not_compiled")
-def test_what_was_compiled_for_one_schedule_does_not_serve_another() -> None:
-    """Not even one that looks the same, which has its weight in another tensor."""
-    turns = [LinearSchedule(9), LinearSchedule(9), lambda epochs: 0.5]
     compiled, eager = estimator(), estimator()
-    for schedule in turns:
-        fitted(compiled, batch_size=40, epochs=3, objective=ELBO(kl_weight=schedule))
-        fitted(eager, batch_size=40, epochs=3, objective=ELBO(kl_weight=schedule), compile=False)
-    assert_equal(compiled, eager, 1e-9)
+    for _ in range(2):
+        fitted(compiled, epochs=3, objective=objective)
+        fitted(eager, epochs=3, objective=objective, compile=False)
+    assert len(recordings) == 1
+    assert_equal(compiled, eager, TOLERANCE)
 
 
-@pytest.mark.usefixtures("not_compiled")
-def test_options_that_stay_are_compiled_once() -> None:
-    vi = fitted(batch_size=40, objective=IWAE(3))
-    fitted(vi, batch_size=40, objective=IWAE(3))
-    assert compilations(vi) == 1
-    fitted(vi, batch_size=40, objective=IWAE(3, gradient="plain"))
-    eager = estimator()
-    for gradient in ("dreg", "dreg", "plain"):
-        fitted(eager, batch_size=40, objective=IWAE(3, gradient=gradient), compile=False)
-    assert_equal(vi, eager, 1e-9)
-
-
-@pytest.mark.usefixtures("not_compiled")
-def test_an_epoch_that_is_run_again_has_the_same_weights() -> None:
-    """The compiled step finds out at the end of an epoch that it failed in the middle; the eager one then repeats it."""
-    asked: list[float] = []
-
-    def too_much(epochs: float) -> float:
-        asked.append(epochs)
-        return 1.0 if epochs < 2.3 else 1e300
-
-    vi = estimator()
-    with pytest.raises(NonFiniteError, match=r"training stopped at epoch 3, step 2"):
-        fitted(vi, dtype=torch.float32, objective=ELBO(kl_weight=too_much))
-    assert asked[-5:] == pytest.approx([2, 2 + 1 / 3, 2 + 2 / 3, 2, 2 + 1 / 3])
-    reference = fitted(epochs=2, dtype=torch.float32, compile=False)
-    assert_equal(vi, reference, 1e-4)
+def test_a_recording_is_reused_for_an_objective_with_the_same_options_only(recordings: list[Recording]) -> None:
+    """A schedule keeps its weight in a tensor of its own, so that even an equal schedule needs a new recording."""
+    objectives: list[tuple[Callable[[], Objective], int]] = [
+        (lambda: IWAE(3), 1),
+        (lambda: IWAE(3), 1),
+        (lambda: IWAE(3, gradient="plain"), 2),
+        (lambda: ELBO(kl_weight=LinearSchedule(9)), 3),
+        (lambda: ELBO(kl_weight=LinearSchedule(9)), 4),
+    ]
+    compiled, eager = estimator(), estimator()
+    for make, expected in objectives:
+        fitted(compiled, epochs=3, objective=make())
+        fitted(eager, epochs=3, objective=make(), compile=False)
+        assert len(recordings) == expected
+    assert_equal(compiled, eager, TOLERANCE)

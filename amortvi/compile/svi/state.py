@@ -1,0 +1,178 @@
+"""The state that a compiled step depends on besides its arguments: parameters, buffers, modes of modules, and settings."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from operator import is_
+from typing import Any, TypeVar
+
+import pyro
+import torch
+from pyro import poutine
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_pre_hook
+
+from amortvi.errors import CaptureError
+
+__all__ = [
+    "TensorGuard",
+    "UsedState",
+    "current_settings",
+    "modules_of",
+    "observe",
+    "training_modes",
+    "unconstrained_parameters",
+]
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class UsedState:
+    """The state that an eager step used.
+
+    Args:
+        parameters: the parameters that Pyro trains, unconstrained, by name.
+        modules: every module that was called.
+    """
+
+    parameters: dict[str, Tensor]
+    modules: list[nn.Module]
+
+
+def observe(step: Callable[[], Result]) -> tuple[Result, UsedState]:
+    """Run one of Pyro's steps, and return its result and the state that it used."""
+    called: dict[nn.Module, None] = {}
+
+    def note(module: nn.Module, _: Any) -> None:
+        called.setdefault(module)
+
+    handle = register_module_forward_pre_hook(note)
+    try:
+        with poutine.trace(param_only=True) as captured:
+            result = step()
+    finally:
+        handle.remove()
+    return result, UsedState(unconstrained_parameters(captured), list(called))
+
+
+def unconstrained_parameters(captured: Any) -> dict[str, Tensor]:
+    """Return the parameters in a trace as Pyro's optimizers see them, by name."""
+    return {name: site["value"].unconstrained() for name, site in captured.trace.nodes.items()}
+
+
+def current_settings() -> Hashable:
+    """Return the global settings that are constants of a compiled step.
+
+    Raises:
+        CaptureError: a setting would affect an eager step in a way that a graph cannot reproduce.
+    """
+    if poutine.runtime._PYRO_STACK:
+        raise CaptureError(
+            "the step runs inside a Pyro handler, which a compiled step would ignore: apply the handler to model and guide, or "
+            "use compile=False."
+        )
+    if not torch.is_grad_enabled():
+        raise CaptureError("the step runs with gradients disabled, but a compiled step would still compute them.")
+    autocast = [(kind, torch.get_autocast_dtype(kind)) for kind in ("cpu", "cuda") if torch.is_autocast_enabled(kind)]
+    return torch.get_default_dtype(), tuple(autocast)
+
+
+class TensorGuard:
+    """Checks that the tensors that a compiled step reads and writes are still the ones that model, guide and Pyro use.
+
+    Args:
+        named: the parameters that Pyro trains, by name.
+        trained: all trained parameters, also those that Pyro does not know.
+        modules: every module whose tensors the step may use.
+    """
+
+    def __init__(self, named: dict[str, Tensor], trained: Iterable[Tensor], modules: Iterable[nn.Module]) -> None:
+        stored = _param_store()
+        self._stored = [(name, value) for name, value in named.items() if stored.get(name) is value]
+        holders: list[dict[str, Any]] = [
+            holder for module in modules for holder in (module._parameters, module._buffers, module._modules) if holder
+        ]
+        self._held = [(holder, dict(holder)) for holder in holders]
+        parameters = {id(value): value for value in (*named.values(), *trained)}
+        others = {id(value): value for holder in holders for value in holder.values() if isinstance(value, Tensor)}
+        self._parameters = list(parameters.values())
+        self._tensors = list((parameters | others).values())
+        self._memory = self._current_memory()
+
+    def holds(self) -> bool:
+        """Return whether all tensors are the same objects in the same memory."""
+        stored = _param_store()
+        return (
+            all(stored.get(name) is value for name, value in self._stored)
+            and all(_is_unchanged(holder, content) for holder, content in self._held)
+            and self._current_memory() == self._memory
+            and not self._has_hooks()
+        )
+
+    def check_hooks(self) -> None:
+        """Raise `CaptureError` if a parameter has a gradient hook, which a compiled step would not call."""
+        if self._has_hooks():
+            raise CaptureError(
+                "a parameter has a hook on its gradient, which a compiled step would not call: remove it, clip the gradient "
+                "with clip_args of pyro.optim, or use compile=False."
+            )
+
+    def _current_memory(self) -> list[tuple[int, bool]]:
+        return [(tensor.data_ptr(), tensor.requires_grad) for tensor in self._tensors]
+
+    def _has_hooks(self) -> bool:
+        return any(p._backward_hooks or p._post_accumulate_grad_hooks for p in self._parameters)
+
+    @contextlib.contextmanager
+    def restored(self) -> Iterator[None]:
+        """Restore on exit gradients, the parameter store and the tensors of modules.
+
+        Raises:
+            CaptureError: model or guide replace a tensor, so that the next step would not use the recorded one.
+        """
+        store = pyro.get_param_store()
+        names = ("_params", "_param_to_name", "_constraints")
+        contents = {name: dict(getattr(store, name)) for name in names}
+        gradients = [parameter.grad for parameter in self._parameters]
+        try:
+            yield
+        finally:
+            replaced = not _is_unchanged(_param_store(), contents["_params"])
+            if replaced:
+                for name, content in contents.items():
+                    setattr(store, name, content)
+            for holder, content in self._held:
+                if not _is_unchanged(holder, content):
+                    replaced = True
+                    holder.clear()
+                    holder.update(content)
+            for parameter, gradient in zip(self._parameters, gradients, strict=True):
+                parameter.grad = gradient
+        if replaced:
+            raise CaptureError(
+                "model or guide replaces a parameter or buffer by a new tensor in each step, which a compiled step would not "
+                "use: change its values in place (copy_, mul_), or use compile=False."
+            )
+
+
+def _is_unchanged(holder: dict[str, Any], content: dict[str, Any]) -> bool:
+    return len(holder) == len(content) and all(map(is_, holder.values(), content.values()))
+
+
+def modules_of(*parts: Any) -> list[nn.Module]:
+    """Return the modules that functions, methods and modules belong to, and all their submodules."""
+    owners = (getattr(part, "__self__", part) for part in parts)
+    return [module for owner in owners if isinstance(owner, nn.Module) for module in owner.modules()]
+
+
+def training_modes(modules: Sequence[nn.Module]) -> Hashable:
+    """Return for each module whether it is in training mode."""
+    return tuple([module.training for module in modules])
+
+
+def _param_store() -> dict[str, Tensor]:
+    """Return Pyro's unconstrained parameters by name, without the copy that `named_parameters` would make in each step."""
+    return pyro.get_param_store()._params

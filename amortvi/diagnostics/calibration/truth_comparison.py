@@ -1,0 +1,145 @@
+"""The comparison of the truth with posterior draws, simulation by simulation."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from amortvi.data import Batch
+from amortvi.diagnostics.calibration.coverage import reference_points
+from amortvi.diagnostics.calibration.moments import Whitening
+from amortvi.diagnostics.calibration.ranks import uniform_ranks
+from amortvi.diagnostics.simulation import Simulated
+from amortvi.errors import NonFiniteError
+from amortvi.model import log_jacobian, sum_sites
+from amortvi.posterior import Posterior
+from amortvi.posterior.importance_sampling import WeightedDraws
+
+__all__ = ["TruthComparison"]
+
+_JOINT = ("log likelihood", "log joint")
+"""Quantities of all latents and the data together, which reveal faults that marginal ranks cannot (Modrák et al., 2023)."""
+
+_PROJECTIONS = 4
+"""The number of random directions onto which the whitened latents are projected."""
+
+
+class TruthComparison:
+    """Reduces the weighted draws of a chunk of simulations to ranks of the truth.
+
+    Args:
+        posterior: the posteriors of the simulated data.
+        simulated: the data with the true latents.
+    """
+
+    def __init__(self, posterior: Posterior, simulated: Simulated) -> None:
+        self.posterior = posterior
+        self.truth = simulated.vector
+        self.dim = self.truth.shape[1]
+        self.references = reference_points(simulated.batch, self.dim)
+        directions = torch.randn(self.dim, _PROJECTIONS if self.dim > 1 else 0, dtype=torch.float64)
+        self.directions = directions / directions.norm(dim=0)
+        self._second_moment = torch.zeros(self.dim, self.dim, dtype=torch.float64)
+        self._squared_correlation = torch.zeros(self.dim, self.dim, dtype=torch.float64)
+
+    @property
+    def names(self) -> list[str]:
+        """The quantities whose ranks are computed: the coordinates, the joint quantities, the projections."""
+        projections = [f"projection {i + 1}" for i in range(self.directions.shape[1])]
+        return [*self.posterior.latents.labels, *_JOINT, *projections]
+
+    @property
+    def second_moment(self) -> npt.NDArray[np.float64]:
+        """The second moment of the whitened draws, over all simulations, ``(D, D)``."""
+        return (self._second_moment / len(self.truth)).numpy()
+
+    @property
+    def squared_correlation(self) -> npt.NDArray[np.float64]:
+        """The mean squared correlations of the posteriors, ``(D, D)``."""
+        return (self._squared_correlation / len(self.truth)).numpy()
+
+    def reduce(self, weighted: WeightedDraws) -> dict[str, Tensor]:
+        """Compare the truth with the draws, for a chunk of ``B`` simulations; to be called once for each simulation.
+
+        Returns:
+            - ``ranks``, ``(B, names)``; ``whitened_ranks``, ``(B, D)``; and ``norm_ranks``, the ranks of the norm of the
+              whitened latents, ``(B,)``;
+            - ``density_levels``, ``(B, 1)``, and ``reference_levels``, ``(B, REFERENCES)``; see `coverage`;
+            - ``truth`` and one ``draw``, whitened, ``(B, D)``; ``loc`` and ``log_scale`` of the posterior, ``(B, D)``.
+
+        Raises:
+            NonFiniteError: a draw is not finite, or a log density is NaN.
+        """
+        assert weighted.vector is not None
+        q, draws, device = weighted.posterior, weighted.vector, self.posterior.device
+        rows = slice(weighted.rows.start, weighted.rows.stop)
+        truth = self.truth[rows]
+        log_q_truth, log_q = (q.log_prob(z.to(device)).cpu().double() for z in (truth, draws))
+        joint_truth = self._joint(weighted.batch, truth.to(device))
+        joint = torch.stack([weighted.log_weight + weighted.log_ratio, weighted.log_weight + log_q], dim=-1)
+        _check_finite(draws, log_q_truth, log_q, joint_truth, joint)
+        whitening = Whitening.of(q, draws.shape[0])
+        white_truth, white_draws = whitening(truth), whitening(draws)
+        self._second_moment += torch.einsum("kbi,kbj->ij", white_draws, white_draws) / draws.shape[0]
+        self._squared_correlation += whitening.squared_correlation().sum(0)
+
+        rounded = [_rounded(value, joint, self.truth.dtype) for value in (joint_truth, joint)]
+        distances = [_squared_distances(white, self.references[rows]) for white in (white_truth, white_draws)]
+        quantities = [
+            torch.cat([z.double(), log_densities, white @ self.directions], dim=-1)
+            for z, log_densities, white in zip((truth, draws), rounded, (white_truth, white_draws), strict=True)
+        ]
+        return {
+            "ranks": uniform_ranks(*quantities),
+            "whitened_ranks": uniform_ranks(white_truth, white_draws),
+            "norm_ranks": uniform_ranks(white_truth.square().sum(-1), white_draws.square().sum(-1)),
+            "density_levels": uniform_ranks(-log_q_truth, -log_q).unsqueeze(-1),
+            "reference_levels": uniform_ranks(*distances),
+            "truth": white_truth,
+            "draw": white_draws[0],
+            "loc": whitening.loc,
+            "log_scale": whitening.scale.log(),
+        }
+
+    def _joint(self, batch: Batch, vector: Tensor) -> Tensor:
+        """Return log-likelihood and log joint density, ``(B, 2)``, of unconstrained latents ``(B, D)``."""
+        model = self.posterior.model
+        values, log_dets = model.latents.constrain(vector.unsqueeze(0))
+        log_probs = model.log_probs(batch, values).local
+        log_likelihood = sum_sites({name: v for name, v in log_probs.items() if name not in model.latents.names})
+        log_joint = sum_sites(log_probs) + log_jacobian(log_dets, log_likelihood)
+        return torch.stack([log_likelihood[0], log_joint[0]], dim=-1).cpu().double()
+
+
+def _check_finite(draws: Tensor, *log_densities: Tensor) -> None:
+    """Raise `NonFiniteError` if a draw is not finite or a log density is NaN; a density of zero is allowed."""
+    bad_draws = int((~draws.isfinite()).sum())
+    bad_densities = sum(int(value.isnan().sum()) for value in log_densities)
+    if bad_draws or bad_densities:
+        raise NonFiniteError(
+            f"the posterior or the model is not finite on data simulated from the prior: {bad_draws} coordinates of posterior "
+            f"draws are not finite and {bad_densities} log densities are NaN. "
+            f"vi.evaluate(simulate_observations(vi, n).observations) lists the observations concerned."
+        )
+
+
+def _squared_distances(points: Tensor, references: Tensor) -> Tensor:
+    """Return the squared distances of ``(*S, B, D)`` to each of ``(B, R, D)``, ``(*S, B, R)``."""
+    products = torch.einsum("...bi,bri->...br", points, references)
+    return points.square().sum(-1, keepdim=True) - 2 * products + references.square().sum(-1)
+
+
+def _rounded(values: Tensor, draws: Tensor, dtype: torch.dtype) -> Tensor:
+    """Round to the precision of the model, so that values that are equal up to rounding error are ties.
+
+    Args:
+        values: ``(*S, B, Q)``.
+        draws: values for posterior draws, ``(K, B, Q)``, which determine the magnitude.
+        dtype: the type in which the model computes.
+    """
+    size = draws.where(draws.isfinite(), 0).abs().mean(0).clamp_min(1.0)
+    # A power of two, so that the step itself is exact.
+    step = torch.exp2(torch.ceil(torch.log2(64 * torch.finfo(dtype).eps * size)))
+    return torch.round(values / step) * step

@@ -1,0 +1,1 @@
+"""The training problems, and one module per library that trains them."""

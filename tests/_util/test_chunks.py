@@ -1,0 +1,51 @@
+"""Sizes of chunks, and the collection of their results."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from amortvi._util import chunks
+from amortvi._util.chunks import Gathered, rows_at_once, spans
+from tests.properties import PROPERTY
+
+
+@PROPERTY
+@given(total=st.integers(0, 30), step=st.integers(1, 35))
+def test_spans_partition_the_range(total: int, step: int) -> None:
+    parts = list(spans(total, step))
+    assert [i for part in parts for i in part] == list(range(total))
+    assert all(len(part) == step for part in parts[:-1])
+
+
+def test_rows_at_once_fit_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chunks, "NUMBERS_AT_ONCE", 100)
+    assert [rows_at_once(width) for width in (0, 1, 30, 100, 101, 10**9)] == [100, 100, 3, 1, 1, 1]
+
+
+@PROPERTY
+@given(parts=st.lists(st.integers(1, 7), min_size=1, max_size=8), dim=st.integers(0, 2), known=st.booleans())
+def test_gathered_is_the_concatenation(parts: list[int], dim: int, known: bool) -> None:
+    shape = [2, 3, 4]
+    values = [torch.rand(*shape[:dim], part, *shape[dim + 1 :]) for part in parts]
+    gathered = Gathered(sum(parts) if known else None, dim)
+    for value in values:
+        gathered.add({"a": value, "b": (10 * value).long()})
+    found = gathered.result()
+    assert torch.equal(found["a"], torch.cat(values, dim))
+    assert torch.equal(found["b"], (10 * torch.cat(values, dim)).long())
+    assert found["a"].is_contiguous()
+
+
+def test_gathered_detaches_and_accepts_no_results() -> None:
+    gathered = Gathered(3)
+    gathered.add({})
+    assert gathered.result() == {}
+    gathered.add({"a": torch.ones(3, requires_grad=True)})
+    assert not gathered.result()["a"].requires_grad
+
+
+def test_gathered_may_receive_fewer_rows_than_announced() -> None:
+    gathered = Gathered(10)
+    gathered.add({"a": torch.ones(3)})
+    assert gathered.result()["a"].shape == (3,)

@@ -1,0 +1,99 @@
+"""Models that support the first batch, but not every batch."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pyro
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, TensorDataset
+
+from amortvi.errors import ModelError
+from tests.bad_input.helpers import ROWS, data, estimator, fit, nothing_changes, observe, prior, refused
+
+
+def sixteen(x: Tensor) -> None:
+    with pyro.plate("data", 16):
+        observe(pyro.sample("z", prior()), x)
+
+
+def test_a_plate_of_fixed_size_that_fits_the_first_batch() -> None:
+    facts = ("plate 'data' has size 16", "batches of any size", "x.shape[0]", "subsample=x")
+    with nothing_changes(), refused(ModelError, *facts):
+        fit(estimator(sixteen), data(), batch_size=16)  # the last batch has 8 observations
+    vi = fit(estimator(sixteen), data(16))
+    calls: list[Callable[[], Any]] = [
+        lambda: vi.evaluate(data(16), particles=2, seed=0),
+        lambda: vi.predict(data(16), 2, seed=0),
+        lambda: vi.to_arviz(data(16), 2, seed=0),
+    ]
+    for call in calls:
+        with nothing_changes(vi), refused(ModelError, *facts):
+            call()
+
+
+def more_latents_for_large_values(x: Tensor) -> None:
+    with pyro.plate("data", x.shape[0]):
+        z = pyro.sample("z", prior())
+        if x.mean() > 5:
+            z = z + pyro.sample("w", prior())
+        observe(z, x)
+
+
+def fewer_latents_for_large_values(x: Tensor) -> None:
+    with pyro.plate("data", x.shape[0]):
+        z = pyro.sample("z", prior())
+        observe(z if x.mean() > 5 else z + pyro.sample("w", prior()), x)
+
+
+def unobserved_for_large_values(x: Tensor) -> None:
+    with pyro.plate("data", x.shape[0]):
+        z = pyro.sample("z", prior())
+        if x.mean() < 5:
+            observe(z, x)
+
+
+def fails_for_large_values(x: Tensor) -> None:
+    if x.mean() > 5:
+        raise KeyError("the user's own")
+    with pyro.plate("data", x.shape[0]):
+        observe(pyro.sample("z", prior()), x)
+
+
+@pytest.mark.parametrize(
+    ("model", "facts"),
+    [
+        (more_latents_for_large_values, ("latent site 'w' was not in the model", "poutine.mask")),
+        (fewer_latents_for_large_values, ("did not reach its latent sites ['w']", "poutine.mask")),
+        (unobserved_for_large_values, ("observed nothing in plate 'data'", "poutine.mask")),
+        (fails_for_large_values, ("the model failed on x of shape", "KeyError")),
+    ],
+    ids=["more latents", "fewer latents", "unobserved", "fails"],
+)
+def test_models_that_change_with_the_data(model: Callable[[Tensor], None], facts: tuple[str, ...]) -> None:
+    vi = fit(estimator(model), data())
+    large = data() + 100
+    # The first step of the epoch succeeds and must be undone.
+    loader = DataLoader(TensorDataset(torch.cat([data(), large])), batch_size=ROWS)
+    with nothing_changes(vi), refused(ModelError, *facts):
+        fit(vi, loader)
+    with nothing_changes(vi), refused(ModelError, *facts):
+        vi.evaluate(large, particles=2, seed=0)
+    fit(vi, data())
+    assert len(vi.history) == 2
+
+
+def test_a_parameter_created_late() -> None:
+    calls = 0
+
+    def model(x: Tensor) -> None:
+        nonlocal calls
+        calls += 1
+        if calls > 4:
+            pyro.param("late", torch.tensor(1.0))
+        with pyro.plate("data", x.shape[0]):
+            observe(pyro.sample("z", prior()), x)
+
+    with nothing_changes(), refused(ModelError, "parameter 'late'", "first call", "each call"):
+        fit(estimator(model), data(), epochs=10)

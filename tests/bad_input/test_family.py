@@ -1,0 +1,71 @@
+"""Families that are unknown, or cannot be built for the model."""
+
+from typing import Any
+
+import pytest
+from torch import nn
+
+from amortvi.errors import FamilyError, NotFittedError, OptionError
+from amortvi.families import Diagonal, Flow, FullCovariance, LowRank
+from tests.bad_input.helpers import (
+    NOT_POSITIVE_INTEGERS,
+    NOT_POSITIVE_NUMBERS,
+    data,
+    estimator,
+    fit,
+    nothing_changes,
+    refused,
+)
+
+KNOWN = ("family must be one of", "diagonal", "flow", "full", "low_rank")
+
+
+@pytest.mark.parametrize(
+    ("family", "facts"),
+    [
+        ("gaussian", (*KNOWN, "'gaussian'")),
+        (None, (*KNOWN, "None")),
+        (["full"], (*KNOWN, "['full']")),
+        (nn.Linear, ("Linear", "without arguments", "TypeError")),
+        (lambda dim, features: None, ("without arguments", "TypeError")),
+        (lambda: 1 / 0, ("without arguments", "ZeroDivisionError")),
+        (nn.Identity, ("must return a families.Family", "Identity")),
+    ],
+    ids=["name", "none", "list", "module", "arguments", "raises", "another result"],
+)
+def test_unknown_families(family: Any, facts: tuple[str, ...]) -> None:
+    with nothing_changes(), refused(FamilyError, *facts):
+        estimator(family=family)
+
+
+@pytest.mark.parametrize(
+    ("family", "facts"),
+    [
+        (LowRank(5), ("rank must be at most", "2", "rank=5", "'full'")),
+        (Diagonal(head=False), ("head=False", "must return 4 features", "8")),
+    ],
+    ids=["rank", "no head"],
+)
+def test_families_that_cannot_be_built(family: Any, facts: tuple[str, ...]) -> None:
+    vi = estimator(family=family)
+    with nothing_changes(), refused(FamilyError, *facts):
+        fit(vi, data())
+    with refused(NotFittedError, "fit or setup"):
+        vi.posterior(data())
+    assert vi.history.empty
+
+
+@pytest.mark.parametrize("value", NOT_POSITIVE_INTEGERS, ids=repr)
+def test_integer_options(value: Any) -> None:
+    with refused(OptionError, "rank must be a positive integer", "got"):
+        LowRank(value)
+    with refused(OptionError, "transforms must be a positive integer", "got"):
+        Flow(value)
+    with refused(OptionError, "hidden must be a positive integer", "got"):
+        Flow(hidden=(4, value))
+
+
+@pytest.mark.parametrize("value", NOT_POSITIVE_NUMBERS, ids=repr)
+def test_real_options(value: Any) -> None:
+    with refused(OptionError, "off_diagonal_rate must be a finite positive number", "got"):
+        FullCovariance(off_diagonal_rate=value)

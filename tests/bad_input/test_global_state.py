@@ -1,0 +1,76 @@
+"""What belongs to the caller's process is the same after any call, successful or not."""
+
+import pyro
+import pytest
+import torch
+from pyro import distributions as dist
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from amortvi.errors import NonFiniteError
+from tests.bad_input.helpers import (
+    FEATURES,
+    LATENTS,
+    Rows,
+    TurnsBad,
+    data,
+    estimator,
+    fit,
+    nothing_changes,
+    prior,
+    refused,
+)
+
+
+@pytest.mark.parametrize("validation", [True, False])
+def test_validation_of_pyro(validation: bool) -> None:
+    with pyro.validation_enabled(validation):
+        with nothing_changes():
+            vi = fit(estimator(), data(), validation_data=data())
+            vi.evaluate(data(), particles=2, seed=0)
+            vi.to_arviz(data(), 2, seed=0)
+        with nothing_changes(), refused(NonFiniteError, "epoch 1, step 1"):
+            fit(estimator(TurnsBad(0)), data())
+
+
+def test_default_type() -> None:
+    """A model that contains ``torch.zeros(2)`` works in any type, and the default type does not change."""
+
+    class Decoder(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.decoder = nn.Linear(LATENTS, FEATURES)
+
+        def forward(self, x: Tensor) -> None:
+            with pyro.plate("data", x.shape[0]):
+                z = pyro.sample("z", prior())
+                pyro.sample("x", dist.Normal(self.decoder(z), 1.0).to_event(1), obs=x)
+
+    model = Decoder()
+    with nothing_changes():
+        vi = fit(estimator(model), data().double(), dtype=torch.float64)
+        drawn = vi.sample_prior(3, seed=0)
+    assert drawn["x"].dtype == torch.float64
+    assert vi.predict(data().double(), 2, seed=0)["x"].dtype == torch.float64
+
+
+def test_modes_of_modules() -> None:
+    encoder = nn.Sequential(nn.Linear(FEATURES, 8), nn.Dropout(0.5), nn.BatchNorm1d(8))
+    encoder[1].eval()  # a mode of its own
+    vi = fit(estimator(encoder=encoder), data())
+    with nothing_changes(vi):
+        vi.evaluate(data(), particles=2, seed=0)
+        vi.to_arviz(data(), 2, seed=0)
+        vi.predict(data(), 2, seed=0)
+        vi.posterior(data()).mean  # noqa: B018
+    assert [part.training for part in encoder] == [True, False, True]
+
+
+def test_random_state_with_loaders() -> None:
+    """A `DataLoader` draws a seed from the global generator at the start of each pass."""
+    loader = DataLoader(TensorDataset(data()), batch_size=8, shuffle=True)
+    vi = estimator()
+    with nothing_changes():
+        fit(vi, loader, validation_data=loader)
+        fit(vi, Rows(data()))
+        vi.evaluate(DataLoader(TensorDataset(data()), batch_size=8), particles=2, seed=0)

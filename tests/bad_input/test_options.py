@@ -1,0 +1,148 @@
+"""Options that are out of range, of `fit` and of the methods that draw."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import amortvi as avi
+from amortvi.errors import OptionError
+from tests.bad_input.helpers import (
+    NOT_POSITIVE_INTEGERS,
+    NOT_POSITIVE_NUMBERS,
+    check_refused_by_fit,
+    data,
+    estimator,
+    fit,
+    nothing_changes,
+    refused,
+    state_of,
+)
+
+INTEGER = ("must be a positive integer", "got")
+POSITIVE = ("must be a finite positive number", "got")
+UNUSABLE = ("cannot be used on this machine",)
+SEEDS = [-1, True, 1.5, "a", 2**64]
+
+OPTIONS: list[tuple[str, Any, tuple[str, ...]]] = [
+    *[(name, value, INTEGER) for name in ("epochs", "batch_size", "patience") for value in NOT_POSITIVE_INTEGERS],
+    *[("lr", value, POSITIVE) for value in NOT_POSITIVE_NUMBERS],
+    *[("gradient_clip", value, POSITIVE) for value in NOT_POSITIVE_NUMBERS if value is not None],
+    *[("seed", value, ("must be an integer from 0", "or None", "got")) for value in SEEDS],
+    *[("compile", value, ("must be", repr(value))) for value in (None, 1, "always")],
+    ("epochs", None, (*INTEGER, "None")),
+    ("device", "cuda:99", ("'cuda:99'", *UNUSABLE)),
+    ("device", "gpu", ("'gpu'", *UNUSABLE, "cuda")),
+    ("device", "meta", ("'meta'", *UNUSABLE)),
+    ("device", object(), UNUSABLE),
+    ("dtype", torch.int32, ("floating-point type", "torch.float64", "torch.int32")),
+    ("dtype", "float64", ("floating-point type", "'float64'")),
+    ("dtype", np.float64, ("floating-point type", "numpy.float64")),
+    ("objective", "ELBO", ("must be one of", "elbo", "'ELBO'")),
+    ("objective", avi.objectives.ELBO, ("must be one of", "elbo")),
+    ("objective", [], ("must be one of", "[]")),
+    ("optimizer", "adam", ("must be a torch.optim class", "'adam'")),
+    ("optimizer", lambda parameters: None, ("optimizer(parameters, lr=0.001)",)),
+    ("optimizer", lambda parameters, lr: 3, ("must return a torch.optim.Optimizer", "3")),
+    ("lr_schedule", 3, ("must be a callable (optimizer) -> schedule", "3")),
+    ("lr_schedule", lambda optimizer: 3, ("must return a schedule", "3")),
+    ("lr_schedule", torch.optim.lr_scheduler.StepLR, ("lr_schedule(optimizer)", "step_size", "lambda")),
+]
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "facts"), OPTIONS, ids=[f"{name}-{i}" for i, (name, *_) in enumerate(OPTIONS)]
+)
+def test_options_of_fit(option: str, value: Any, facts: tuple[str, ...], trained: avi.AmortizedVI) -> None:
+    validation = {"validation_data": data()} if option == "patience" else {}
+    check_refused_by_fit(trained, data(), OptionError, option, *facts, **{option: value}, **validation)
+
+
+def test_numbers_of_other_libraries_are_accepted() -> None:
+    """Integers and real numbers of NumPy and PyTorch train exactly like those of Python."""
+    fits = []
+    for whole, real in ((int, float), (np.int64, np.float64), (torch.tensor, torch.tensor)):
+        options = {"epochs": whole(2), "batch_size": whole(7), "lr": real(0.25), "gradient_clip": real(8.0)}
+        fits.append(state_of(fit(estimator(), data(), seed=np.uint8(1), **options)))
+    for other in fits[1:]:
+        assert all(torch.equal(value, other[name]) for name, value in fits[0].items())
+
+
+COUNTS: dict[str, tuple[str, Callable[[avi.AmortizedVI, Any], Any]]] = {
+    "evaluate": ("particles", lambda vi, n: vi.evaluate(data(), particles=n, seed=0)),
+    "predict": ("draws", lambda vi, n: vi.predict(data(), n, seed=0)),
+    "sample": ("draws", lambda vi, n: vi.posterior(data()).sample(n, seed=0)),
+    "sample_prior": ("n", lambda vi, n: vi.sample_prior(n, seed=0)),
+    "to_arviz": ("draws", lambda vi, n: vi.to_arviz(data(), n, seed=0)),
+    "objective": ("particles", lambda vi, n: avi.objectives.ELBO(n)),
+}
+
+
+@pytest.mark.parametrize("method", COUNTS)
+@pytest.mark.parametrize("value", [*NOT_POSITIVE_INTEGERS, None], ids=repr)
+def test_numbers_of_draws(method: str, value: Any, trained: avi.AmortizedVI) -> None:
+    name, call = COUNTS[method]
+    with nothing_changes(trained), refused(OptionError, f"{name} must be a positive integer", "got"):
+        call(trained, value)
+
+
+@pytest.mark.parametrize("value", NOT_POSITIVE_INTEGERS[1:], ids=repr)
+def test_number_of_prior_draws(value: Any, trained: avi.AmortizedVI) -> None:
+    with nothing_changes(trained), refused(OptionError, "prior_draws must be a nonnegative integer", "got"):
+        trained.to_arviz(data(), 2, prior_draws=value, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("options", "facts"),
+    [
+        ({"resample": 100}, ("resample must be True or False", "100", "proposals")),
+        ({"proposals": 100}, ("proposals=100", "resample=True")),
+        ({"resample": True, "proposals": 2}, ("proposals must be at least", "3", "2")),
+        ({"resample": True, "proposals": 0}, ("proposals must be a positive integer", "0")),
+    ],
+    ids=["resample", "no effect", "too few", "none"],
+)
+def test_options_of_resampling(options: dict[str, Any], facts: tuple[str, ...], trained: avi.AmortizedVI) -> None:
+    for call in (
+        lambda: trained.posterior(data()).sample(3, **options),
+        lambda: trained.to_arviz(data(), 3, **options),
+    ):
+        with nothing_changes(trained), refused(OptionError, *facts):
+            call()
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "facts"),
+    [
+        ("method", "newton", ("method must be 'lbfgs' or 'adam'", "'newton'")),
+        ("draws", 1, ("draws must be at least 2", "1")),
+        ("draws", 0, ("draws", *INTEGER)),
+        ("lr", 0.0, ("lr", *POSITIVE)),
+        ("tolerance", math.nan, ("tolerance", *POSITIVE)),
+        ("max_steps", 1.5, ("max_steps", *INTEGER)),
+        ("seed", None, ("seed must be a nonnegative integer", "None")),
+    ],
+    ids=lambda value: str(value) if isinstance(value, str) else "",
+)
+def test_options_of_refine(option: str, value: Any, facts: tuple[str, ...], trained: avi.AmortizedVI) -> None:
+    with nothing_changes(trained), refused(OptionError, *facts):
+        trained.refine(data(), **{option: value})
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_seeds(seed: Any, trained: avi.AmortizedVI) -> None:
+    calls: list[Callable[[], Any]] = [
+        lambda: trained.evaluate(data(), particles=2, seed=seed),
+        lambda: trained.predict(data(), 2, seed=seed),
+        lambda: trained.sample_prior(2, seed=seed),
+        lambda: trained.to_arviz(data(), 2, seed=seed),
+        lambda: trained.posterior(data()).sample(2, seed=seed),
+        lambda: estimator().setup(data(), seed=seed),
+    ]
+    with nothing_changes(trained):
+        for call in calls:
+            with refused(OptionError, "seed must be an integer from 0", "or None", "got"):
+                call()

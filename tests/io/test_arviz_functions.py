@@ -1,0 +1,160 @@
+"""ArviZ's own functions, applied to exports: summaries, leave-one-out, plots, files, selection by label."""
+
+import logging
+
+import arviz
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import xarray
+
+import amortvi as avi
+from tests.arviz_versions import IS_OLD, PLOTS, compare, groups, loo, plot_predictive
+from tests.exact import solved, with_parameters
+from tests.io.exports import DRAWS, PLATES, X, two_sites
+
+
+def two_observations(exported):
+    labels = groups(exported.data)["posterior"][PLATES[exported.name]].values
+    return {PLATES[exported.name]: list(labels[:2])}
+
+
+def test_summary_and_extract(exported, caplog):
+    data, chosen = exported.data, two_observations(exported)
+    posterior = groups(data)["posterior"].sel(chosen)
+    with caplog.at_level(logging.WARNING):
+        table = arviz.summary(data, coords=chosen, kind="stats")
+    assert not caplog.records  # with kind="all", ArviZ 0.x logs that a single chain has no r-hat
+    assert len(table) == sum(array[0, 0].size for array in posterior.data_vars.values())
+    with caplog.at_level(logging.CRITICAL, logger="arviz"):
+        assert len(arviz.summary(data, coords=chosen)) == len(table)
+    assert arviz.extract(data, num_samples=7).sizes["sample"] == 7
+
+
+def test_draws_are_independent(exported):
+    """The effective sample size, averaged over all latents, is about the number of draws."""
+    ess = arviz.ess(exported.data)
+    ess = ess if IS_OLD else ess.to_dataset() if isinstance(ess, xarray.DataTree) else ess
+    found = np.mean([array.values.mean() for array in ess.data_vars.values()])
+    assert 0.75 * DRAWS < found < 1.5 * DRAWS
+
+
+def test_loo_is_pointwise(exported):
+    found, plate = loo(exported.data), PLATES[exported.name]
+    assert found.pointwise.dims == (plate,)
+    assert found.pointwise.shape == found.pareto_k.shape == (groups(exported.data)["posterior"].sizes[plate],)
+    assert float(found.pointwise.sum()) == pytest.approx(found.total)
+    assert np.isfinite(found.total)
+
+
+def test_loo_of_exact_draws_estimates_the_evidence():
+    """No other observation carries information about the latents of one, so leaving it out leaves the prior."""
+    model = avi.models.LinearGaussian(torch.ones(3, 1, dtype=torch.float64), scale=5.0)
+    x = model.simulate(40, seed=0)
+    data = solved(model).to_arviz(x, draws=2000, posterior_predictive=False, prior_draws=0, seed=0)
+    found = loo(data)
+    assert found.pareto_k.max() < 0.7
+    np.testing.assert_allclose(found.pointwise, model.log_evidence(x), atol=0.1)
+    log_weight = groups(data)["sample_stats"]["log_weight"]
+    np.testing.assert_allclose(np.log(np.exp(log_weight).mean(("chain", "draw"))), model.log_evidence(x), atol=1e-6)
+
+
+def test_log_weight_corrects_loo_of_inexact_draws():
+    model = avi.models.LinearGaussian(torch.ones(3, 1, dtype=torch.float64), scale=3.0)
+    x = model.simulate(40, seed=0)
+    data = solved(model, widen=0.7).to_arviz(x, draws=4000, posterior_predictive=False, prior_draws=0, seed=0)
+    log_likelihood = groups(data)["log_likelihood"]["x"]
+    ratio = groups(data)["sample_stats"]["log_weight"] - log_likelihood  # log prior - log q
+    weight = np.exp(ratio - ratio.max(("chain", "draw")))
+    corrected = np.log((weight * np.exp(log_likelihood)).sum(("chain", "draw")) / weight.sum(("chain", "draw")))
+    truth = model.log_evidence(x).numpy()
+    assert np.abs(corrected - truth).mean() < 0.5 * np.abs(loo(data).pointwise - truth).mean()
+
+
+def test_loo_of_draws_that_fit_badly_is_finite():
+    """In single precision ArviZ 0.x returns NaN here, and ArviZ 1.x a different number than in double precision."""
+    x = torch.randn(30, 2, generator=torch.Generator().manual_seed(0))
+    loc, log_scale = [0.0, 0.0, 0.0], [0.0, 0.0, 0.5]
+    vi = with_parameters(two_sites, torch.tensor([*loc, *log_scale]), x, avi.families.Diagonal)
+    data = vi.to_arviz(x, draws=200, posterior_predictive=False, prior_draws=0, seed=0)
+    assert groups(data)["log_likelihood"]["x"].min() < -1000
+    assert np.isfinite(loo(data).total)
+
+
+def test_compare(exported):
+    other = exported.vi.to_arviz(exported.x, draws=DRAWS, posterior_predictive=False, prior_draws=0, seed=1)
+    table = compare({"one": exported.data, "other": other})
+    assert set(table.index) == {"one", "other"}
+    assert np.isfinite(table.iloc[:, 1].astype(float)).all()
+
+
+@pytest.mark.filterwarnings("ignore:Passing a dict or None as alias_mapping")  # ArviZ 0.x with Matplotlib 3.11
+@pytest.mark.filterwarnings("ignore:Variables x in 'predictive' look binary")  # ArviZ 1.x about the digits
+@pytest.mark.parametrize("plot", [*PLOTS, "predictive", "prior predictive"])
+def test_plots(exported, plot):
+    plate, chosen = PLATES[exported.name], two_observations(exported)
+    if plot in PLOTS:
+        variable = "level" if exported.name == "nested plate" else "z"
+        coords = chosen if plot == "forest" or variable == "level" else {plate: chosen[plate][:1]}
+        PLOTS[plot](exported.data, coords=coords, var_names=[variable])
+    else:
+        plot_predictive(exported.data, prior=plot == "prior predictive")
+    assert plt.gcf().axes
+    plt.close("all")
+
+
+@pytest.mark.parametrize("engine", ["h5netcdf", "netcdf4"])
+def test_netcdf_files(exported, engine, tmp_path):
+    data = exported.data
+    data.to_netcdf(str(tmp_path / "run.nc"), engine=engine)
+    loaded = arviz.from_netcdf(str(tmp_path / "run.nc"), engine=engine)
+    assert dict(loaded.attrs) == dict(data.attrs)
+    assert list(groups(loaded)) == list(groups(data))
+    for group, dataset in groups(data).items():
+        xarray.testing.assert_identical(groups(loaded)[group], dataset)
+    if not IS_OLD:
+        loaded.close()
+
+
+def test_selection_by_label(exported):
+    data = exported.data
+    if exported.name == "vae":
+        picked = groups(data)["posterior"].sel(data=["digit 3", "digit 1"])
+        np.testing.assert_array_equal(picked["z"], groups(data)["posterior"]["z"][:, :, [3, 1]])
+        assert groups(data)["observed_data"]["x"].sel(data="digit 7").shape == (64,)
+        assert arviz.extract(data, var_names="z").sel(data="digit 3").shape == (3, DRAWS)
+        assert next(iter(arviz.summary(data, coords={"data": ["digit 3"]}, kind="stats").index)) == "z[digit 3, 0]"
+    if exported.name == "nested plate":
+        assert groups(data)["posterior"]["drift"].sel(units=3, times=[0, 2]).shape == (1, DRAWS, 2, 2)
+
+
+LABELS = {
+    "text": pd.Index(["a", "b", "c"]),
+    "numbers": pd.Index([10, 20, 30]),
+    "times": pd.date_range("2020-01-01", periods=3),
+    "time zone": pd.date_range("2020-01-01", periods=3, tz="Europe/Paris"),
+    "levels": pd.MultiIndex.from_tuples([("a", 1), ("a", 2), ("b", 1)]),
+    "categories": pd.CategoricalIndex(["u", "v", "w"]),
+    "periods": pd.period_range("2020-01", periods=3, freq="M"),
+    "repeated": pd.Index(["a", "a", "b"]),
+    "mixed": pd.Index(["a", 1, 2.5], dtype=object),
+}
+
+
+@pytest.mark.parametrize("kind", LABELS)
+def test_any_index_of_a_data_frame(exact, kind, tmp_path):
+    frame = pd.DataFrame(X[:3].numpy(), index=LABELS[kind])
+    data = exact.vi.to_arviz(frame, draws=4, prior_draws=0, seed=0)
+    data.to_netcdf(str(tmp_path / "run.nc"))
+    loaded = arviz.from_netcdf(str(tmp_path / "run.nc"))
+    for group, dataset in groups(data).items():
+        xarray.testing.assert_identical(groups(loaded)[group], dataset)
+    labels = groups(data)["posterior"]["data"]
+    if kind == "levels":
+        assert list(labels.values) == ["a, 1", "a, 2", "b, 1"]
+    elif kind in ("text", "numbers", "times"):
+        assert (pd.Index(labels.values) == LABELS[kind]).all()
+    if not IS_OLD:
+        loaded.close()

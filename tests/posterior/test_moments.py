@@ -1,0 +1,158 @@
+"""Moments and quantiles of latent sites, against known distributions, quadrature and draws."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from pyro.distributions import constraints
+from torch.distributions import Distribution, Independent, Laplace, MultivariateNormal, Normal
+
+from amortvi.errors import OptionError
+from amortvi.model import LatentSite, LatentVector
+from amortvi.model.plates import PlateLayout
+from amortvi.posterior.moments import check_quantiles, site_moments, site_quantiles, site_summary
+from tests.model.layouts import latent_vectors
+from tests.properties import PROPERTY
+
+DOUBLE = torch.float64
+LEVELS = [0.05, 0.3, 0.5, 0.95]
+
+
+def scalar(support: constraints.Constraint) -> LatentVector:
+    """Return the latent vector of one scalar site ``z``."""
+    return LatentVector([LatentSite("z", PlateLayout(-1, (), 0), torch.Size([]), support)])
+
+
+def normal(mean: float, std: float) -> Distribution:
+    """Return a normal posterior of one observation and one coordinate."""
+    return Independent(Normal(torch.full((1, 1), mean, dtype=DOUBLE), torch.full((1, 1), std, dtype=DOUBLE)), 1)
+
+
+def results(latents: LatentVector, q: Distribution) -> tuple[float, float, torch.Tensor]:
+    mean, std = site_moments(latents, q)["z"]
+    return float(mean), float(std), site_quantiles(latents, q, LEVELS)["z"].flatten()
+
+
+MEANS, STDS = st.floats(-1.5, 1.5), st.floats(0.05, 0.8)
+
+
+@PROPERTY
+@given(MEANS, STDS)
+def test_log_normal_sites(mean: float, std: float) -> None:
+    found, spread, quantiles = results(scalar(constraints.positive), normal(mean, std))
+    expected = math.exp(mean + std**2 / 2)
+    assert found == pytest.approx(expected, rel=1e-9)
+    assert spread == pytest.approx(expected * math.sqrt(math.expm1(std**2)), rel=1e-7)
+    normal_quantiles = mean + std * torch.special.ndtri(torch.tensor(LEVELS, dtype=DOUBLE))
+    torch.testing.assert_close(quantiles, normal_quantiles.exp())
+
+
+@PROPERTY
+@given(MEANS, STDS, st.sampled_from(["unit interval", "interval", "greater than", "less than"]))
+def test_moments_by_quadrature(mean: float, std: float, name: str) -> None:
+    """The moments of the transformed variable, from the trapezoidal rule over twelve standard deviations."""
+    supports = {
+        "unit interval": constraints.unit_interval,
+        "interval": constraints.interval(2.0, 5.0),
+        "greater than": constraints.greater_than(1.5),
+        "less than": constraints.less_than(-0.5),
+    }
+    latents = scalar(supports[name])
+    grid = torch.linspace(mean - 12 * std, mean + 12 * std, 2001, dtype=DOUBLE)
+    values = latents.constrain(grid.reshape(-1, 1, 1))[0]["z"].flatten()
+    density = normal(mean, std).base_dist.log_prob(grid).exp().flatten()
+    expected = torch.trapezoid(density * values, grid)
+    variance = torch.trapezoid(density * (values - expected).square(), grid)
+    found, spread, quantiles = results(latents, normal(mean, std))
+    assert found == pytest.approx(float(expected), rel=1e-6)
+    assert spread == pytest.approx(float(variance.sqrt()), rel=1e-5)
+    assert (quantiles.diff() > 0).all()
+    assert supports[name].check(quantiles).all()
+    # Half of the mass is on either side of the median, whether the transform increases or decreases.
+    median = latents.constrain(torch.full((1, 1), mean, dtype=DOUBLE))[0]["z"]
+    assert float(quantiles[2]) == pytest.approx(float(median), rel=1e-9)
+
+
+def test_decreasing_transforms_have_ascending_quantiles() -> None:
+    latents = scalar(constraints.less_than(0.0))
+    mean, std = 0.1, 0.5
+    _, _, quantiles = results(latents, normal(mean, std))
+    reversed_quantiles = mean - std * torch.special.ndtri(torch.tensor(LEVELS, dtype=DOUBLE))
+    torch.testing.assert_close(quantiles, -reversed_quantiles.exp())
+
+
+@PROPERTY
+@given(st.integers(0, 100))
+def test_unconstrained_sites_have_the_moments_of_the_posterior(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    factor = torch.randn(4, 3, 3, generator=generator, dtype=DOUBLE).tril(-1) + 2 * torch.eye(3, dtype=DOUBLE)
+    q = MultivariateNormal(torch.randn(4, 3, generator=generator, dtype=DOUBLE), scale_tril=factor)
+    site = LatentSite("z", PlateLayout(-1, (), 1), torch.Size([3]), constraints.real)
+    mean, std = site_moments(LatentVector([site]), q)["z"]
+    torch.testing.assert_close(mean, q.mean)
+    torch.testing.assert_close(std, q.variance.sqrt())
+    found = site_quantiles(LatentVector([site]), q, LEVELS)["z"]
+    marginal = Normal(q.mean, q.variance.sqrt())
+    torch.testing.assert_close(
+        found, torch.stack([marginal.icdf(torch.tensor(level, dtype=DOUBLE)) for level in LEVELS])
+    )
+
+
+@pytest.mark.parametrize("kind", ["Laplace", "simplex", "correlated"])
+def test_other_sites_are_estimated_from_draws(kind: str) -> None:
+    """Against the mean of many more draws, within the Monte Carlo error of the thousand draws used."""
+    torch.manual_seed(0)
+    draws = 1000
+    if kind == "simplex":
+        latents = LatentVector([LatentSite("z", PlateLayout(-1, (), 1), torch.Size([3]), constraints.simplex)])
+        q: Distribution = Independent(
+            Normal(torch.tensor([[0.4, -0.3]]).double(), torch.tensor([[0.5, 0.3]]).double()), 1
+        )
+    elif kind == "correlated":
+        latents = LatentVector([LatentSite("z", PlateLayout(-1, (), 1), torch.Size([2]), constraints.ordered_vector)])
+        q = MultivariateNormal(torch.zeros(1, 2).double(), torch.tensor([[[0.3, 0.1], [0.1, 0.2]]]).double())
+    else:
+        latents = LatentVector([LatentSite("z", PlateLayout(-1, (), 1), torch.Size([2]), constraints.positive)])
+        q = Independent(Laplace(torch.zeros(1, 2).double(), torch.full((1, 2), 0.1).double()), 1)
+    reference = latents.constrain(q.sample((200_000,)))[0]["z"]
+    mean, std = site_moments(latents, q)["z"]
+    spread = reference.std(0)
+    assert ((mean - reference.mean(0)).abs() < 5 * spread / math.sqrt(draws)).all()
+    kurtosis = ((reference - reference.mean(0)) ** 4).mean(0) / spread**4
+    assert ((std / spread - 1).abs() < 5 * ((kurtosis - 1) / 4 / draws).sqrt()).all()
+    median = site_quantiles(latents, q, [0.5])["z"][0]
+    below = (reference < median).double().mean(0)
+    assert ((below - 0.5).abs() < 5 * math.sqrt(0.25 / draws)).all()
+
+
+@PROPERTY
+@given(latent_vectors(), st.integers(1, 3))
+def test_shapes(latents: LatentVector, observations: int) -> None:
+    torch.manual_seed(0)
+    zeros = torch.zeros(observations, latents.dim, dtype=DOUBLE)
+    q = Independent(Normal(zeros, torch.full_like(zeros, 0.3)), 1)
+    moments, quantiles = site_moments(latents, q), site_quantiles(latents, q, LEVELS)
+    for site in latents.sites:
+        mean, std = moments[site.name]
+        assert mean.shape == std.shape == (observations, *site.shape)
+        assert (std >= 0).all()
+        assert quantiles[site.name].shape == (len(LEVELS), observations, *site.shape)
+        assert (quantiles[site.name].diff(dim=0) >= 0).all()
+    elements = sum(site.shape.numel() for site in latents.sites)
+    assert site_summary(latents, q, LEVELS).shape == (observations, elements, 2 + len(LEVELS))
+
+
+def test_summary_lists_mean_standard_deviation_and_quantiles() -> None:
+    latents, q = scalar(constraints.positive), normal(0.3, 0.5)
+    mean, std, quantiles = results(latents, q)
+    expected = torch.tensor([mean, std, *quantiles.tolist()], dtype=DOUBLE)
+    torch.testing.assert_close(site_summary(latents, q, LEVELS).flatten(), expected)
+
+
+@pytest.mark.parametrize("quantiles", [[0.5, 1.0], [0.0], [-0.1], ["a"], 0.5, None, [[0.5]]])
+def test_quantiles_must_be_probabilities(quantiles: Any) -> None:
+    with pytest.raises(OptionError, match=r"^quantiles must"):
+        check_quantiles(quantiles)

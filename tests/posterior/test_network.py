@@ -1,0 +1,112 @@
+"""The inference network: from observations to posteriors, with errors that name the encoder."""
+
+from typing import Any
+
+import pyro
+import pytest
+import torch
+from pyro import poutine
+from pyro.nn import PyroModule, PyroParam
+from torch import nn
+
+from amortvi.data import Batch
+from amortvi.encoders import MLP
+from amortvi.errors import EncoderError
+from amortvi.families import Diagonal
+from amortvi.posterior import InferenceNetwork
+
+X = torch.randn(7, 3)
+
+
+def network(encoder: Any = None) -> InferenceNetwork:
+    return InferenceNetwork(encoder or MLP(3, [4]), Diagonal().setup(2, 4), "diagonal")
+
+
+def test_posteriors_are_those_of_the_context() -> None:
+    net, batch = network(), Batch((X,))
+    q = net(batch)
+    assert (q.batch_shape, q.event_shape) == ((7,), (2,))
+    torch.testing.assert_close(q.mean, net.family(net.encoder(X)).mean)
+
+
+def test_a_given_context_replaces_the_encoder() -> None:
+    net, context = network(), torch.randn(7, 4)
+    batch = Batch((X,), context=context)
+    assert net.context(batch) is context
+    torch.testing.assert_close(net(batch).mean, net.family(context).mean)
+
+
+def test_arguments_are_passed_by_position_and_name() -> None:
+    class Named(nn.Module):
+        def forward(self, x: torch.Tensor, *, y: torch.Tensor) -> torch.Tensor:
+            return torch.cat([x, y.unsqueeze(-1)], dim=-1)
+
+    assert network(Named()).context(Batch((X,), {"y": torch.zeros(7)})).shape == (7, 4)
+
+
+def test_frozen_copies_are_independent() -> None:
+    net = network(nn.Sequential(nn.Linear(3, 4), nn.Dropout(0.5))).train()
+    frozen = net.frozen()
+    assert net.training
+    assert not any(module.training for module in frozen.modules())
+    assert not any(parameter.requires_grad for parameter in frozen.parameters())
+    before = frozen(Batch((X,))).mean
+    with torch.no_grad():
+        net.encoder[0].weight.zero_()
+    assert torch.equal(frozen(Batch((X,))).mean, before)
+
+
+class WithPyroParam(PyroModule):
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = PyroParam(torch.tensor(2.0), constraint=torch.distributions.constraints.positive)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.gain * torch.cat([x, x[:, :1]], dim=1)
+
+
+def test_parameters_of_pyro_modules_stay_out_of_store_and_trace() -> None:
+    pyro.clear_param_store()
+    net = network(WithPyroParam())
+    trace = poutine.trace(lambda: net(Batch((X,)))).get_trace()
+    assert not [name for name in trace.nodes if "gain" in name]
+    assert not list(pyro.get_param_store().keys())
+    assert [name for name, _ in net.encoder.named_parameters()] == ["gain_unconstrained"]
+
+
+def returns(value: Any) -> nn.Module:
+    class Constant(nn.Module):
+        def forward(self, *inputs: torch.Tensor) -> Any:
+            return value
+
+    return Constant()
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (torch.zeros(7), r"got \(7,\) of torch.float32"),
+        (torch.zeros(7, 4, 1), r"got \(7, 4, 1\)"),
+        (torch.zeros(7, 4, dtype=torch.int64), "of torch.int64"),
+        ((torch.zeros(7, 4),), "got tuple"),
+        (torch.zeros(7, 0), "at least one feature"),
+        (torch.zeros(6, 4), "one row per observation: it was called with 7 observations"),
+    ],
+)
+def test_invalid_contexts_are_refused(value: Any, message: str) -> None:
+    with pytest.raises(EncoderError, match=f"the encoder must return .*{message}"):
+        network(returns(value))(Batch((X,)))
+
+
+def test_failures_of_the_encoder_are_reported_with_the_shapes() -> None:
+    with pytest.raises(EncoderError, match=r"the encoder Linear failed on x of shape \(7, 3\)") as caught:
+        network(nn.Linear(5, 4))(Batch((X,)))
+    assert isinstance(caught.value.__cause__, RuntimeError)
+    with pytest.raises(EncoderError, match="called with 2 arguments"):
+        network(nn.Linear(3, 4))(Batch((X, X)))
+
+
+@pytest.mark.parametrize(("encoder", "got"), [(lambda x: x, "function"), (MLP, "the class MLP")])
+def test_encoders_must_be_modules(encoder: Any, got: str) -> None:
+    with pytest.raises(EncoderError, match=f"encoder must be an nn.Module.*got {got}"):
+        InferenceNetwork(encoder, Diagonal(), "diagonal")
