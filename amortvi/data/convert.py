@@ -109,7 +109,7 @@ def _from_frame(name: str, value: Any) -> np.ndarray:
         )
     array = np.asarray(value)
     if array.dtype.kind == "O":
-        # Booleans beside numbers, or nullable columns: pandas has no common type for them.
+        # pandas has no common type for booleans and numbers, nor for nullable columns.
         found = set(kinds.values())
         whole = not found & {"f"} and not bool(frame.isna().to_numpy().any())
         kind = bool if found == {"b"} and whole else np.int64 if whole else np.float64

@@ -49,7 +49,7 @@ class Conv(nn.Module):
         self.out_features = positive_int("out_features", out_features)
         widths = layer_widths("channels", channels)
         if self.size < 2 ** len(widths):
-            raise OptionError(f"size={size} cannot be halved {len(widths)} times; give fewer channels.")
+            raise OptionError(f"size={size} cannot be halved {len(widths)} times: pass fewer channels.")
         self.layers = nn.Sequential()
         previous, side = self.in_channels, self.size
         for width in widths:

@@ -105,6 +105,7 @@ def test_a_fitted_flow_approximates_the_exact_posterior(fitted: tuple[avi.Amorti
     assert gap < 0.4
 
 
+@pytest.mark.filterwarnings("ignore:the resampled draws:amortvi.errors.AmortviWarning")
 def test_everything_but_closed_forms_works(fitted: tuple[avi.AmortizedVI, torch.Tensor]) -> None:
     vi, x = fitted
     posterior = vi.posterior(x[:5])

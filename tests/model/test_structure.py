@@ -81,11 +81,6 @@ def test_fixed_standard_normal_priors_are_recognized(distribution: Any, expected
     assert read(prior(distribution)).standard_normal_prior is expected
 
 
-@pytest.mark.parametrize("name", ["scales", "a learned prior", "one latent on another", "covariates", "many supports"])
-def test_other_priors_are_recognized(name: str) -> None:
-    assert not structure_of(CASES[name]).standard_normal_prior
-
-
 def test_the_data_plate_can_be_named() -> None:
     def model(x: torch.Tensor) -> None:
         with pyro.plate("first", x.shape[0], dim=-1), pyro.plate("second", x.shape[1], dim=-2):

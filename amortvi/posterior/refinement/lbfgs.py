@@ -113,9 +113,10 @@ class _Points:
         """Return the state at the start."""
         count, size = point.shape
         rows = torch.arange(count, device=point.device)
-        memory = (point.new_zeros(count, _MEMORY, size) for _ in range(2))
-        weights, none = point.new_zeros(count, _MEMORY), torch.zeros_like(rows)
-        return cls(rows, point, *value_and_gradient(rows, point), *memory, weights, pairs=none, small=none)
+        value, gradient = value_and_gradient(rows, point)
+        memory, none = point.new_zeros(count, _MEMORY, size), torch.zeros_like(rows)
+        weights = point.new_zeros(count, _MEMORY)
+        return cls(rows, point, value, gradient, memory, memory.clone(), weights, pairs=none, small=none)
 
     def take(self, rows: Tensor) -> _Points:
         """Return the state of some of the problems."""
