@@ -9,7 +9,9 @@ from amortvi._util import random
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--seed-offset", type=int, default=0, help="added to every seed; doctests, which print numbers, are skipped")
+    parser.addoption(
+        "--seed-offset", type=int, default=0, help="added to every seed; doctests, which print numbers, are skipped"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
