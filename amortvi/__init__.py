@@ -10,7 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from amortvi import encoders, errors, families, importance, objectives
-from amortvi._util.version import __version__
+from amortvi._util import __version__
 from amortvi.data import Observations, datasets
 from amortvi.inference import AmortizedVI
 from amortvi.model import library as models
@@ -78,7 +78,7 @@ _LAZY = {
     "SVI": "amortvi.compile.svi.svi",
     "Calibration": "amortvi.diagnostics.calibration.result",
     "Diagnosis": "amortvi.diagnostics.gaps.diagnosis",
-    "Evidence": "amortvi.diagnostics.evidence.evidence",
+    "Evidence": "amortvi.diagnostics.evidence",
     "FamilyFits": "amortvi.comparison.fits",
     "Gaps": "amortvi.diagnostics.gaps.gaps",
     "Reference": "amortvi.diagnostics.reference.reference",
@@ -89,7 +89,7 @@ _LAZY = {
     "compare": "amortvi.comparison.compare",
     "convergence": "amortvi.diagnostics.convergence.convergence",
     "diagnose": "amortvi.diagnostics.gaps.diagnosis",
-    "evidence": "amortvi.diagnostics.evidence.evidence",
+    "evidence": "amortvi.diagnostics.evidence",
     "fit_families": "amortvi.comparison.fits",
     "gaps": "amortvi.diagnostics.gaps.gaps",
     "latent_usage": "amortvi.diagnostics.latents.latent_usage",
@@ -118,7 +118,7 @@ def __dir__() -> list[str]:
 
 
 def _warn_of_inactive_latents(vi: AmortizedVI, x: Observations, options: FitOptions) -> None:
-    from amortvi.diagnostics.latents.inactive import warn_of_inactive_latents  # only now: a fit may not need it
+    from amortvi.diagnostics.latents.coordinates import warn_of_inactive_latents  # only now: a fit may not need it
 
     warn_of_inactive_latents(vi, x, options)
 

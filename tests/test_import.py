@@ -138,7 +138,7 @@ def test_a_missing_dependency_is_reported_with_its_extra() -> None:
         sys.modules.update(sklearn=None, matplotlib=None, zuko=None)  # as if they were not installed
         import torch, amortvi
         calls = [
-            amortvi.data.datasets.digits,
+            amortvi.data.datasets,
             lambda: amortvi.plots.plot_images(torch.rand(2, 4)),
             lambda: amortvi.families.Flow().setup(dim=2, context_features=3),
         ]

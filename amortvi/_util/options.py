@@ -11,7 +11,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 from amortvi.errors import OptionError
 
-__all__ = ["accepts_options", "make_options"]
+__all__ = ["accepts_options", "make_options", "options_repr"]
 
 P = ParamSpec("P")
 Options = TypeVar("Options")
@@ -69,3 +69,25 @@ def _with_fields(method: str | None, options: str | None) -> str | None:
     assert described is not None
     indented = "\n".join(f"        {line}" for line in described[1].splitlines())
     return re.sub(r"^ *options: .*$", lambda _: indented, method, count=1, flags=re.MULTILINE)
+
+
+def options_repr(instance: object) -> str:
+    """Return the class and those constructor options that are required or differ from their defaults.
+
+    As in scikit-learn, each option must be an attribute of the same name.
+
+    Example:
+        >>> class Loss:
+        ...     def __init__(self, power, *, weight=1.0):
+        ...         self.power, self.weight = power, weight
+        >>> options_repr(Loss(2)), options_repr(Loss(2, weight=0.5))
+        ('Loss(power=2)', 'Loss(power=2, weight=0.5)')
+    """
+    shown = []
+    for name, parameter in inspect.signature(type(instance)).parameters.items():
+        value = getattr(instance, name)
+        if parameter.default is inspect.Parameter.empty or (
+            value is not parameter.default and value != parameter.default
+        ):
+            shown.append(f"{name}={getattr(value, '__name__', None) or repr(value)}")
+    return f"{type(instance).__name__}({', '.join(shown)})"

@@ -1,6 +1,9 @@
 """Compilation: record Python code as one graph of tensor operations and compile it; `svi` compiles the steps of Pyro's SVI."""
 
-from amortvi.compile.choice import CompileChoice, check_compile_choice
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
 from amortvi.compile.compiled_function import CompiledFunction
 from amortvi.compile.recordable_optimizer import (
     RecordableOptimizer,
@@ -10,6 +13,7 @@ from amortvi.compile.recordable_optimizer import (
     optimizer_tensors,
     place_optimizer_state,
 )
+from amortvi.errors import OptionError
 
 __all__ = [
     "CompileChoice",
@@ -22,3 +26,19 @@ __all__ = [
     "optimizer_tensors",
     "place_optimizer_state",
 ]
+
+CompileChoice: TypeAlias = bool | Literal["auto"]
+"""Compile every step, no step, or the steps for which it pays."""
+
+
+def check_compile_choice(value: object) -> CompileChoice:
+    """Return ``value`` if it is a `CompileChoice`.
+
+    Raises:
+        OptionError: it is something else; 0 and 1 are refused too.
+    """
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, str) and value == "auto":
+        return "auto"
+    raise OptionError(f'compile must be True, False or "auto"; got {value!r}.')

@@ -1,18 +1,19 @@
-"""A function of a minibatch that is recorded and compiled at its first call with each shape."""
+"""A function of a minibatch that is recorded and compiled at its first call with each shape, on a GPU as a CUDA graph."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 
+import torch
 from torch import Tensor
 
 from amortvi._util.random import random_state
 from amortvi.compile.compiler import Compiled, compile_recording
-from amortvi.compile.cuda_graph import as_cuda_graph
 from amortvi.compile.recording import record
 from amortvi.data import Minibatch
+from amortvi.errors import CaptureError, quoted
 
-__all__ = ["CompiledFunction"]
+__all__ = ["CompiledFunction", "as_cuda_graph"]
 
 
 class CompiledFunction:
@@ -75,3 +76,61 @@ class CompiledFunction:
 
 def _shape(tensors: list[Tensor]) -> Hashable:
     return tuple((tensor.shape, tensor.stride(), tensor.dtype) for tensor in tensors)
+
+
+_WARM_UPS = 3  # as in torch.cuda.make_graphed_callables
+
+
+def as_cuda_graph(
+    compiled: Compiled, arguments: Sequence[Tensor], num_shared: int, state: Sequence[Tensor]
+) -> Compiled:
+    """Return a function that replays the kernel launches of ``compiled``.
+
+    A replay reads and writes the memory with which it was captured. Arguments that are other tensors in each call are
+    therefore copied there first.
+
+    Args:
+        compiled: the function.
+        arguments: an example of its arguments.
+        num_shared: how many leading arguments are the same tensors in each call.
+        state: the tensors that ``compiled`` writes; their values are restored after the capture.
+
+    Raises:
+        CaptureError: the launches cannot be captured.
+    """
+    device = arguments[0].device
+    static = [*arguments[:num_shared], *(argument.clone() for argument in arguments[num_shared:])]
+    before = [tensor.detach().clone() for tensor in state]
+    graph = torch.cuda.CUDAGraph()
+    try:
+        with random_state(0, device):
+            _warm_up(compiled, static, device)
+            with torch.cuda.graph(graph):
+                results = compiled(static)
+    except RuntimeError as error:
+        raise CaptureError(
+            f"the compiled step could not be captured as a CUDA graph: {quoted(error, lines=3)}. Use compile=False, and please "
+            f"report the model."
+        ) from error
+    finally:
+        with torch.no_grad():
+            for tensor, value in zip(state, before, strict=True):
+                tensor.copy_(value)
+
+    def replay(given: Sequence[Tensor]) -> Sequence[Tensor]:
+        for place, value in zip(static[num_shared:], given[num_shared:], strict=True):
+            place.copy_(value, non_blocking=True)
+        graph.replay()
+        return results
+
+    return replay
+
+
+def _warm_up(compiled: Compiled, arguments: Sequence[Tensor], device: torch.device) -> None:
+    """Run on a side stream, as CUDA graphs require, so that libraries are initialized before the capture."""
+    stream = torch.cuda.Stream(device)
+    stream.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(stream):
+        for _ in range(_WARM_UPS):
+            compiled(arguments)
+    torch.cuda.current_stream(device).wait_stream(stream)

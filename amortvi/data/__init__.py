@@ -1,8 +1,7 @@
 """Observations ``x``: whatever the user has, as batches of the model's arguments; and ready data sets."""
 
-from amortvi.data.batch import Batch
+from amortvi.data.batch import Batch, Minibatch
 from amortvi.data.chunks import Chunk, iter_batches, iter_chunks, map_chunks
-from amortvi.data.minibatch import Minibatch
 from amortvi.data.observations import DEFAULT_BATCH_SIZE, Observations, TensorObservations
 from amortvi.data.reading import as_observations
 

@@ -1,16 +1,18 @@
-"""Conversion of tensors, arrays and data frames to tensors, with errors that name the argument."""
+"""Conversion of what users pass as ``x`` to tensors, the arguments of one call."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from amortvi.data.batch import Batch
 from amortvi.errors import DataError
 
-__all__ = ["check_finite", "to_tensor"]
+__all__ = ["check_finite", "to_batch", "to_tensor"]
 
 _READABLE = ("float16", "float32", "float64", "uint8", "int8", "int16", "int32", "int64", "bool")
 
@@ -142,4 +144,34 @@ def check_finite(name: str, tensor: Tensor, first_row: int | None = 0) -> None:
         f"{name} has {nans} NaN and {infinities} infinite values, {where}. Drop those rows; or fill the values with a finite "
         f"number, pass a mask to the model as another argument, and exclude them with pyro.poutine.mask(mask=mask) around "
         f"their pyro.sample, or elementwise with dist.Normal(...).mask(mask).to_event(1)."
+    )
+
+
+def to_batch(name: str, content: Any, dtype: torch.dtype, *, collated: bool = False) -> Batch:
+    """Return ``content`` as the arguments of one call.
+
+    Args:
+        name: how the user refers to it.
+        content: a tensor, NumPy array, DataFrame, Series or list of numbers; or a tuple (positional arguments) or mapping
+            (keyword arguments) of these.
+        dtype: the floating type of model and encoder.
+        collated: whether a `DataLoader` made the tensors; see `to_tensor`.
+
+    Raises:
+        DataError: the content is something else, is empty, or does not hold numbers.
+    """
+
+    def convert(label: str, value: Any) -> Tensor:
+        return to_tensor(label, value, dtype, collated=collated)
+
+    if isinstance(content, Tensor | np.ndarray | list) or hasattr(content, "iloc"):
+        return Batch((convert(name, content),))
+    if isinstance(content, tuple) and content:
+        return Batch(tuple(convert(f"{name}[{i}]", value) for i, value in enumerate(content)))
+    if isinstance(content, Mapping) and content:
+        return Batch(kwargs={str(key): convert(f"{name}[{key!r}]", value) for key, value in content.items()})
+    got = f"an empty {type(content).__name__}" if isinstance(content, tuple | Mapping) else type(content).__name__
+    raise DataError(
+        f"{name} must be a tensor, NumPy array, DataFrame, a non-empty tuple or dict of these, a torch Dataset or a "
+        f"DataLoader; got {got}."
     )

@@ -18,10 +18,8 @@ from torch.utils.data import (
 )
 
 from amortvi._util.random import random_state
-from amortvi.data.arguments import to_batch
-from amortvi.data.batch import Batch
-from amortvi.data.convert import check_finite
-from amortvi.data.minibatch import Minibatch
+from amortvi.data.batch import Batch, Minibatch
+from amortvi.data.convert import check_finite, to_batch
 from amortvi.data.observations import DEFAULT_BATCH_SIZE, Observations, check_lengths
 from amortvi.errors import DataError, OptionError
 

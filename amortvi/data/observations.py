@@ -9,9 +9,8 @@ from typing import Any, ClassVar
 
 import torch
 
-from amortvi.data.batch import Batch
+from amortvi.data.batch import Batch, Minibatch
 from amortvi.data.convert import check_finite
-from amortvi.data.minibatch import Minibatch
 from amortvi.errors import DataError
 
 __all__ = ["DEFAULT_BATCH_SIZE", "Observations", "TensorObservations", "check_lengths"]

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from amortvi.data.arguments import to_batch
+from amortvi.data.convert import to_batch
 from amortvi.data.loader import LoaderObservations
 from amortvi.data.observations import Observations, TensorObservations
 

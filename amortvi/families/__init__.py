@@ -10,8 +10,7 @@ from amortvi.families.closed_forms import StandardNormal, covariance, kl_to_stan
 from amortvi.families.diagonal import Diagonal
 from amortvi.families.flow import Flow
 from amortvi.families.full_covariance import FullCovariance
-from amortvi.families.gaussian import Gaussian, ScaleOperator
-from amortvi.families.gaussian_family import GaussianFamily
+from amortvi.families.gaussian import Gaussian, GaussianFamily, ScaleOperator
 from amortvi.families.low_rank import LowRank
 
 __all__ = [

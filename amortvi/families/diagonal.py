@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from amortvi.families.gaussian import ScaleOperator
-from amortvi.families.gaussian_family import GaussianFamily
+from amortvi.families.gaussian import GaussianFamily, ScaleOperator
 
 __all__ = ["Diagonal", "DiagonalScale"]
 

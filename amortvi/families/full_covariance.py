@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from amortvi.families.folded import FoldedTriangle, folded_order
-from amortvi.families.gaussian import ScaleOperator, from_columns, to_columns
-from amortvi.families.gaussian_family import GaussianFamily
+from amortvi.families.gaussian import GaussianFamily, ScaleOperator, from_columns, to_columns
 
 __all__ = ["FullCovariance", "TriangularScale"]
 

@@ -24,8 +24,7 @@ from torch import Tensor
 
 from amortvi._util.checks import optional, positive_int
 from amortvi.errors import FamilyError
-from amortvi.families.gaussian import ScaleOperator, from_columns, to_columns
-from amortvi.families.gaussian_family import SCALE_RATE, GaussianFamily
+from amortvi.families.gaussian import SCALE_RATE, GaussianFamily, ScaleOperator, from_columns, to_columns
 
 __all__ = ["LowRank", "LowRankScale"]
 

@@ -17,8 +17,7 @@ from amortvi.families import FamilyChoice
 from amortvi.io import ExportOptions, to_arviz
 from amortvi.model import Model
 from amortvi.posterior import Posterior
-from amortvi.posterior.evaluation import evaluate
-from amortvi.posterior.predictive import predict, sample_prior
+from amortvi.posterior.evaluation import evaluate, predict, sample_prior
 from amortvi.posterior.refinement import RefineMethod, RefineOptions, refine
 
 __all__ = ["PosteriorAnalysis"]

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from amortvi._util import __version__
 from amortvi._util.random import random_state
-from amortvi._util.version import __version__
 from amortvi.data import Batch
 from amortvi.errors import AmortviError, CheckpointError
 from amortvi.families import NAMED, FamilyChoice, family_label

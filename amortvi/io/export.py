@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from amortvi._util import __version__
 from amortvi._util.checks import nonnegative_int, positive_int
 from amortvi._util.chunks import Gathered
-from amortvi._util.version import __version__
 from amortvi.data import Batch, Chunk
 from amortvi.io.arviz_layout import DATA_GROUPS, Groups, assemble
 from amortvi.model import Model, Site, log_jacobian, sum_sites

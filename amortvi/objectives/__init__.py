@@ -4,8 +4,13 @@ A new objective is one file here, one import below, and one row in ``tests/objec
 name it also needs an entry in `NAMED`.
 """
 
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+from amortvi.errors import OptionError
 from amortvi.objectives.base import Estimate, Objective
-from amortvi.objectives.choice import NAMED, ObjectiveChoice, make_objective
 from amortvi.objectives.elbo import ELBO
 from amortvi.objectives.iwae import IWAE
 from amortvi.objectives.renyi import Renyi
@@ -24,3 +29,29 @@ __all__ = [
     "WeightSchedule",
     "make_objective",
 ]
+
+ObjectiveChoice: TypeAlias = str | Objective
+"""A name in `NAMED`, or an objective."""
+
+NAMED: dict[str, Callable[[], Objective]] = {"elbo": ELBO, "iwae": IWAE}
+"""The objectives that can be chosen by name; ``"iwae"`` has 5 draws."""
+
+
+def make_objective(choice: ObjectiveChoice) -> Objective:
+    """Return the chosen objective.
+
+    Args:
+        choice: a name in `NAMED` or an `Objective`.
+
+    Raises:
+        OptionError: the choice is neither.
+
+    Example:
+        >>> make_objective("elbo")
+        ELBO()
+    """
+    if isinstance(choice, Objective):
+        return choice
+    if not isinstance(choice, str) or choice not in NAMED:
+        raise OptionError(f"objective must be one of {sorted(NAMED)} or an objectives.Objective; got {choice!r}.")
+    return NAMED[choice]()

@@ -11,8 +11,7 @@ from amortvi._util.lazy import stats
 from amortvi.diagnostics.calibration import Calibration, ecdf_band
 from amortvi.errors import OptionError
 from amortvi.plots._arguments import check_result
-from amortvi.plots._axes import axes_or_new, legend_beside
-from amortvi.plots._colors import PALETTE, color
+from amortvi.plots._axes import PALETTE, axes_or_new, color, legend_beside
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,8 +8,7 @@ import numpy as np
 
 from amortvi._util.lazy import pandas as pd
 from amortvi.errors import OptionError
-from amortvi.plots._axes import axes_or_new
-from amortvi.plots._colors import color
+from amortvi.plots._axes import axes_or_new, color
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,8 +9,7 @@ import numpy as np
 
 from amortvi.diagnostics.gaps.gaps import Gaps
 from amortvi.errors import OptionError
-from amortvi.plots._axes import axes_or_new, legend_above
-from amortvi.plots._colors import color
+from amortvi.plots._axes import axes_or_new, color, legend_above
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -11,8 +11,7 @@ import numpy.typing as npt
 from amortvi.comparison.fits import FamilyFits
 from amortvi.errors import NotFittedError, OptionError
 from amortvi.inference import AmortizedVI
-from amortvi.plots._axes import axes_or_new, matplotlib_module
-from amortvi.plots._colors import color
+from amortvi.plots._axes import axes_or_new, color, matplotlib_module
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

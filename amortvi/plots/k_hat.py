@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from amortvi.diagnostics.evidence.evidence import Evidence
+from amortvi.diagnostics.evidence import Evidence
 from amortvi.plots._arguments import check_result
-from amortvi.plots._axes import axes_or_new, legend_above, point_area
-from amortvi.plots._colors import color
+from amortvi.plots._axes import axes_or_new, color, legend_above, point_area
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

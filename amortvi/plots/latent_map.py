@@ -18,8 +18,7 @@ from amortvi._util.checks import nonnegative_int, probability
 from amortvi.errors import OptionError
 from amortvi.model import LatentSite
 from amortvi.plots._arguments import check_result, to_array
-from amortvi.plots._axes import axes_or_new, matplotlib_module, point_area
-from amortvi.plots._colors import Colors, color, label_colors
+from amortvi.plots._axes import Colors, axes_or_new, color, label_colors, matplotlib_module, point_area
 from amortvi.posterior import Posterior
 
 if TYPE_CHECKING:

@@ -9,8 +9,7 @@ import numpy.typing as npt
 
 from amortvi.diagnostics.latents.latent_usage import LatentUsage
 from amortvi.plots._arguments import check_result
-from amortvi.plots._axes import axes_or_new, legend_inside, matplotlib_module
-from amortvi.plots._colors import color
+from amortvi.plots._axes import axes_or_new, color, legend_inside, matplotlib_module
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,8 +9,7 @@ import numpy as np
 from amortvi.diagnostics.predictive import CheckedStatistic, PredictiveCheck
 from amortvi.errors import OptionError
 from amortvi.plots._arguments import check_result
-from amortvi.plots._axes import axes_or_new, legend_inside
-from amortvi.plots._colors import color
+from amortvi.plots._axes import axes_or_new, color, legend_inside
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -12,8 +12,7 @@ from amortvi._util.random import random_state
 from amortvi.diagnostics.reference import Reference, unconstrained_draws
 from amortvi.errors import OptionError
 from amortvi.plots._arguments import check_result, position_of, to_array
-from amortvi.plots._axes import axes_or_new, legend_inside
-from amortvi.plots._colors import color
+from amortvi.plots._axes import axes_or_new, color, legend_inside
 from amortvi.posterior import Posterior
 
 if TYPE_CHECKING:

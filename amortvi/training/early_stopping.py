@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from amortvi.training.snapshot import Snapshot
+from amortvi.training.modules import Snapshot
 
 __all__ = ["EarlyStopping"]
 

@@ -15,12 +15,10 @@ from amortvi.data import Minibatch, Observations
 from amortvi.errors import NonFiniteError
 from amortvi.objectives import Objective
 from amortvi.training.early_stopping import EarlyStopping
-from amortvi.training.history import EpochRecord
+from amortvi.training.history import EpochRecord, Progress
+from amortvi.training.modules import OptimizerSnapshot, Snapshot, TrainedModules
 from amortvi.training.options import FitOptions, Schedule
-from amortvi.training.progress import Progress
-from amortvi.training.snapshot import OptimizerSnapshot, Snapshot
 from amortvi.training.steps import Averages, LateNonFiniteError, Step
-from amortvi.training.trained import TrainedModules
 
 __all__ = ["Loop", "Validation"]
 

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import torch
 
 from amortvi._util.checks import optional, positive_float, positive_int, seed_or_none
-from amortvi.compile.choice import CompileChoice, check_compile_choice
+from amortvi.compile import CompileChoice, check_compile_choice
 from amortvi.errors import OptionError
 from amortvi.objectives import ObjectiveChoice, make_objective
 

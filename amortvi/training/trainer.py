@@ -15,6 +15,7 @@ from amortvi.objectives import Objective, make_objective
 from amortvi.posterior import InferenceNetwork
 from amortvi.training.history import EpochRecord
 from amortvi.training.loop import Loop, Validation
+from amortvi.training.modules import TrainedModules
 from amortvi.training.options import FitOptions, OptimizerFactory, Schedule, ScheduleFactory
 from amortvi.training.steps import (
     Budget,
@@ -27,7 +28,6 @@ from amortvi.training.steps import (
     Totals,
     Update,
 )
-from amortvi.training.trained import TrainedModules
 
 __all__ = ["OptimizerState", "Trainer"]
 

@@ -11,8 +11,8 @@ from torch import nn
 
 import amortvi as avi
 from amortvi.data import Batch, Minibatch
+from amortvi.training.modules import TrainedModules
 from amortvi.training.steps import CompiledStep, Totals, Update
-from amortvi.training.trained import TrainedModules
 from benchmarks.competitors.problem import Problem
 from benchmarks.harness import Competitor
 

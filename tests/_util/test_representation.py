@@ -1,6 +1,6 @@
 """Objects are shown with the options that differ from their defaults."""
 
-from amortvi._util.representation import options_repr
+from amortvi._util.options import options_repr
 
 
 class Loss:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import amortvi as avi
-from amortvi.training.trained import TrainedModules
+from amortvi.training.modules import TrainedModules
 from tests.any_models import CASES, ROWS
 from tests.any_models.estimators import every_model, fit, fitted, make_vi, parameters_of, seeded
 from tests.any_models.parameters import TutorialVAE

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from amortvi.errors import DataError, OptionError
 from amortvi.importance import generalized_pareto, k_hat_threshold, pareto, pareto_smoothed
-from amortvi.importance.tail import largest
+from amortvi.importance.pareto import largest
 from tests.arviz_versions import IS_OLD, psislw
 
 DRAWS = [21, 25, 26, 50, 100, 225, 226, 400, 900, 1000, 4000, 20_000]

@@ -6,7 +6,7 @@ from pyro.distributions import constraints
 
 from amortvi.errors import ModelError
 from amortvi.model.plates import NestedPlate, PlateLayout
-from amortvi.model.supports import fixed_support, has_bijection
+from amortvi.model.structure import fixed_support, has_bijection
 
 LAYOUT = PlateLayout(-2, (NestedPlate("parts", -1, 3),), event_dim=1)
 

@@ -15,7 +15,7 @@ from torch import Tensor
 import amortvi as avi
 from amortvi.errors import NotFittedError, OptionError
 from amortvi.plots import plot_history
-from amortvi.plots._colors import PALETTE
+from amortvi.plots._axes import PALETTE
 from amortvi.plots.history import shown_range
 from tests.plots.conftest import legend_texts
 

@@ -12,7 +12,7 @@ import amortvi as avi
 from amortvi.diagnostics.evidence import Evidence
 from amortvi.errors import OptionError
 from amortvi.plots import plot_k_hat
-from amortvi.plots._colors import color
+from amortvi.plots._axes import color
 from tests.plots.conftest import legend_texts
 
 K_HAT = [0.1, 0.9, -0.2, 0.6, 0.8, 0.3]

@@ -22,7 +22,7 @@ import amortvi as avi
 from amortvi.errors import DataError, FamilyError, OptionError
 from amortvi.families import Flow
 from amortvi.plots import plot_latent_map
-from amortvi.plots._colors import PALETTE
+from amortvi.plots._axes import PALETTE
 from amortvi.posterior import Posterior
 from tests.exact import linear_gaussian
 from tests.plots.conftest import legend_texts

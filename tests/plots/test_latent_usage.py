@@ -17,7 +17,7 @@ import amortvi as avi
 from amortvi.diagnostics.latents import CoordinateUsage, LatentUsage
 from amortvi.errors import OptionError
 from amortvi.plots import plot_aggregate_posterior, plot_latent_usage
-from amortvi.plots._colors import PALETTE
+from amortvi.plots._axes import PALETTE
 from tests.plots.conftest import legend_texts
 
 

@@ -22,7 +22,7 @@ from pyro.infer.elbo import ELBO
 from pyro.optim import PyroOptim
 from torch.optim import Optimizer
 
-from amortvi.compile.choice import CompileChoice, check_compile_choice
+from amortvi.compile import CompileChoice, check_compile_choice
 from amortvi.compile.recordable_optimizer import needs_closure
 from amortvi.compile.svi.compiled_step import StepDefinition
 from amortvi.compile.svi.dispatcher import StepDispatcher

@@ -17,8 +17,7 @@ from tqdm.auto import tqdm
 from amortvi._util.lazy import pandas as pd
 from amortvi._util.random import random_state
 from amortvi.data import Chunk
-from amortvi.diagnostics.annealing.chains import run_chains, tune
-from amortvi.diagnostics.annealing.options import AnnealingOptions, StartChoice
+from amortvi.diagnostics.annealing.chains import AnnealingOptions, StartChoice, run_chains, tune
 from amortvi.diagnostics.annealing.path import PosteriorStart, PriorStart, Start
 from amortvi.errors import AmortviWarning, DataError
 from amortvi.inference import AmortizedVI

@@ -10,7 +10,7 @@ from torch import Tensor
 from amortvi._util.lazy import pandas as pd
 from amortvi._util.random import random_state
 from amortvi.diagnostics.annealing.annealed_evidence import AnnealedEvidence, anneal
-from amortvi.diagnostics.annealing.options import AnnealingOptions, StartChoice
+from amortvi.diagnostics.annealing.chains import AnnealingOptions, StartChoice
 from amortvi.diagnostics.simulation.simulate import Simulated, Simulator, simulate_observations
 from amortvi.inference import AmortizedVI
 

@@ -2,7 +2,6 @@
 
 from amortvi.diagnostics.calibration.calibrate import calibrate
 from amortvi.diagnostics.calibration.ranks import ecdf_band
-from amortvi.diagnostics.calibration.result import Calibration
-from amortvi.diagnostics.calibration.verdicts import CalibrationTest
+from amortvi.diagnostics.calibration.result import Calibration, CalibrationTest
 
 __all__ = ["Calibration", "CalibrationTest", "calibrate", "ecdf_band"]

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from amortvi._util.checks import nonnegative_int, positive_float, positive_int
 from amortvi._util.lazy import pandas as pd
-from amortvi.diagnostics.evidence.evidence import Evidence, evidence
+from amortvi.diagnostics.evidence import Evidence, evidence
 from amortvi.diagnostics.gaps.defensive import defensive
 from amortvi.errors import OptionError
 from amortvi.families import FamilyChoice, family_label, require_parametric, resolve_family

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import warnings
 from dataclasses import dataclass
 
 import torch
@@ -23,12 +24,17 @@ from torch import Tensor
 from torch.distributions import Distribution, Normal, kl_divergence
 
 from amortvi._util.lazy import stats
-from amortvi.data import Batch
+from amortvi._util.random import random_state
+from amortvi.data import Batch, Observations
+from amortvi.data.selection import evenly_spaced
+from amortvi.errors import AmortviWarning
 from amortvi.families import marginals, moments
+from amortvi.inference import AmortizedVI
 from amortvi.model import Model, PriorRuns, priors_depend_on_latents
 from amortvi.posterior import Posterior
+from amortvi.training import FitOptions
 
-__all__ = ["INACTIVE_KL", "CoordinateUsage", "coordinate_usage"]
+__all__ = ["INACTIVE_KL", "LEAST_STEPS", "CoordinateUsage", "coordinate_usage", "warn_of_inactive_latents"]
 
 INACTIVE_KL = 0.01
 """The mean KL, in nats, below which a coordinate can be inactive."""
@@ -212,3 +218,43 @@ def _entropy(q: Distribution, vector: Tensor) -> Tensor:
 def _double(value: Tensor) -> Tensor:
     """Return ``value`` in double precision, on the CPU, because not every accelerator has it."""
     return value.cpu().double()
+
+
+LEAST_STEPS = 500
+"""The number of training steps from which on a fit is checked: an encoder may start at the prior and has to learn first."""
+
+_OBSERVATIONS = 1024
+_DRAWS = 200
+_LISTED = 8
+
+
+def warn_of_inactive_latents(vi: AmortizedVI, x: Observations, options: FitOptions) -> None:
+    """Issue a warning if the posterior of some latent coordinates equals the prior for every observation.
+
+    amortvi appends this function to `AmortizedVI.after_fit`. A frozen model and a model without parameters are not checked,
+    because data can contain no information about some latents of a given model. A trained model has learned not to use them.
+
+    Args:
+        vi: the fitted estimator.
+        x: the training data; about 1,000 observations are used.
+        options: the options of the fit.
+    """
+    is_trained = not vi.freeze_model and any(parameter.requires_grad for parameter in vi.generative.parameters())
+    steps = len(vi.history) * (x.steps(options.batch_size) or 1)
+    if not is_trained or steps < LEAST_STEPS:
+        return
+    posterior = vi.posterior(evenly_spaced(x, _OBSERVATIONS), copy=False)
+    with random_state(0, vi.device):
+        used = coordinate_usage(posterior, _DRAWS)
+    inactive = used.inactive_labels
+    if inactive:
+        more = f" and {len(inactive) - _LISTED} more" if len(inactive) > _LISTED else ""
+        warnings.warn(
+            f"{len(inactive)} of {len(used.labels)} latent dimensions are inactive: {', '.join(inactive[:_LISTED])}{more}. "
+            f"Their posterior equals the prior for every observation (KL below {INACTIVE_KL} nats), so they carry no "
+            f"information about the data. If the data need no more latents, reduce the number of latents. Otherwise increase "
+            f"the weight of the KL gradually, with objective=ELBO(kl_weight=LinearSchedule(epochs)), or use "
+            f"ELBO(free_bits=0.1) or objective='iwae'. amortvi.latent_usage shows the details.",
+            AmortviWarning,
+            stacklevel=5,  # fit calls hooks through the function in amortvi/__init__.py, and a decorator calls fit
+        )

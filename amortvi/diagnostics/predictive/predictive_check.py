@@ -36,7 +36,7 @@ from amortvi.diagnostics.predictive.statistics import Statistics, choose
 from amortvi.errors import OptionError
 from amortvi.inference import AmortizedVI
 from amortvi.posterior import Posterior
-from amortvi.posterior.predictive import predict
+from amortvi.posterior.evaluation import predict
 
 __all__ = ["Latents", "PredictiveCheck", "predictive_check"]
 

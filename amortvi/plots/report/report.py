@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from amortvi._util import __version__
 from amortvi._util.checks import nonnegative_int, positive_float, positive_int
 from amortvi._util.lazy import pandas as pd
 from amortvi._util.lazy import require
-from amortvi._util.version import __version__
 from amortvi.comparison import FamilyFits, compare
 from amortvi.diagnostics.calibration import calibrate
 from amortvi.diagnostics.convergence import convergence

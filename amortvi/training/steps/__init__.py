@@ -1,11 +1,9 @@
 """One training step behind one contract: eager, which is the reference, or compiled."""
 
-from amortvi.training.steps.auto import AutoStep, Budget
+from amortvi.training.steps.auto import AutoStep, Budget, Engine
 from amortvi.training.steps.compiled import CompiledEstimation, CompiledStep
 from amortvi.training.steps.eager import EagerEstimation, EagerStep
-from amortvi.training.steps.engine import Engine
-from amortvi.training.steps.step import CompilingStep, LateNonFiniteError, Step
-from amortvi.training.steps.totals import Averages, Totals
+from amortvi.training.steps.step import Averages, CompilingStep, LateNonFiniteError, Step, Totals
 from amortvi.training.steps.update import Estimation, Update
 
 __all__ = [

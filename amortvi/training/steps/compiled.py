@@ -19,8 +19,7 @@ from amortvi.compile import (
 from amortvi.data import Minibatch
 from amortvi.errors import CaptureError
 from amortvi.training.steps.eager import EagerStep
-from amortvi.training.steps.step import LateNonFiniteError
-from amortvi.training.steps.totals import Totals
+from amortvi.training.steps.step import LateNonFiniteError, Totals
 from amortvi.training.steps.update import Estimation, Update, memory_of
 
 __all__ = ["CompiledEstimation", "CompiledStep"]

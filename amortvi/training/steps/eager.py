@@ -12,7 +12,7 @@ from amortvi.compile import needs_closure
 from amortvi.data import Batch, Minibatch
 from amortvi.errors import NonFiniteError
 from amortvi.objectives import Estimate
-from amortvi.training.steps.totals import Totals
+from amortvi.training.steps.step import Totals
 from amortvi.training.steps.update import Differentiated, Estimation, Update
 
 __all__ = ["EagerEstimation", "EagerStep"]

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from amortvi.data import Batch
 from amortvi.objectives import Estimate, Objective
-from amortvi.training.steps.totals import Totals
-from amortvi.training.trained import TrainedModules
+from amortvi.training.modules import TrainedModules
+from amortvi.training.steps.step import Totals
 
 __all__ = ["Differentiated", "Estimation", "Update", "memory_of"]
 

@@ -1,20 +1,72 @@
-"""MNIST from its four IDX files (LeCun, Cortes and Burges)."""
+"""Data sets for examples, tests and benchmarks."""
 
 from __future__ import annotations
 
 import gzip
 import os
 import zlib
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from amortvi.data.datasets.splits import ImageSplits
+from amortvi._util.checks import seed_or_none
+from amortvi._util.lazy import require
 from amortvi.errors import DataError
 
-__all__ = ["mnist"]
+__all__ = ["ImageSplits", "digits", "mnist"]
+
+
+@dataclass(frozen=True)
+class ImageSplits:
+    """Flattened images with intensities in [0, 1], and their labels.
+
+    Args:
+        x_train: ``(N, side * side)``.
+        x_test: ``(M, side * side)``.
+        labels_train: ``(N,)``, integers.
+        labels_test: ``(M,)``, integers.
+        side: the side length of an image, in pixels.
+        name: the name of the data set.
+    """
+
+    x_train: Tensor
+    x_test: Tensor
+    labels_train: Tensor
+    labels_test: Tensor
+    side: int
+    name: str
+
+
+_TEST = 360
+
+
+def digits(*, seed: int = 0) -> ImageSplits:
+    """Return the digits as intensities in [0, 1]: 1,437 training and 360 test images of 8 by 8 pixels.
+
+    Args:
+        seed: seed of the split.
+
+    Returns:
+        The images and labels.
+
+    Raises:
+        MissingDependencyError: scikit-learn is not installed.
+        OptionError: the seed is not an integer in range.
+
+    Example:
+        >>> digits().x_train.shape
+        torch.Size([1437, 64])
+    """
+    generator = torch.Generator().manual_seed(seed_or_none(seed) or 0)
+    loader = require("sklearn.datasets", extra="examples", purpose="the digits data")
+    bunch = loader.load_digits()
+    order = torch.randperm(len(bunch.target), generator=generator)
+    x = torch.tensor(bunch.data, dtype=torch.float32)[order] / 16
+    labels = torch.tensor(bunch.target)[order]
+    return ImageSplits(x[_TEST:], x[:_TEST], labels[_TEST:], labels[:_TEST], side=8, name="digits")
 
 
 def mnist(folder: str | Path | None = None) -> ImageSplits:
