@@ -67,7 +67,19 @@ def test_observations_are_returned_unchanged() -> None:
 
 
 @pytest.mark.parametrize(
-    "x", [3.0, "text", None, (), {}, object(), (data(), "text"), (data(), counts()[:-1]), iter([data()])], ids=repr
+    "x",
+    [3.0, "text", None, (), {}, object(), (data(), "text"), (data(), counts()[:-1]), iter([data()])],
+    ids=[
+        "number",
+        "string",
+        "none",
+        "empty tuple",
+        "empty dict",
+        "object",
+        "not numeric",
+        "unequal lengths",
+        "iterator",
+    ],
 )
 def test_other_types_are_refused(x: Any) -> None:
     with pytest.raises(DataError, match="arg"):

@@ -2,6 +2,7 @@
 
 from amortvi.diagnostics.calibration.calibrate import calibrate
 from amortvi.diagnostics.calibration.ranks import ecdf_band
-from amortvi.diagnostics.calibration.result import Calibration, CalibrationTest
+from amortvi.diagnostics.calibration.result import Calibration
+from amortvi.diagnostics.calibration.verdicts import CalibrationTest
 
 __all__ = ["Calibration", "CalibrationTest", "calibrate", "ecdf_band"]

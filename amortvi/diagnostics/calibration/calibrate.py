@@ -16,8 +16,9 @@ from amortvi.diagnostics.c2st import compare_pairs
 from amortvi.diagnostics.calibration.coverage import coverage_test
 from amortvi.diagnostics.calibration.moments import correlation_test, location_test, spread_test
 from amortvi.diagnostics.calibration.ranks import shape_of, uniformity
-from amortvi.diagnostics.calibration.result import NOT_CALIBRATED, Calibration, CalibrationTest, holm_corrected
+from amortvi.diagnostics.calibration.result import Calibration
 from amortvi.diagnostics.calibration.truth_comparison import TruthComparison
+from amortvi.diagnostics.calibration.verdicts import NOT_CALIBRATED, CalibrationTest, holm_corrected
 from amortvi.diagnostics.simulation import Simulator, simulate_observations
 from amortvi.errors import OptionError
 from amortvi.inference import AmortizedVI

@@ -22,7 +22,7 @@ from torch import Tensor
 from amortvi._util.chunks import spans
 from amortvi.data import Batch
 from amortvi.diagnostics.calibration.ranks import uniformity
-from amortvi.diagnostics.calibration.result import NOT_CALIBRATED, CalibrationTest
+from amortvi.diagnostics.calibration.verdicts import NOT_CALIBRATED, CalibrationTest
 
 __all__ = ["REFERENCES", "area_to_curve", "coverage_at", "coverage_test", "reference_points"]
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from amortvi._util.lazy import stats
-from amortvi.diagnostics.calibration.result import NOT_CALIBRATED, CalibrationTest
+from amortvi.diagnostics.calibration.verdicts import NOT_CALIBRATED, CalibrationTest
 from amortvi.families import covariance, moments
 
 __all__ = ["Whitening", "correlation_test", "location_test", "spread_test"]

@@ -23,7 +23,7 @@ from torch import Tensor
 from amortvi._util.checks import positive_int
 from amortvi._util.checks import probability as checked_probability
 from amortvi._util.lazy import stats
-from amortvi.diagnostics.calibration.result import NOT_CALIBRATED
+from amortvi.diagnostics.calibration.verdicts import NOT_CALIBRATED
 
 __all__ = ["ecdf_band", "shape_of", "uniform_ranks", "uniformity"]
 

@@ -2,64 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from amortvi._util.lazy import pandas as pd
 from amortvi.diagnostics.calibration.coverage import area_to_curve, coverage_at
+from amortvi.diagnostics.calibration.verdicts import CALIBRATED, NOT_CALIBRATED, CalibrationTest
 from amortvi.errors import OptionError
 
-__all__ = ["CALIBRATED", "NOT_CALIBRATED", "Calibration", "CalibrationTest", "holm_corrected"]
-
-CALIBRATED = "calibrated"
-NOT_CALIBRATED = "not calibrated"
-"""The verdict of a test that finds a fault but cannot name it."""
-
-_SIGNIFICANCE = 0.05
-"""The largest probability that an exact posterior fails any of the tests."""
-
-
-@dataclass(frozen=True)
-class CalibrationTest:
-    """One test of a posterior against the latents from which data were simulated.
-
-    Args:
-        kind: what is tested; see `calibrate`.
-        quantity: the quantity of latents and data that is tested.
-        statistic: the size of the effect; its definition depends on the kind.
-        p_value: the probability of such an effect, or a larger one, for an exact posterior.
-        verdict: ``"calibrated"`` if ``corrected`` is at least 0.05, else the fault.
-        corrected: the p-value corrected for the number of tests (Holm, 1979).
-    """
-
-    kind: str
-    quantity: str
-    statistic: float
-    p_value: float
-    verdict: str
-    corrected: float = math.nan
-
-
-def holm_corrected(tests: Sequence[CalibrationTest]) -> tuple[CalibrationTest, ...]:
-    """Correct the p-values for the number of tests (Holm, 1979), and replace the verdict of those that are not significant.
-
-    Args:
-        tests: uncorrected tests, each with its fault as the verdict, significant or not.
-    """
-    order = sorted(range(len(tests)), key=lambda i: tests[i].p_value)
-    corrected, largest = [0.0] * len(tests), 0.0
-    for position, i in enumerate(order):
-        largest = max(largest, min(1.0, (len(tests) - position) * tests[i].p_value))
-        corrected[i] = largest
-    return tuple(
-        replace(test, corrected=p, verdict=test.verdict if p < _SIGNIFICANCE else CALIBRATED)
-        for test, p in zip(tests, corrected, strict=True)
-    )
-
+__all__ = ["Calibration"]
 
 _NAMING_KINDS = ({"location", "spread", "correlation"}, {"marginal"})
 """The kinds of tests whose verdicts name a fault of the posterior; the second are used if the first find none."""

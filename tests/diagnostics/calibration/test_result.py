@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from amortvi.diagnostics.calibration import Calibration, CalibrationTest
-from amortvi.diagnostics.calibration.result import holm_corrected
+from amortvi.diagnostics.calibration.verdicts import holm_corrected
 from amortvi.errors import OptionError
 
 
