@@ -68,15 +68,10 @@ for family, rows in (("diagonal", 1_000_000), ("low_rank", 200_000), ("full", 1_
 @pytest.fixture(scope="module")
 def found():
     """The memory of each piece of work, in MiB, by name."""
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": str(Path(__file__).parent.parent),
-        "PYTHONWARNINGS": "ignore",
-    }
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True, timeout=250, check=False
-    )
+    root = str(Path(__file__).parent.parent)
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": root, "PYTHONWARNINGS": "ignore"}
+    command = [sys.executable, "-c", PROGRAM]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=250, check=False)
     assert done.returncode == 0, done.stderr
     return {memory.pop("name"): memory for memory in map(json.loads, done.stdout.splitlines())}
 
@@ -90,7 +85,6 @@ SMALL = ["evaluate", "evidence", "evidence, many draws", "resample"]
 def test_memory_is_that_of_the_result_and_one_chunk(found, name):
     """All draws at once would take 570 MiB, and the parameters of a million full covariances 580 MiB."""
     memory = found[name]
-    print(name, memory)
     assert memory["result"] >= LEAST.get(name, 0)
     assert memory["peak"] - memory["before"] < memory["result"] + 250
 
