@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from amortvi._util.checks import positive_int
 from amortvi._util.lazy import pandas as pd
-from amortvi.comparison.fits import FamilyFits, Fit
+from amortvi.comparison.fits import FamilyFits, Fit, list_fits
 from amortvi.diagnostics.gaps.diagnosis import Diagnosis, diagnose
 from amortvi.errors import OptionError
 from amortvi.families import require_parametric
@@ -25,7 +25,7 @@ Score: TypeAlias = Literal["auto", "evidence", "elbo"]
 Scores: TypeAlias = npt.NDArray[np.float64]
 
 _COLUMNS = {"evidence": "iwae", "elbo": "elbo"}
-"""The column of `AmortizedVI.evaluate` with each score."""
+"""The column of `AmortizedVI.evaluate` that contains each score."""
 _GAP_COLUMNS = ("evidence", "approximation_gap", "amortization_gap", "inference_gap")
 _NOISE = 2
 """A difference of up to this many standard errors is within noise."""
@@ -43,50 +43,51 @@ def compare(
     """Compare fitted families on held-out observations.
 
     Models are compared by their held-out evidence ``log p(x)``, estimated by the importance-weighted bound with ``particles``
-    draws. If all fits share one frozen model, the evidence is the same for all, and they are compared by the ELBO. Differences
-    are paired, since all fits see the same observations: their standard error is that of the mean paired difference, which is
-    much smaller than that of the scores. With several seeds, the score of an observation is its mean over seeds.
+    draws. Fits that share one frozen model have the same evidence and are compared by the ELBO. All fits see the same
+    observations, so differences are paired: the standard error of a mean difference is much smaller than that of the scores.
+    With several seeds, the score of an observation is its mean over seeds.
 
     Args:
         fits: the result of `fit_families`, or fitted estimators by name.
         x: held-out observations, as for `AmortizedVI.evaluate`.
         by: the score: ``"evidence"``, ``"elbo"``, or ``"auto"`` for the ELBO if the fits share one model and the evidence
             otherwise.
-        particles: draws for each observation. The importance-weighted bound is below the evidence, the more so the poorer the
-            posterior; use a thousand for close comparisons.
-        gaps: whether to refine the posteriors to split what is lost between family and encoder, see `amortvi.gaps`. The
-            evidence then comes from the refined posteriors.
+        particles: draws for each observation. The poorer the posterior, the further the importance-weighted bound is below the
+            evidence; use a thousand draws for close comparisons.
+        gaps: whether to refine the posteriors and split the inference gap between family and encoder; see `amortvi.gaps`. The
+            evidence is then estimated from the refined posteriors.
         seed: the seed of the draws.
 
     Returns:
         One row per family, best first. Means over observations in nats: ``elbo``, ``elbo_se``, ``difference`` to the best score,
-        ``difference_se``, ``iwae``, ``reconstruction``, ``kl``. Then ``parameters`` (the trained ones of encoder and family),
-        ``seconds`` per fit, ``seeds``, ``seed_sd`` (the standard deviation of the mean score between seeds; NaN for one seed),
-        and ``verdict``: ``"best"``, ``"within noise of the best"`` (within two standard errors of the difference, which include
-        the variation between seeds), ``"worse"``, or ``"unknown from one observation"``. With one seed, the verdict is about
-        these fits only; several seeds show how much the fits of one family vary. With ``gaps`` also ``evidence``,
-        ``approximation_gap``, ``amortization_gap``, ``inference_gap`` (over the observations with a reliable evidence),
-        ``k_hat`` (the median) and ``fault``, the most frequent among seeds, see `diagnose`. ``attrs["score"]`` is the score.
+        ``difference_se``, ``iwae``, ``reconstruction``, ``kl``. Then ``parameters`` (the number of trained parameters of encoder
+        and family), ``seconds`` per fit, ``seeds``, ``seed_sd`` (the standard deviation of the mean score between seeds; NaN
+        for one seed), and ``verdict``: ``"best"``, ``"within noise of the best"`` (within two standard errors of the
+        difference, which include the variation between seeds), ``"worse"``, or ``"unknown from one observation"``. With one
+        seed, the verdict is about these fits only; several seeds show how much the fits of one family vary. With ``gaps`` also
+        ``evidence``, ``approximation_gap``, ``amortization_gap``, ``inference_gap`` (over the observations whose evidence is
+        reliable), ``k_hat`` (the median) and ``fault``, the most frequent among seeds; see `diagnose`. ``attrs["score"]`` is
+        the score.
 
     Raises:
-        OptionError: ``fits`` is neither the result of `fit_families` nor a dict of estimators, or is empty; or another option
-            is out of range.
+        OptionError: ``fits`` is not the result of `fit_families` or a dict of estimators, or is empty; or an option is out of
+            range.
         DataError: the observations cannot be used.
         FamilyError: with ``gaps``, a family cannot be refined.
         NotFittedError: an estimator has seen no data.
     """
-    runs, particles = _check_fits(fits), positive_int("particles", particles)
+    runs, particles = list_fits(fits), positive_int("particles", particles)
     score = _check_score(by, runs)
     if gaps:
         for run in runs:
             require_parametric(run.vi.guide.family, "compare with gaps=True")
     posterior = runs[0].vi.posterior(x, copy=False)
-    # Data that may be drawn at each reading are read once, so that all fits see the same.
+    # Data that may be random at each reading are read once, so that all fits see the same.
     data = x if posterior.observations.in_memory else posterior.in_memory().observations
     found: dict[str, list[_Scored]] = {}
     for run in runs:
         found.setdefault(run.family, []).append(_score(run, data, score, particles, gaps, seed))
-    # A score of NaN is the worst of all; no comparison with it would be true.
+    # NaN counts as the worst score: every comparison with it is false.
     best = max(found, key=lambda family: float(np.nan_to_num(_mean_score(found[family]).mean(), nan=-np.inf)))
     rows = [_row(family, found[family], found[best]) for family in found]
     table = pd.DataFrame(rows).set_index("family").sort_values("difference", ascending=False)
@@ -106,19 +107,16 @@ class _Scored:
 
 def _score(run: Fit, x: Any, score: str, particles: int, with_gaps: bool, seed: int) -> _Scored:
     bounds = run.vi.evaluate(x, particles=particles, seed=seed)
-    if not with_gaps:
-        return _Scored(run, bounds, bounds[_COLUMNS[score]].to_numpy(), None)
-    found = diagnose(run.vi, x, seed=seed)
-    values = found.gaps.evidence.numpy() if score == "evidence" else bounds[_COLUMNS[score]].to_numpy()
+    found = diagnose(run.vi, x, seed=seed) if with_gaps else None
+    values = found.gaps.evidence.numpy() if found and score == "evidence" else bounds[_COLUMNS[score]].to_numpy()
     return _Scored(run, bounds, values, found)
 
 
 def _row(family: str, found: Sequence[_Scored], best: Sequence[_Scored]) -> dict[str, Any]:
-    """Return the row of one family: its fits, one per seed, compared with those of the best."""
+    """Return the row of one family: its fits, one per seed, compared with those of the best family."""
     elbo = np.mean([one.bounds["elbo"] for one in found], axis=0)
     difference = _mean_score(found) - _mean_score(best)
     error = math.sqrt(_standard_error(difference) ** 2 + _seed_variance(found) + _seed_variance(best))
-    per_seed = [one.score.mean() for one in found]
     return {
         "family": family,
         "elbo": float(elbo.mean()),
@@ -130,7 +128,7 @@ def _row(family: str, found: Sequence[_Scored], best: Sequence[_Scored]) -> dict
         "parameters": sum(p.numel() for p in found[0].run.vi.guide.parameters() if p.requires_grad),
         "seconds": float(np.mean([one.run.seconds for one in found])),
         "seeds": len(found),
-        "seed_sd": float(np.std(per_seed, ddof=1)) if len(found) > 1 else math.nan,
+        "seed_sd": math.sqrt(_seed_variance(found) * len(found)) if len(found) > 1 else math.nan,
         "verdict": "best" if found is best else _verdict(float(difference.mean()), error),
     }
 
@@ -176,19 +174,3 @@ def _check_score(by: Score, runs: Sequence[Fit]) -> str:
     if by != "auto":
         return by
     return "elbo" if all(run.vi.model is runs[0].vi.model for run in runs) else "evidence"
-
-
-def _check_fits(fits: FamilyFits | Mapping[str, AmortizedVI]) -> Sequence[Fit]:
-    """Return the single fits."""
-    if isinstance(fits, FamilyFits):
-        runs: Sequence[Fit] = fits.fits
-    elif isinstance(fits, Mapping) and all(isinstance(vi, AmortizedVI) for vi in fits.values()):
-        runs = [Fit(name, 0, vi, float(vi.history["seconds"].sum())) for name, vi in fits.items()]
-    else:
-        raise OptionError(
-            f"fits must be the result of fit_families, or a dict of fitted estimators such as {{'full': vi}}; "
-            f"got {type(fits).__name__}."
-        )
-    if not runs:
-        raise OptionError("fits is empty.")
-    return runs

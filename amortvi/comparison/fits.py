@@ -19,7 +19,7 @@ from amortvi.inference import AmortizedVI
 from amortvi.model import Program
 from amortvi.training import FitOptions
 
-__all__ = ["FamilyFits", "Fit", "fit_families"]
+__all__ = ["FamilyFits", "Fit", "fit_families", "list_fits"]
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class FamilyFits(Mapping[str, AmortizedVI]):
     """The fits of several families by label: ``fits["full"]`` is the fit with the first seed.
 
     Args:
-        fits: all fits; those of one family in the order of its seeds.
+        fits: all fits; those of one family in the order of their seeds.
     """
 
     def __init__(self, fits: Sequence[Fit]) -> None:
@@ -70,6 +70,24 @@ class FamilyFits(Mapping[str, AmortizedVI]):
         return found
 
 
+def list_fits(fits: AmortizedVI | Mapping[str, AmortizedVI], *, allow_single: bool = False) -> Sequence[Fit]:
+    """Return the fits of an argument ``fits``; a single estimator, if allowed, gets the label of its family."""
+    if allow_single and isinstance(fits, AmortizedVI):
+        fits = {family_label(fits.family): fits}
+    if isinstance(fits, FamilyFits):
+        found: Sequence[Fit] = fits.fits
+    elif isinstance(fits, Mapping) and all(isinstance(vi, AmortizedVI) for vi in fits.values()):
+        found = [Fit(name, 0, vi, float(vi.history["seconds"].sum())) for name, vi in fits.items()]
+    else:
+        raise OptionError(
+            f"fits must be {'an AmortizedVI, ' * allow_single}the result of fit_families, or a dict of fitted estimators such as "
+            f"{{'full': vi}}; got {type(fits).__name__}."
+        )
+    if not found:
+        raise OptionError("fits is empty.")
+    return found
+
+
 def fit_families(
     model: Callable[..., Any],
     encoder: nn.Module,
@@ -84,7 +102,7 @@ def fit_families(
     """Fit several posterior families, each with its own copy of encoder and model.
 
     With the same seed, all families start from the same encoder and model. The first seed starts from the given parameters;
-    each further seed starts from new random parameters, in all modules that have ``reset_parameters``. Invalid arguments are
+    each further seed starts from new random parameters in all modules that have ``reset_parameters``. Invalid arguments are
     detected before the first fit.
 
     Args:
@@ -93,8 +111,8 @@ def fit_families(
         families: the families to compare.
         x: observations, as for `AmortizedVI.fit`.
         seeds: one fit of each family per seed.
-        freeze_model: whether to leave the model as it is. All fits then share it, so that only the posteriors differ, and a
-            ``device`` or ``dtype`` among the options applies to the given model itself.
+        freeze_model: whether to train the posteriors only. All fits then share the given model, and the options ``device`` and
+            ``dtype`` apply to that model itself.
         plate: the name of the data plate, if several qualify.
         **fit: further options of `AmortizedVI.fit`, except ``seed``; see `amortvi.FitOptions`.
 
@@ -102,7 +120,7 @@ def fit_families(
         The fits, by the label of the family.
 
     Raises:
-        OptionError: an option is unknown or out of range; or there are no families or seeds, or some occur twice.
+        OptionError: an option is unknown or out of range, or ``families`` or ``seeds`` are empty or contain duplicates.
         FamilyError: a family is unknown or cannot be built for this model.
         ModelError: the model is not supported; or it is a function that uses outer modules, which cannot be copied.
         DataError: the observations cannot be used.
@@ -125,7 +143,7 @@ def fit_families(
         vi = AmortizedVI(*copied, family, plate=plate)
         vi.to(device=options.device, dtype=options.dtype).setup(x, seed=seeds[0])
     if not freeze_model:
-        # Once it has run, a program knows whether it uses outer modules, and then refuses to be copied.
+        # A program that uses outer modules cannot be copied, but only knows that it does once it has run.
         copied[0].independent_copy({})
     found: dict[str, list[Fit]] = {label: [] for label in choices}
     for position, seed in enumerate(seeds):
@@ -172,13 +190,13 @@ def _check_seeds(seeds: Sequence[int]) -> list[int]:
 
 
 def _copies(program: Program, encoder: nn.Module, *, freeze_model: bool) -> tuple[Program, nn.Module]:
-    """Copy both, except a frozen model; what they share stays shared between the copies."""
+    """Copy both, except a frozen model; modules that they share stay shared between the copies."""
     memo: dict[int, Any] = {}
     return program if freeze_model else program.independent_copy(memo), copy.deepcopy(encoder, memo)
 
 
 def _reset_parameters(modules: Iterable[nn.Module], seed: int | None) -> None:
-    """Draw new parameters, except in parts whose parameters are not trained, such as pretrained ones."""
+    """Draw new parameters, except in parts that are not trained, such as pretrained ones."""
     with random_state(seed):
         for module in modules:
             for part in module.modules():

@@ -2,7 +2,7 @@ r"""The evidence of each observation by importance sampling, and how reliable th
 
 With ``K`` draws :math:`z_k \sim q(z \mid x)` and weights :math:`w_k = p(x, z_k) / q(z_k \mid x)`, the mean weight
 :math:`\hat p = \tfrac1K \sum_k w_k` is an unbiased estimate of :math:`p(x)`. Its logarithm, the importance-weighted bound (Burda,
-Grosse and Salakhutdinov, 2016), is below :math:`\log p(x)` on average, by about half its variance. By the delta method that
+Grosse and Salakhutdinov, 2016), is below :math:`\log p(x)` on average, by about half its variance. By the delta method, this
 variance is
 
 .. math::
@@ -10,8 +10,9 @@ variance is
     \operatorname{Var}[\log \hat p] \approx \frac{1}{K - 1} \Bigl(\frac{K \sum_k w_k^2}{(\sum_k w_k)^2} - 1\Bigr)
     = \frac{K / \mathrm{ESS} - 1}{K - 1}.
 
-Neither is informative if the weights have a heavy tail and the draws have missed the largest weights. K-hat, the estimated
-shape of the tail, detects this (Vehtari, Simpson, Gelman, Yao and Gabry, 2024); see `amortvi.importance.pareto_smoothed`.
+Neither estimate is informative if the weights have a heavy tail and the draws have missed the largest weights. K-hat, the
+estimated shape of the tail, detects this (Vehtari, Simpson, Gelman, Yao and Gabry, 2024); see
+`amortvi.importance.pareto_smoothed`.
 """
 
 from __future__ import annotations
@@ -40,8 +41,8 @@ __all__ = ["Evidence", "evidence"]
 class Evidence:
     """Estimates of ``log p(x)`` for each of ``N`` observations from the log weights of ``K`` draws each.
 
-    All tensors are in double precision. An observation with a weight that is NaN or infinite has estimates of NaN, a k-hat
-    of ``inf`` and an effective sample size of zero.
+    All tensors are in double precision. If a weight of an observation is NaN or infinite, its estimates are NaN, its k-hat is
+    ``inf`` and its effective sample size is zero.
 
     Args:
         log_evidence: the log of the mean weight in nats, ``(N,)``; below ``log p(x)`` on average.
@@ -51,7 +52,7 @@ class Evidence:
         elbo: the mean log weight in nats, ``(N,)``.
         elbo_se: the Monte Carlo standard error of `elbo` in nats, ``(N,)``.
         k_hat: the estimated shape of the tail of the weights, ``(N,)``; see `amortvi.importance.pareto_smoothed`.
-        effective_sample_size: how many equally weighted draws the ``K`` draws are worth, ``(N,)``.
+        effective_sample_size: the number of equally weighted draws that are as precise as the ``K`` draws, ``(N,)``.
         draws: ``K``.
         index: the user's labels of the observations, if any.
     """
@@ -78,16 +79,9 @@ class Evidence:
 
     def to_frame(self) -> pd.DataFrame:
         """Return one row per observation, with the fields as columns, ``ess`` (effective sample size) and ``reliable``."""
-        columns = {
-            "log_evidence": self.log_evidence,
-            "standard_error": self.standard_error,
-            "smoothed": self.smoothed,
-            "elbo": self.elbo,
-            "elbo_se": self.elbo_se,
-            "k_hat": self.k_hat,
-            "ess": self.effective_sample_size,
-            "reliable": self.reliable,
-        }
+        estimates = ("log_evidence", "standard_error", "smoothed", "elbo", "elbo_se", "k_hat")
+        columns = {name: getattr(self, name) for name in estimates}
+        columns |= {"ess": self.effective_sample_size, "reliable": self.reliable}
         return pd.DataFrame({name: value.numpy() for name, value in columns.items()}, index=self.index)
 
     def __len__(self) -> int:
@@ -111,8 +105,8 @@ def evidence(
 ) -> Evidence:
     """Estimate ``log p(x)`` of each observation by importance sampling from its posterior.
 
-    The better the posterior, the fewer draws are needed; `AmortizedVI.refine` returns a better one than the encoder. Memory
-    is bounded by the weights of one chunk of observations.
+    The better the posterior, the fewer draws are needed; `AmortizedVI.refine` returns a better posterior than the encoder.
+    Memory is bounded by the weights of one chunk of observations.
 
     Args:
         vi: a fitted estimator.

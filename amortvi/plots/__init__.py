@@ -1,8 +1,7 @@
 """Figures of results, drawn with matplotlib (extra ``plots``).
 
-Each function takes a result and an optional ``ax``, draws on it and returns it; without ``ax`` it creates a figure. The
-functions change no setting of matplotlib, and compute only what the figure needs: bins, quantiles, ellipses, and draws to show
-(`plot_reference`). matplotlib is imported at the first call.
+Each function takes a result and an optional ``ax``, draws the result on the Axes and returns them; without ``ax`` it creates a
+figure. The functions change no setting of matplotlib, which is imported at the first call.
 """
 
 from amortvi.plots.calibration import plot_coverage, plot_rank_histogram, plot_ranks

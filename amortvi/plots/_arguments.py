@@ -17,37 +17,14 @@ Result = TypeVar("Result")
 
 
 def check_result(name: str, value: Any, kind: type[Result], source: str) -> Result:
-    """Return ``value`` if it is of type ``kind``.
-
-    Args:
-        name: the name of the argument.
-        value: the value of the argument.
-        kind: the expected type.
-        source: the call that returns this type.
-
-    Raises:
-        OptionError: ``value`` is of another type.
-
-    Example:
-        >>> check_result("count", 3, int, "len(x)")
-        3
-    """
+    """Return ``value`` if it is of type ``kind``, which the call ``source`` returns, else raise `OptionError`."""
     if not isinstance(value, kind):
         raise OptionError(f"{name} must be the {kind.__name__} that {source} returns; got {type(value).__name__}.")
     return value
 
 
 def position_of(name: str, value: Any, size: int, items: str = "observations") -> int:
-    """Return the nonnegative position to which ``value`` refers.
-
-    Args:
-        name: the name of the argument.
-        value: the position; a negative one counts from the end.
-        size: the number of items.
-        items: what the items are.
-
-    Raises:
-        OptionError: ``value`` is not an integer, or is out of range.
+    """Return a position among ``size`` items; a negative one counts from the end. If it is out of range, raise `OptionError`.
 
     Example:
         >>> position_of("observation", -1, 10)
@@ -63,5 +40,5 @@ def position_of(name: str, value: Any, size: int, items: str = "observations") -
 
 
 def to_array(value: Any) -> npt.NDArray[Any]:
-    """Return a tensor (on any device, with or without gradients), array, Series or sequence as an array."""
+    """Return a tensor (on any device, with or without gradients), array, Series or other sequence as an array."""
     return np.asarray(value.detach().cpu() if isinstance(value, Tensor) else value)

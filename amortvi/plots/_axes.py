@@ -1,27 +1,21 @@
-"""The Axes that a plot draws on, its legend, and the colors of categories and of observations by their labels."""
+"""The Axes of a plot, its legend, and the colors of categories and of observations by their labels."""
 
 from __future__ import annotations
 
-from types import ModuleType
-from typing import TYPE_CHECKING, Any
-
-from amortvi._util.lazy import require
-from amortvi.errors import OptionError
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.cm import ScalarMappable
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, TypeAlias
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from amortvi.errors import DataError
+from amortvi._util.lazy import require
+from amortvi.errors import DataError, OptionError
 from amortvi.plots._arguments import to_array
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.cm import ScalarMappable
 
 __all__ = [
     "PALETTE",
@@ -39,16 +33,12 @@ __all__ = [
 
 
 def matplotlib_module(name: str) -> ModuleType:
-    """Import ``name``, a module of matplotlib, or raise `MissingDependencyError` with the name of the extra."""
+    """Import a module of matplotlib, or raise `MissingDependencyError` with the name of the extra."""
     return require(name, extra="plots", purpose="plotting")
 
 
 def axes_or_new(ax: Axes | None, figsize: tuple[float, float] | None = None) -> Axes:
-    """Return ``ax``, or the Axes of a new figure if it is ``None``.
-
-    Args:
-        ax: the argument of the plot.
-        figsize: width and height of a new figure in inches; by default those of matplotlib.
+    """Return ``ax`` or, if it is ``None``, the Axes of a new figure of size ``figsize`` (in inches).
 
     Raises:
         MissingDependencyError: matplotlib is not installed.
@@ -75,7 +65,7 @@ def legend_above(ax: Axes) -> None:
 
 
 def legend_inside(ax: Axes, **options: Any) -> None:
-    """Draw a legend of two columns inside the Axes, whose upper limit is raised so that it covers no data."""
+    """Draw a legend of two columns inside the Axes, and raise their upper limit so that it covers no data."""
     bottom, top = ax.get_ylim()
     ax.set_ylim(bottom, top + 0.2 * (top - bottom))
     ax.legend(loc="upper right", frameon=False, ncols=2, **options)
@@ -87,11 +77,11 @@ def draw_color_bar(ax: Axes, colors: ScalarMappable, label: str) -> None:
 
 
 def point_area(count: int) -> float:
-    """Return the area of each of ``count`` points: the more points, the smaller, so that they do not hide each other."""
+    """Return the area of each of ``count`` points, which decreases with ``count`` so that points do not hide each other."""
     return min(max(12_000 / count, 4.0), 30.0)
 
 
-# The eight colors of Okabe and Ito (2008), distinguishable with a color vision deficiency, and two more that are as well.
+# The eight colors of Okabe and Ito (2008) and two more, distinguishable with a color vision deficiency.
 PALETTE = (
     "#0072B2",  # blue
     "#D55E00",  # vermilion
@@ -117,19 +107,12 @@ def color(position: int) -> str:
 
 
 def label_colors(labels: Any, observations: int) -> tuple[Colors, _DrawKey]:
-    """Return a color for each label.
+    """Return the color of each label, and a function that draws their legend or color bar beside given Axes.
 
-    Up to ten different integers, booleans or strings are categories; other numbers are on a scale.
-
-    Args:
-        labels: one label per observation; NaN is gray.
-        observations: ``N``, the number of observations.
-
-    Returns:
-        The colors, and a function that draws their legend or color bar beside given Axes.
+    Up to ten different integers, booleans or strings are categories; other numbers are on a scale, where NaN is gray.
 
     Raises:
-        DataError: the number of labels is wrong, none is finite, or they are more than ten different strings.
+        DataError: the number of labels is wrong, none is finite, or there are more than ten different strings.
 
     Example:
         >>> colors, draw_key = label_colors([7, 3, 7], observations=3)

@@ -29,10 +29,10 @@ _WITH_LEGEND = (7.4, 4.4)
 def plot_ranks(calibration: Calibration, *, ax: Axes | None = None) -> Axes:
     """Draw the distribution function of the ranks of each quantity minus that of uniform ranks.
 
-    With probability 0.95, all of the curve of one quantity lies inside the band if the posterior is exact. The quantities
-    whose ranks are not uniform are colored and named, at most the ten with the smallest p-values; the others are gray. A curve
-    above zero means that the truth is often lower than the draws. A curve that is first above and then below zero means that
-    the posterior is too narrow, the reverse that it is too wide (Säilynoja, Bürkner and Vehtari, 2022).
+    If the posterior is exact, the whole curve of one quantity lies inside the band with probability 0.95. The quantities whose
+    ranks are not uniform are colored and named, at most the ten with the smallest p-values; the others are gray. A curve above
+    zero means that the truth is often lower than the draws. A curve that is first above and then below zero means that the
+    posterior is too narrow, the reverse that it is too wide (Säilynoja, Bürkner and Vehtari, 2022).
 
     Args:
         calibration: the result of `amortvi.calibrate`.
@@ -49,23 +49,21 @@ def plot_ranks(calibration: Calibration, *, ax: Axes | None = None) -> Axes:
         >>> import torch, amortvi as avi
         >>> from matplotlib.figure import Figure
         >>> model = avi.models.LinearGaussian(torch.eye(2), scale=1.0)
-        >>> x = model.simulate(20, seed=0)
-        >>> vi = avi.AmortizedVI(model, avi.encoders.MLP(2, []), "full").setup(x, seed=0)
+        >>> vi = avi.AmortizedVI(model, avi.encoders.MLP(2, []), "full").setup(torch.randn(20, 2), seed=0)
         >>> ax = plot_ranks(avi.calibrate(vi, 100, 20, seed=0), ax=Figure().subplots())
         >>> ax.get_xlabel()
         'rank of the truth among the draws'
     """
     check_result("calibration", calibration, Calibration, "amortvi.calibrate")
-    tests = sorted(
-        (test for test in calibration.tests if test.quantity in calibration.ranks), key=lambda t: t.corrected
-    )
-    named = [test.quantity for test in tests if test.verdict != "calibrated"][: len(PALETTE)]
+    tests = sorted(calibration.tests, key=lambda test: test.corrected)
+    nonuniform = [test.quantity for test in tests if test.verdict != "calibrated"]
+    named = [quantity for quantity in nonuniform if quantity in calibration.ranks][: len(PALETTE)]
     ax = axes_or_new(ax)
     at, lower, upper = _band(calibration.simulations)
     ax.fill_between(at, lower - at, upper - at, color="0.9", linewidth=0, label=_BAND)
-    for name in named:
+    for place, name in enumerate(named):
         curve = _share_below(calibration.ranks[name], at) - at
-        ax.plot(at, curve, color=color(named.index(name)), linewidth=1.5, label=name, zorder=3)
+        ax.plot(at, curve, color=color(place), linewidth=1.5, label=name, zorder=3)
     label: str | None = "other quantities" if named else "all quantities"
     for name in (name for name in calibration.ranks if name not in named):
         ax.plot(at, _share_below(calibration.ranks[name], at) - at, color="0.5", linewidth=0.8, label=label)
@@ -100,8 +98,7 @@ def plot_rank_histogram(calibration: Calibration, quantity: str, *, ax: Axes | N
         >>> import torch, amortvi as avi
         >>> from matplotlib.figure import Figure
         >>> model = avi.models.LinearGaussian(torch.eye(2), scale=1.0)
-        >>> x = model.simulate(20, seed=0)
-        >>> vi = avi.AmortizedVI(model, avi.encoders.MLP(2, []), "full").setup(x, seed=0)
+        >>> vi = avi.AmortizedVI(model, avi.encoders.MLP(2, []), "full").setup(torch.randn(20, 2), seed=0)
         >>> ax = plot_rank_histogram(avi.calibrate(vi, 100, 20, seed=0), "z[1]", ax=Figure().subplots())
         >>> int(sum(bar.get_height() for bar in ax.patches))
         100
@@ -125,8 +122,8 @@ def plot_coverage(calibration: Calibration, *, ax: Axes | None = None) -> Axes:
     """Draw the expected coverage of credible regions against their nominal probability.
 
     The thick curve is that of highest-density regions; the thin curves are those of balls around random reference points, one
-    per point (TARP). With probability 0.95, all of a curve lies inside the band if the posterior is exact. Below the diagonal
-    the posterior is overconfident, above it is conservative; if it is shifted, the thin curves lie on both sides.
+    per point (TARP). If the posterior is exact, a whole curve lies inside the band with probability 0.95. An overconfident
+    posterior has curves below the diagonal, a conservative one above; for a shifted one, the thin curves lie on both sides.
 
     Args:
         calibration: the result of `amortvi.calibrate`.
@@ -143,8 +140,7 @@ def plot_coverage(calibration: Calibration, *, ax: Axes | None = None) -> Axes:
         >>> import torch, amortvi as avi
         >>> from matplotlib.figure import Figure
         >>> model = avi.models.LinearGaussian(torch.eye(2), scale=1.0)
-        >>> x = model.simulate(20, seed=0)
-        >>> vi = avi.AmortizedVI(model, avi.encoders.MLP(2, []), "full").setup(x, seed=0)
+        >>> vi = avi.AmortizedVI(model, avi.encoders.MLP(2, []), "full").setup(torch.randn(20, 2), seed=0)
         >>> ax = plot_coverage(avi.calibrate(vi, 100, 20, seed=0), ax=Figure().subplots())
         >>> ax.get_ylabel()
         'expected coverage'
@@ -169,7 +165,7 @@ def plot_coverage(calibration: Calibration, *, ax: Axes | None = None) -> Axes:
 
 
 def _band(simulations: int) -> list[npt.NDArray[np.float64]]:
-    """Return points from 0 to 1 with the lower and the upper end of the band there."""
+    """Return points from 0 to 1, and the lower and the upper end of the band at these points."""
     return [np.concatenate([[0.0], values]) for values in ecdf_band(simulations, points=_POINTS)]
 
 

@@ -1,4 +1,4 @@
-"""Fitted families side by side."""
+"""Scores of fitted families, with error bars."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def plot_comparison(
 
     Args:
         table: the result of `amortvi.compare`.
-        column: ``"difference"`` to the best family, with the standard errors of paired differences, or ``"elbo"``, whose
-            standard errors include the variation between observations and are too large to judge differences by.
+        column: ``"difference"``, the difference to the best family with the standard error of the paired difference; or
+            ``"elbo"``, whose standard errors include the variation between observations and are too large to judge differences.
         ax: the Axes to draw on; by default those of a new figure.
 
     Returns:
@@ -43,11 +43,9 @@ def plot_comparison(
     Example:
         >>> import torch, amortvi as avi
         >>> from matplotlib.figure import Figure
-        >>> model = avi.models.LinearGaussian(torch.eye(2), scale=1.0)
-        >>> x = model.simulate(20, seed=0)
-        >>> fits = avi.fit_families(
-        ...     model, avi.encoders.MLP(2, []), ["diagonal", "full"], x, epochs=1, progress=False
-        ... )
+        >>> x, model = torch.randn(20, 2), avi.models.LinearGaussian(torch.eye(2), scale=1.0)
+        >>> encoder, families = avi.encoders.MLP(2, []), ["diagonal", "full"]
+        >>> fits = avi.fit_families(model, encoder, families, x, epochs=1, progress=False)
         >>> ax = plot_comparison(avi.compare(fits, x), ax=Figure().subplots())
         >>> len(ax.get_yticklabels())
         2

@@ -18,7 +18,7 @@ __all__ = ["plot_correlation"]
 _LARGEST_WITH_VALUES = 10
 _MOST_TICKS = 25
 _MOST_CHARACTERS = 40
-"""The length of all tick labels up to which they fit side by side below the matrix."""
+"""The largest total length of tick labels that fit side by side below the matrix."""
 
 
 def plot_correlation(posterior: Posterior, observation: int = 0, *, ax: Axes | None = None) -> Axes:
@@ -43,8 +43,7 @@ def plot_correlation(posterior: Posterior, observation: int = 0, *, ax: Axes | N
     Example:
         >>> import torch, amortvi as avi
         >>> from matplotlib.figure import Figure
-        >>> model = avi.models.LinearGaussian(torch.eye(2), scale=1.0)
-        >>> x = model.simulate(20, seed=0)
+        >>> x, model = torch.randn(20, 2), avi.models.LinearGaussian(torch.eye(2), scale=1.0)
         >>> vi = avi.AmortizedVI(model, avi.encoders.MLP(2, []), "full").setup(x, seed=0)
         >>> ax = plot_correlation(vi.posterior(x), ax=Figure().subplots())
         >>> [label.get_text() for label in ax.get_yticklabels()]

@@ -1,4 +1,4 @@
-"""Gaps to the evidence by cause."""
+"""Gaps to the evidence, split by cause."""
 
 from __future__ import annotations
 

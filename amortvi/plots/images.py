@@ -1,4 +1,4 @@
-"""Images in a grid, and images above their reconstructions."""
+"""Images in a grid, with or without their reconstructions."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _HEIGHTS = (1.2, 9.6)
 
 
 def plot_images(images: Any, *, side: int | None = None, columns: int = 10, ax: Axes | None = None) -> Axes:
-    """Draw images in a grid, row by row, on one gray scale: samples from the prior, for example.
+    """Draw images in a grid, row by row, on one gray scale; for example, samples from the prior.
 
     Args:
         images: ``(N, side * side)`` or ``(N, H, W)``.
@@ -40,7 +40,7 @@ def plot_images(images: Any, *, side: int | None = None, columns: int = 10, ax: 
         The Axes.
 
     Raises:
-        DataError: ``images`` are empty, not finite real numbers, or have another number of dimensions.
+        DataError: ``images`` are empty, are not finite real numbers, or have another number of dimensions.
         OptionError: ``columns`` is not a positive integer, or flattened images are not squares of this side.
         MissingDependencyError: matplotlib is not installed.
 
@@ -55,12 +55,7 @@ def plot_images(images: Any, *, side: int | None = None, columns: int = 10, ax: 
 
 
 def plot_reconstructions(
-    images: Any,
-    reconstructions: Any,
-    *,
-    side: int | None = None,
-    columns: int = 10,
-    ax: Axes | None = None,
+    images: Any, reconstructions: Any, *, side: int | None = None, columns: int = 10, ax: Axes | None = None
 ) -> Axes:
     """Draw images in a grid, each above its reconstruction, on one gray scale.
 
@@ -75,8 +70,8 @@ def plot_reconstructions(
         The Axes.
 
     Raises:
-        DataError: ``images`` or ``reconstructions`` are empty, not finite real numbers, or have another number of dimensions;
-            or they differ in number or size.
+        DataError: ``images`` or ``reconstructions`` are empty, are not finite real numbers, or have another number of
+            dimensions; or they differ in number or size.
         OptionError: ``columns`` is not a positive integer, or flattened images are not squares of this side.
         MissingDependencyError: matplotlib is not installed.
 
@@ -102,13 +97,7 @@ def plot_reconstructions(
 
 
 def _image_stack(name: str, images: Any, side: int | None) -> Pixels:
-    """Return images as ``(N, H, W)``.
-
-    Args:
-        name: the name of the argument.
-        images: ``(N, side * side)`` or ``(N, H, W)``.
-        side: the side of a flattened image; by default the square root of its size.
-    """
+    """Return images, ``(N, side * side)`` or ``(N, H, W)``, as ``(N, H, W)``."""
     try:
         array = to_array(images)
     except ValueError as error:  # rows of different lengths
@@ -123,9 +112,7 @@ def _image_stack(name: str, images: Any, side: int | None) -> Pixels:
     length = optional(positive_int, "side", side)
     if array.ndim == 3:
         if length is not None and array.shape[1:] != (length, length):
-            raise OptionError(
-                f"side={side} does not match {name}, which are {array.shape[1]} by {array.shape[2]} pixels."
-            )
+            raise OptionError(f"side={side} does not match {name} of {array.shape[1]} by {array.shape[2]} pixels.")
         return array
     pixels = array.shape[1]
     length = length or round(pixels**0.5)
@@ -146,7 +133,7 @@ def _rows(images: Pixels, columns: int) -> Pixels:
 
 
 def _mosaic(rows: Pixels) -> Pixels:
-    """Join rows of images ``(R, C, H, W)`` to one picture with gaps of NaN, ``(R * (H + 1) - 1, C * (W + 1) - 1)``."""
+    """Join rows of images ``(R, C, H, W)`` into one picture with gaps of NaN, ``(R * (H + 1) - 1, C * (W + 1) - 1)``."""
     cells = np.pad(rows, ((0, 0), (0, 0), (0, _GAP), (0, _GAP)), constant_values=np.nan)
     count, across, height, width = cells.shape
     return cells.swapaxes(1, 2).reshape(count * height, across * width)[:-_GAP, :-_GAP]
@@ -156,7 +143,7 @@ def _draw(picture: Pixels, ax: Axes | None) -> Axes:
     """Draw a picture from its lowest value (black) to its highest (white), without frame and ticks; NaN is left empty."""
     height = float(np.clip(_WIDTH * picture.shape[0] / picture.shape[1], *_HEIGHTS))
     ax = axes_or_new(ax, (_WIDTH, height))
-    # Every pixel is drawn as it is: interpolation would blur images into the gaps.
+    # Interpolation would blur images into the gaps.
     ax.imshow(picture, cmap="gray", interpolation="nearest")
     ax.set_xticks([])
     ax.set_yticks([])

@@ -23,9 +23,9 @@ _MARGIN = 0.08
 def plot_k_hat(evidence: Evidence, *, sort: bool = False, ax: Axes | None = None) -> Axes:
     """Draw the k-hat of each observation, with lines at its thresholds.
 
-    The solid line is the threshold for the number of draws: an observation is reliable if its k-hat is below. The dashed lines
-    are at 0.5, below which the weights have finite variance, at 0.7, above which no practical number of draws is enough, and
-    at 1, above which the weights have no mean. A k-hat above 2 or below -2 is shown as a triangle at the edge.
+    The solid line is the threshold for the number of draws; observations with a k-hat below it are reliable. Dashed lines are
+    at 0.5, below which the weights have finite variance; at 0.7, above which no practical number of draws is enough; and at 1,
+    above which the weights have no mean. A k-hat above 2 or below -2 is shown as a triangle at the edge.
 
     Args:
         evidence: the result of `amortvi.evidence`.
@@ -42,8 +42,7 @@ def plot_k_hat(evidence: Evidence, *, sort: bool = False, ax: Axes | None = None
     Example:
         >>> import torch, amortvi as avi
         >>> from matplotlib.figure import Figure
-        >>> model = avi.models.LinearGaussian(torch.eye(2), scale=1.0)
-        >>> x = model.simulate(20, seed=0)
+        >>> x, model = torch.randn(20, 2), avi.models.LinearGaussian(torch.eye(2), scale=1.0)
         >>> vi = avi.AmortizedVI(model, avi.encoders.MLP(2, []), "full").setup(x, seed=0)
         >>> ax = plot_k_hat(avi.evidence(vi, x, seed=0), ax=Figure().subplots())
         >>> ax.get_ylabel()
@@ -60,14 +59,7 @@ def plot_k_hat(evidence: Evidence, *, sort: bool = False, ax: Axes | None = None
     for level in _LANDMARKS:
         ax.axhline(level, color="0.7", linestyle="--", linewidth=1, zorder=0)
     ax.axhline(evidence.threshold, color="0.2", linewidth=1.2, zorder=0)
-    ax.annotate(
-        f"{evidence.threshold:.2f}",
-        (1, evidence.threshold),
-        xytext=(4, 0),
-        xycoords=ax.get_yaxis_transform(),
-        textcoords="offset points",
-        va="center",
-    )
+    ax.text(1.01, evidence.threshold, f"{evidence.threshold:.2f}", transform=ax.get_yaxis_transform(), va="center")
     inside = (lowest <= values) & (values <= highest)
     markers = {"o": inside, "^": values > highest, "v": values < lowest}
     area = point_area(len(values))

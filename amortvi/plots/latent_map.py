@@ -1,9 +1,4 @@
-r"""The posterior means of the observations in two latent dimensions, with posterior ellipses.
-
-The ellipse of a Gaussian that contains probability ``level`` of two coordinates, whose covariance has the eigenvalues
-:math:`\lambda_i`, has the semi-axes :math:`\sqrt{\lambda_i r}`, where :math:`r = -2 \log(1 - level)` is the quantile of the
-chi-squared distribution with two degrees of freedom.
-"""
+"""The posterior means of the observations in two latent dimensions, with posterior ellipses."""
 
 from __future__ import annotations
 
@@ -41,12 +36,12 @@ def plot_latent_map(
 
     Args:
         posterior: the posterior of ``N`` observations.
-        labels: one label per observation, ``(N,)``, for the colors: up to ten integers or strings are explained by a legend,
-            other numbers by a color bar.
+        labels: one label per observation, ``(N,)``, for the colors. Up to ten different integers or strings have a legend,
+            other numbers a color bar.
         site: the latent site; by default the first one.
         dims: the positions of two elements of the flattened site: horizontal, vertical.
-        ellipses: the number of observations with an ellipse, evenly spaced. A positive number needs an unconstrained site and
-            a covariance in closed form; ellipses are exact for Gaussian posteriors.
+        ellipses: the number of observations with an ellipse, evenly spaced. A positive number requires an unconstrained site
+            and a covariance in closed form; ellipses are exact for Gaussian posteriors.
         level: the probability inside an ellipse.
         ax: the Axes to draw on; by default those of a new figure.
 
@@ -63,8 +58,7 @@ def plot_latent_map(
     Example:
         >>> import torch, amortvi as avi
         >>> from matplotlib.figure import Figure
-        >>> model = avi.models.LinearGaussian(torch.eye(2), scale=1.0)
-        >>> x = model.simulate(20, seed=0)
+        >>> x, model = torch.randn(20, 2), avi.models.LinearGaussian(torch.eye(2), scale=1.0)
         >>> vi = avi.AmortizedVI(model, avi.encoders.MLP(2, []), "full").setup(x, seed=0)
         >>> ax = plot_latent_map(vi.posterior(x), ellipses=5, ax=Figure().subplots())
         >>> ax.get_xlabel(), len(ax.patches)
@@ -76,7 +70,7 @@ def plot_latent_map(
     count, level = nonnegative_int("ellipses", ellipses), probability("level", level)
     if count and not chosen.is_unconstrained:
         raise OptionError(
-            f"ellipses must be 0 for site {chosen.name!r}: its posterior is known in closed form only before the transform to "
+            f"ellipses must be 0 for site {chosen.name!r}: its covariance is known in closed form only before the transform to "
             f"its support, {chosen.support}."
         )
     means = to_array(posterior.mean[chosen.name]).reshape(-1, chosen.shape.numel())[:, pair]
@@ -85,7 +79,10 @@ def plot_latent_map(
     else:
         colors, draw_key = label_colors(labels, len(means))
     rows = np.unique(np.linspace(0, len(means) - 1, count).round().astype(int))
-    covariances = _covariances(posterior, rows, [offset + position for position in pair])
+    at = [offset + position for position in pair]
+    covariances = (
+        to_array(posterior.select(rows).covariance[:, at][:, :, at].double()) if count else np.empty((0, 2, 2))
+    )
     ax = axes_or_new(ax)
     if draw_key is not None:
         draw_key(ax)
@@ -93,7 +90,7 @@ def plot_latent_map(
     _draw_ellipses(ax, means[rows], covariances, level, colors[rows])
     ax.set_xlabel(chosen.labels[pair[0]])
     ax.set_ylabel(chosen.labels[pair[1]])
-    # With equal units in both directions, an ellipse shows the correlation as it is.
+    # Unequal units would distort the ellipses, whose shape shows the correlation.
     ax.set_aspect("equal", adjustable="datalim")
     ax.autoscale_view()
     return ax
@@ -121,29 +118,17 @@ def _check_dims(site: LatentSite, dims: tuple[int, int]) -> list[int]:
     return [first, second]
 
 
-def _covariances(posterior: Posterior, rows: npt.NDArray[np.intp], coordinates: list[int]) -> npt.NDArray[np.float64]:
-    """Return the covariances of two unconstrained coordinates for the observations at ``rows``, ``(len(rows), 2, 2)``."""
-    if not len(rows):
-        return np.empty((0, 2, 2))
-    covariances = posterior.select(rows).covariance[:, coordinates][:, :, coordinates]
-    return to_array(covariances.double())
-
-
 def _draw_ellipses(
-    ax: Axes,
-    means: npt.NDArray[Any],
-    covariances: npt.NDArray[np.float64],
-    level: float,
-    colors: Colors,
+    ax: Axes, means: npt.NDArray[Any], covariances: npt.NDArray[np.float64], level: float, colors: Colors
 ) -> None:
-    """Draw the ellipse of each mean ``(n, 2)``, with its covariance ``(n, 2, 2)``, in its color ``(n, 4)``."""
+    """Draw the ellipses of means ``(n, 2)`` and covariances ``(n, 2, 2)`` in colors ``(n, 4)``."""
     ellipse = matplotlib_module("matplotlib.patches").Ellipse
-    quantile = -2 * math.log1p(-level)
+    quantile = -2 * math.log1p(-level)  # of the chi-squared distribution with two degrees of freedom
     variances, axes = np.linalg.eigh(covariances)
     diameters = 2 * np.sqrt(quantile * variances.clip(min=0))
     angles = np.degrees(np.arctan2(axes[:, 1, 1], axes[:, 0, 1]))
     for mean, (minor, major), angle, shade in zip(means, diameters, angles, colors, strict=True):
-        # Not filled, because many filled ellipses would hide the points.
+        # Filled ellipses would hide the points.
         ax.add_patch(ellipse(mean, major, minor, angle=angle, fill=False, edgecolor=shade, linewidth=1.2))
     # A dark edge marks the points to which the ellipses belong.
     ax.scatter(means[:, 0], means[:, 1], c=colors, s=25, edgecolors="black", linewidths=0.8, zorder=3)

@@ -1,4 +1,4 @@
-"""Which latents are used, and whether the aggregate posterior matches the prior."""
+"""The usage of the latents, and the aggregate posterior compared with the prior."""
 
 from __future__ import annotations
 
@@ -41,8 +41,7 @@ def plot_latent_usage(usage: LatentUsage, *, ax: Axes | None = None) -> Axes:
     Example:
         >>> import torch, amortvi as avi
         >>> from matplotlib.figure import Figure
-        >>> model = avi.models.LinearGaussian(torch.eye(2), scale=1.0)
-        >>> x = model.simulate(20, seed=0)
+        >>> x, model = torch.randn(20, 2), avi.models.LinearGaussian(torch.eye(2), scale=1.0)
         >>> vi = avi.AmortizedVI(model, avi.encoders.MLP(2, [])).setup(x, seed=0)
         >>> ax = plot_latent_usage(avi.latent_usage(vi, x, seed=0), ax=Figure().subplots())
         >>> len(ax.patches)
@@ -70,8 +69,8 @@ def plot_latent_usage(usage: LatentUsage, *, ax: Axes | None = None) -> Axes:
 def plot_aggregate_posterior(usage: LatentUsage, *, ax: Axes | None = None) -> Axes:
     """Draw the aggregate posterior of each latent coordinate over its prior, in standard deviations of the prior.
 
-    A point is the median, a thick line contains the central 50%, a thin line the central 95%; gray bands are the same intervals
-    of the prior. If the two differ, draws from the prior do not resemble the latents of the data.
+    A point is the median, a thick line the central 50% interval, a thin line the central 95% interval; gray bands are the same
+    intervals of the prior. If the two differ, draws from the prior do not resemble the latents of the data.
 
     Args:
         usage: the result of `amortvi.latent_usage`.
@@ -87,8 +86,7 @@ def plot_aggregate_posterior(usage: LatentUsage, *, ax: Axes | None = None) -> A
     Example:
         >>> import torch, amortvi as avi
         >>> from matplotlib.figure import Figure
-        >>> model = avi.models.LinearGaussian(torch.eye(2), scale=1.0)
-        >>> x = model.simulate(20, seed=0)
+        >>> x, model = torch.randn(20, 2), avi.models.LinearGaussian(torch.eye(2), scale=1.0)
         >>> vi = avi.AmortizedVI(model, avi.encoders.MLP(2, [])).setup(x, seed=0)
         >>> ax = plot_aggregate_posterior(avi.latent_usage(vi, x, seed=0), ax=Figure().subplots())
         >>> [label.get_text() for label in ax.get_xticklabels()]
@@ -103,19 +101,14 @@ def plot_aggregate_posterior(usage: LatentUsage, *, ax: Axes | None = None) -> A
     )
     ax = axes_or_new(ax)
     at = np.arange(len(used.labels))
-    for low, high, shade in ((0, 4, "0.92"), (1, 3, "0.82")):
-        ax.bar(at, prior[high] - prior[low], bottom=prior[low], width=_WIDE, color=shade, zorder=0)
-    ax.vlines(at, aggregate[0], aggregate[4], color=color(0), linewidth=1)
-    ax.vlines(at, aggregate[1], aggregate[3], color=color(0), linewidth=4)
+    for low, high, shade, width in ((0, 4, "0.92", 1), (1, 3, "0.82", 4)):
+        labels = ("prior", "aggregate posterior") if low else ("", "")
+        ax.bar(at, prior[high] - prior[low], bottom=prior[low], width=_WIDE, color=shade, zorder=0, label=labels[0])
+        ax.vlines(at, aggregate[low], aggregate[high], color=color(0), linewidth=width, label=labels[1])
     ax.plot(at, aggregate[2], "o", color="white", markeredgecolor=color(0), markersize=5, linestyle="none")
     _label_coordinates(ax, list(used.labels))
     ax.set_ylabel("latent (prior standard deviations)")
-    line, patch = matplotlib_module("matplotlib.lines").Line2D, matplotlib_module("matplotlib.patches").Patch
-    handles = [
-        line([], [], color=color(0), linewidth=3, label="aggregate posterior"),
-        patch(color="0.82", label="prior"),
-    ]
-    legend_inside(ax, handles=handles)
+    legend_inside(ax)
     return ax
 
 

@@ -24,7 +24,7 @@ def plot_predictive_check(
 
     Args:
         check: the result of `amortvi.predictive_check`.
-        statistic: the name of the statistic, such as ``"std"``; by default the one with the smallest two-sided p-value.
+        statistic: the name of the statistic, such as ``"std"``; by default that with the smallest two-sided p-value.
         site: the observed site; by default the first one that has the statistic.
         ax: the Axes to draw on; by default those of a new figure.
 
@@ -38,8 +38,7 @@ def plot_predictive_check(
     Example:
         >>> import torch, amortvi as avi
         >>> from matplotlib.figure import Figure
-        >>> model = avi.models.LinearGaussian(torch.eye(2), scale=1.0)
-        >>> x = model.simulate(20, seed=0)
+        >>> x, model = torch.randn(20, 2), avi.models.LinearGaussian(torch.eye(2), scale=1.0)
         >>> vi = avi.AmortizedVI(model, avi.encoders.MLP(2, [])).setup(x, seed=0)
         >>> ax = plot_predictive_check(avi.predictive_check(vi, x, seed=0), "std", ax=Figure().subplots())
         >>> ax.get_xlabel()
@@ -48,7 +47,7 @@ def plot_predictive_check(
     found = _find(check, statistic, site)
     values = found.replicated.numpy()
     ax = axes_or_new(ax)
-    # If all replications are equal (the smallest of many counts is often 0), a single bar needs a visible width.
+    # If all replications are equal (the minimum of many counts is often 0), the single bar needs a visible width.
     spread = np.ptp(values)
     bins: Any = "auto" if spread > 1e-12 * max(1.0, float(np.abs(values).max())) else [values[0] - 0.5, values[0] + 0.5]
     ax.hist(values, bins=bins, color="0.7", label=f"replicated ({len(values)})")

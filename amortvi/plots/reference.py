@@ -38,15 +38,14 @@ def plot_reference(
     """Draw the approximate and the exact posterior of one observation, in one or two unconstrained coordinates.
 
     With two coordinates, points are draws, and each ellipse contains 90% of a Gaussian with the mean and covariance of the
-    draws. With one coordinate there are two histograms. The draws from the approximate posterior are made here.
+    draws. With one coordinate, the draws are shown as histograms.
 
     Args:
         reference: draws from the exact posterior of ``N`` observations.
         posterior: the approximate posterior of the same observations.
         observation: the position of the observation; a negative one counts from the end.
-        coordinates: the positions of one or two coordinates of the unconstrained latent vector; if it has only one, that one
-            is drawn.
-        seed: the seed of the draws; the caller's random state is left untouched.
+        coordinates: the positions of one or two coordinates of the unconstrained latent vector; ignored if there is only one.
+        seed: the seed of the draws from ``posterior``; the caller's random state is left untouched.
         ax: the Axes to draw on; by default those of a new figure.
 
     Returns:
@@ -60,10 +59,9 @@ def plot_reference(
     Example:
         >>> import warnings, torch, amortvi as avi
         >>> from matplotlib.figure import Figure
-        >>> model = avi.models.LinearGaussian(torch.eye(2), scale=1.0)
-        >>> x = model.simulate(20, seed=0)
+        >>> x, model = torch.randn(20, 2), avi.models.LinearGaussian(torch.eye(2), scale=1.0)
         >>> vi = avi.AmortizedVI(model, avi.encoders.MLP(2, []), "full").setup(x, seed=0)
-        >>> with warnings.catch_warnings(action="ignore"):  # it warns that these are too few draws
+        >>> with warnings.catch_warnings(action="ignore"):  # these are too few draws
         ...     nuts = avi.reference(vi, x[:1], chains=2, draws=20, warmup=20, seed=0, progress=False)
         >>> plot_reference(nuts, vi.posterior(x[:1]), ax=Figure().subplots()).get_ylabel()
         'z[1]'
@@ -104,7 +102,7 @@ def _draw_clouds(ax: Axes, samples: Mapping[str, npt.NDArray[np.float64]]) -> No
     for position, (name, sample) in enumerate(samples.items()):
         shown = sample[:: -(-len(sample) // _MOST_POINTS)]
         ax.plot(*shown.T, ".", color=color(position), markersize=2, alpha=0.4, rasterized=True)
-        # Unlike the Cholesky factor, the square root by eigenvectors exists for draws without spread too.
+        # Unlike a Cholesky factor, this square root also exists for draws without spread.
         variance, axes = np.linalg.eigh(np.cov(sample.T))
         ellipse = sample.mean(0)[:, None] + axes @ (np.sqrt(variance.clip(min=0))[:, None] * circle)
         ax.plot(*ellipse, color=color(position), label=name)

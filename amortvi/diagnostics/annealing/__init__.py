@@ -1,4 +1,4 @@
-"""Annealed importance sampling: the evidence whatever the posterior family, and bounds from both sides on simulated data."""
+"""Annealed importance sampling: the evidence for any posterior family, and lower and upper bounds on simulated data."""
 
 from amortvi.diagnostics.annealing.annealed_evidence import AnnealedEvidence, annealed_evidence
 from amortvi.diagnostics.annealing.bracket import EvidenceBracket, bracket_evidence

@@ -26,8 +26,8 @@ from amortvi.posterior import Posterior
 __all__ = ["AnnealedEvidence", "anneal", "annealed_evidence"]
 
 _CPU_REDUCTION = 8
-"""How many times smaller chunks are on a CPU. The model runs thousands of times on each, which takes a third less time if
-intermediate results stay in the cache."""
+"""The factor by which chunks are smaller on a CPU. The model runs thousands of times on each chunk, which takes a third less
+time if intermediate results stay in the cache."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -40,7 +40,7 @@ class AnnealedEvidence:
         acceptance: the mean acceptance probability of the moves, ``(N,)``.
         temperatures: the number of steps from the start density to the joint density.
         start: the start density, ``"posterior"`` or ``"prior"``.
-        is_upper_bound: whether the chains went backward from a draw of the exact posterior.
+        is_upper_bound: whether the chains went backward from a draw from the exact posterior.
         index: the user's labels of the observations, if any.
     """
 
@@ -61,7 +61,7 @@ class AnnealedEvidence:
     def standard_error(self) -> Tensor:
         """The Monte Carlo standard error of `log_evidence` in nats, ``(N,)``, from the variation between chains (delta method).
 
-        It is too small if few chains have most of the weight (see `ess`), and for an upper bound, since all chains of an
+        It is too small if a few chains have most of the weight (see `ess`), and for an upper bound, since all chains of an
         observation then start from the same draw.
         """
         chains = len(self.log_weight)
@@ -104,9 +104,9 @@ def annealed_evidence(
 
     Chains go from draws of a start density to the joint density of model and data, along the geometric path between them. At
     each temperature they make one move of Hamiltonian Monte Carlo and update their weight (Neal, 2001; for decoders Wu, Burda,
-    Salakhutdinov and Grosse, 2017). The mean weight is an unbiased estimate of ``p(x)`` however poor start and moves are; its
-    logarithm is too low on average, by less with more temperatures. The estimate therefore depends less on the posterior
-    family than importance sampling does.
+    Salakhutdinov and Grosse, 2017). The mean weight is an unbiased estimate of ``p(x)`` for any start and moves; its logarithm
+    is too low on average, by less with more temperatures. The estimate therefore depends less on the posterior family than
+    that of importance sampling.
 
     With ``exact_draws``, the chains go backward from exact posterior draws to the start density. The mean weight is then an
     unbiased estimate of ``1 / p(x)``, so the estimate of ``log p(x)`` is too high on average (bidirectional Monte Carlo;
@@ -119,12 +119,12 @@ def annealed_evidence(
         vi: a fitted estimator.
         x: ``N`` observations, as for `AmortizedVI.fit`.
         posterior: the posterior of ``x`` to start from; by default that of the encoder.
-        exact_draws: for each site the latents from which the observations were simulated, ``(N, *nested, *event)``. With any
-            other latents the result is not a bound.
+        exact_draws: the latents of each site from which the observations were simulated, ``(N, *nested, *event)``. With any
+            other latents, the result is not a bound.
         temperatures: the number of steps between start density and joint density; with one, this is plain importance sampling.
         chains: ``K``, the number of chains for each observation, at least 2.
-        start: ``"posterior"``, the approximate posterior, which is usually close; or ``"prior"``, the model's distribution of the
-            latents, which does not depend on the encoder.
+        start: the start density: ``"posterior"``, the approximate posterior, which is usually close to the exact one; or
+            ``"prior"``, the model's distribution of the latents, which does not depend on the encoder.
         leapfrog_steps: the number of leapfrog steps per move, each with a gradient of the model.
         seed: reproduces the result and leaves the caller's random state untouched.
         progress: whether to show a progress bar.
@@ -157,14 +157,7 @@ def annealed_evidence(
 def anneal(posterior: Posterior, options: AnnealingOptions, exact: Tensor | None = None) -> AnnealedEvidence:
     """Run annealed chains for each observation, in chunks of bounded memory.
 
-    Args:
-        posterior: the posterior of ``N`` observations.
-        options: the options.
-        exact: one draw from the exact posterior of each observation, unconstrained, ``(N, D)``, from which the chains go
-            backward; ``None`` for chains that go forward.
-
-    Raises:
-        DataError: a value is outside the support of the model's likelihood.
+    The chains go backward if ``exact`` is given: one unconstrained draw from each exact posterior, ``(N, D)``.
     """
     bar = _progress_bar(posterior, options)
 
@@ -182,7 +175,7 @@ def anneal(posterior: Posterior, options: AnnealingOptions, exact: Tensor | None
         return {name: torch.cat([run[name] for run in runs]) for name in runs[0]}
 
     def probe(chunk: Chunk, q: Distribution) -> Mapping[str, Tensor]:
-        # Several draws in place of one make chunks smaller by that factor.
+        # Probing with several draws in place of one makes chunks smaller by that factor.
         draws = _CPU_REDUCTION if posterior.device.type == "cpu" else 1
         return posterior.probe_weights(replace(chunk, draws=draws, draws_at_once=draws), q)
 

@@ -57,14 +57,10 @@ class EvidenceBracket:
 
     def to_frame(self) -> pd.DataFrame:
         """Return one row per observation: ``lower``, ``lower_se``, ``upper``, ``upper_se`` and ``gap``, in nats."""
-        columns = {
-            "lower": self.lower.log_evidence,
-            "lower_se": self.lower.standard_error,
-            "upper": self.upper.log_evidence,
-            "upper_se": self.upper.standard_error,
-            "gap": self.gap,
-        }
-        return pd.DataFrame({name: value.numpy() for name, value in columns.items()})
+        columns: dict[str, Tensor] = {}
+        for name, bound in (("lower", self.lower), ("upper", self.upper)):
+            columns |= {name: bound.log_evidence, f"{name}_se": bound.standard_error}
+        return pd.DataFrame({name: value.numpy() for name, value in {**columns, "gap": self.gap}.items()})
 
 
 def bracket_evidence(
@@ -83,9 +79,9 @@ def bracket_evidence(
     """Bracket ``log p(x)`` of simulated observations, to check how accurate annealing is with given options.
 
     The latents that generated an observation are a draw from its exact posterior, from which chains can go backward. On
-    average the exact evidence lies between the estimates of the two directions. The gap thus bounds the mean error of
-    `annealed_evidence`, as far as real observations are like simulated ones (bidirectional Monte Carlo; Grosse, Ghahramani and
-    Adams, 2015).
+    average, the exact evidence lies between the estimates of the two directions. The gap thus bounds the mean error of
+    `annealed_evidence`, provided that real observations resemble simulated ones (bidirectional Monte Carlo; Grosse, Ghahramani
+    and Adams, 2015).
 
     Args:
         vi: a fitted estimator.
@@ -94,7 +90,7 @@ def bracket_evidence(
         simulator: draws latents and data in place of the model; see `simulate_observations`.
         temperatures: the number of steps between start density and joint density.
         chains: ``K``, the number of chains for each observation and direction, at least 2.
-        start: the start density, ``"posterior"`` (the approximate one) or ``"prior"``.
+        start: the start density, ``"posterior"`` (the approximate posterior) or ``"prior"``.
         leapfrog_steps: the number of leapfrog steps per move, each with a gradient of the model.
         seed: reproduces the result and leaves the caller's random state untouched.
         progress: whether to show progress bars.

@@ -1,4 +1,4 @@
-r"""Chains of annealed importance sampling along the path, forward or backward, and their step sizes.
+r"""Chains of annealed importance sampling, forward or backward along the path, and their step sizes.
 
 Forward (Neal, 2001), chains start from draws of :math:`f_0`. With :math:`z_{t-1}` the position after the move at
 :math:`\beta_{t-1}`,
@@ -9,9 +9,9 @@ Forward (Neal, 2001), chains start from draws of :math:`f_0`. With :math:`z_{t-1
            = \sum_{t=1}^{T} (\beta_t - \beta_{t-1}) \log \frac{p(x, z_{t-1})}{f_0(z_{t-1})},
     \qquad E[w] = p(x).
 
-Backward (Grosse, Ghahramani and Adams, 2015), they start from a draw of the exact posterior and go through the temperatures in
-reverse order; then :math:`E[w] = 1 / p(x)`. Both hold for any step sizes that do not depend on the chains themselves. Step
-sizes are therefore tuned in a pilot run with chains of its own, and then fixed.
+Backward (Grosse, Ghahramani and Adams, 2015), they start from a draw from the exact posterior and go through the temperatures
+in reverse order; then :math:`E[w] = 1 / p(x)`. Both hold for any step sizes that do not depend on the chains themselves. Step
+sizes are therefore tuned in pilot runs with separate chains, and then fixed.
 """
 
 from __future__ import annotations
@@ -38,23 +38,12 @@ __all__ = ["AnnealingOptions", "StartChoice", "Tuning", "run_chains", "tune"]
 StartChoice: TypeAlias = Literal["posterior", "prior"]
 
 _STEEPNESS = 4.0
-"""The sigmoid is evaluated between minus and plus this value, as by Wu et al. (2017)."""
+"""The sigmoid is evaluated between minus and plus this value, as in Wu et al. (2017)."""
 
 
 @dataclass(frozen=True)
 class AnnealingOptions:
-    """The options of annealed importance sampling; see `amortvi.annealed_evidence`.
-
-    Args:
-        temperatures: ``T``, the number of steps from the start density to the joint density.
-        chains: ``K``, the number of chains for each observation.
-        start: the start density.
-        leapfrog_steps: the number of leapfrog steps per move.
-        progress: whether to show a progress bar.
-
-    Raises:
-        OptionError: an option is out of range.
-    """
+    """The options of annealed importance sampling, with ``T`` temperatures and ``K`` chains; see `amortvi.annealed_evidence`."""
 
     temperatures: int
     chains: int
@@ -70,7 +59,7 @@ class AnnealingOptions:
             raise OptionError(f"start must be one of {', '.join(map(repr, choices))}; got {self.start!r}.")
 
     def betas(self) -> list[float]:
-        """Return ``T + 1`` inverse temperatures from 0 to 1, more closely spaced at both ends, where densities change most.
+        """Return ``T + 1`` inverse temperatures from 0 to 1, spaced more closely at both ends, where densities change most.
 
         Example:
             >>> options = AnnealingOptions(4, chains=2, start="prior", leapfrog_steps=1, progress=False)
@@ -78,22 +67,21 @@ class AnnealingOptions:
             [0.0, 0.105, 0.5, 0.895, 1.0]
         """
         raw = torch.linspace(-_STEEPNESS, _STEEPNESS, self.temperatures + 1, dtype=torch.float64).sigmoid()
-        betas: list[float] = ((raw - raw[0]) / (raw[-1] - raw[0])).tolist()
-        return betas
+        return ((raw - raw[0]) / (raw[-1] - raw[0])).tolist()
 
 
 _TARGET_ACCEPTANCE = 0.65
 """The optimal acceptance probability of Hamiltonian Monte Carlo in high dimensions (Beskos et al., 2013)."""
 _PILOT_CHAINS = 4
 _PILOT_MOVES = 150
-"""The fewest moves of the pilot runs, whatever the number of temperatures: tuning a rough first step size takes some tens."""
+"""The fewest moves in all pilot runs together, since tuning a rough first step size takes some tens."""
 _GAIN = 0.1
-"""How much a log step size changes per move, relative to the deviation from the target acceptance. Step sizes thus adapt
-within some tens of moves."""
+"""The change of a log step size per move, relative to the deviation from the target acceptance. Step sizes thus adapt within
+some tens of moves."""
 _FIRST_MOVES = 10
 """The number of moves over which the gain decays to `_GAIN`, since the first step size is a guess."""
 _SMOOTHED_FRACTION = 25
-"""Step sizes, which are noisy, are averaged over one in so many of the temperatures on each side."""
+"""Step sizes, which are noisy, are averaged over this fraction (one in 25) of the temperatures on each side."""
 _VARIANCE_DRAWS = 32
 """The number of draws from which variances, which only set length scales, are estimated."""
 
@@ -104,7 +92,7 @@ class Tuning:
 
     Args:
         start_variance: the variance of each coordinate under ``f_0``, ``(B, D)``.
-        end_variance: an estimate of that under the exact posterior, ``(B, D)``.
+        end_variance: an estimate of its variance under the exact posterior, ``(B, D)``.
         steps: the step size at each inverse temperature, ``(T + 1, B)``; the first and the last are not used.
     """
 
@@ -126,19 +114,11 @@ def run_chains(
     *,
     backward: bool,
 ) -> dict[str, Tensor]:
-    """Run chains along the path.
-
-    Args:
-        start: the start density.
-        vector: the initial positions, ``(K, B, D)``: draws from ``f_0`` or, backward, from the exact posterior.
-        tuning: length scales and step sizes of the moves.
-        options: temperatures and leapfrog steps.
-        advance: called after each of the ``T`` temperatures.
-        backward: whether to go from the joint density to the start density.
+    """Run chains from ``vector``, ``(K, B, D)``: draws from ``f_0`` or, backward, from the exact posterior.
 
     Returns:
         Each ``(K, B)``, on the CPU in double precision: ``log_weight``, and ``acceptance``, the mean acceptance probability of
-        the moves (one without moves).
+        the moves (1 without moves). ``advance`` is called after each of the ``T`` temperatures.
     """
     betas = options.betas()
     order = range(len(betas))[:: -1 if backward else 1]
@@ -163,11 +143,8 @@ def run_chains(
 def tune(start: Start, q: Distribution, options: AnnealingOptions, draws_at_once: int) -> Tuning:
     """Tune the step sizes in pilot runs, whose chains are used for nothing else.
 
-    Args:
-        start: the start density.
-        q: the approximate posterior, whose variance stands for that of the exact one.
-        options: temperatures and leapfrog steps.
-        draws_at_once: the largest number of draws per observation that fit in memory together.
+    The variance of the approximate posterior ``q`` stands for that of the exact one. At most ``draws_at_once`` draws per
+    observation are made at once.
     """
     draws = torch.cat([start.sample(len(span)) for span in spans(_VARIANCE_DRAWS, draws_at_once)])
     end = q.sample(torch.Size([_VARIANCE_DRAWS]))
@@ -178,7 +155,7 @@ def tune(start: Start, q: Distribution, options: AnnealingOptions, draws_at_once
     moves = itertools.count()
     for _ in range(math.ceil(_PILOT_MOVES / len(betas))):
         point = evaluate_point(start, start.sample(min(_PILOT_CHAINS, draws_at_once)))
-        shift = torch.zeros_like(log_steps[0])  # of this temperature and of all that follow
+        shift = torch.zeros_like(log_steps[0])  # for this temperature and all that follow
         for position, beta in enumerate(betas[1:-1], start=1):
             step = (log_steps[position] + shift).exp()
             point, acceptance = hmc_move(start, point, beta, step, tuning.scale(beta), options.leapfrog_steps)

@@ -8,7 +8,7 @@ r"""The geometric path from a start density to the joint density, and moves that
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -24,11 +24,9 @@ _JITTER = 0.2
 
 
 class Start(ABC):
-    """A normalized start density ``f_0`` over the unconstrained latents of each observation, and the joint density.
+    """A normalized start density ``f_0`` over the unconstrained latents of ``B`` observations, and their joint density.
 
-    Args:
-        model: the generative model, in `Model.inference_mode`.
-        batch: ``B`` observations.
+    The model is in `Model.inference_mode`.
     """
 
     def __init__(self, model: Model, batch: Batch) -> None:
@@ -45,13 +43,7 @@ class Start(ABC):
 
 
 class PosteriorStart(Start):
-    """The approximate posterior ``q(z | x)``.
-
-    Args:
-        model: the generative model, in `Model.inference_mode`.
-        batch: ``B`` observations.
-        q: their posteriors, batch shape ``(B,)``, event shape ``(D,)``.
-    """
+    """The approximate posterior ``q(z | x)``, of batch shape ``(B,)`` and event shape ``(D,)``."""
 
     def __init__(self, model: Model, batch: Batch, q: Distribution) -> None:
         super().__init__(model, batch)
@@ -65,9 +57,9 @@ class PosteriorStart(Start):
 
 
 class PriorStart(Start):
-    """The distribution from which the model draws its latents, each given those before it and the covariates.
+    """The distribution from which the model draws its latents, each given the previous ones and the covariates.
 
-    The joint density includes scales and masks around a latent site; this density does not, since it must be that of the draws.
+    The joint density includes scales and masks around a latent site; this density does not, since it is that of the draws.
     """
 
     def sample(self, draws: int) -> Tensor:
@@ -77,11 +69,9 @@ class PriorStart(Start):
         values, log_dets = self.model.latents.constrain(vector)
         scores = self.model.log_probs(self.batch, values)
         log_joint = sum_sites(scores.local)
-        log_priors = {}
-        for site in scores.sites:
-            if site.name in values:
-                log_prior = sum_per_observation(site.log_prob(), self.model.structure.dim, log_joint.numel())
-                log_priors[site.name] = log_prior.reshape(log_joint.shape)
+        dim, count, shape = self.model.structure.dim, log_joint.numel(), log_joint.shape
+        latents = [site for site in scores.sites if site.name in values]
+        log_priors = {s.name: sum_per_observation(s.log_prob(), dim, count).reshape(shape) for s in latents}
         jacobian = log_jacobian(log_dets, log_joint)
         return sum_sites(log_priors) + jacobian, log_joint + jacobian
 
@@ -90,14 +80,8 @@ class PriorStart(Start):
 class Point:
     """The positions of chains, with the densities at both ends of the path.
 
-    The two gradients are kept separately, so that the next temperature needs no new ones at the same position.
-
-    Args:
-        vector: unconstrained latents, ``(K, B, D)``.
-        log_start: ``log f_0``, ``(K, B)``.
-        log_joint: ``log p(x, z)``, ``(K, B)``.
-        start_gradient: the gradient of ``log_start``, ``(K, B, D)``.
-        joint_gradient: the gradient of ``log_joint``, ``(K, B, D)``.
+    Positions, which are unconstrained latents, and gradients have shape ``(K, B, D)``, log densities ``(K, B)``. The gradients
+    at both ends are separate, so that they can be reused at the next temperature.
     """
 
     vector: Tensor
@@ -120,15 +104,9 @@ class Point:
         return (1 - beta) * self.start_gradient + beta * self.joint_gradient
 
     def where(self, chosen: Tensor, other: Point) -> Point:
-        """Return this point where ``chosen``, ``(K, B)``, and ``other`` elsewhere."""
-        wide = chosen.unsqueeze(-1)
-        return Point(
-            torch.where(wide, self.vector, other.vector),
-            torch.where(chosen, self.log_start, other.log_start),
-            torch.where(chosen, self.log_joint, other.log_joint),
-            torch.where(wide, self.start_gradient, other.start_gradient),
-            torch.where(wide, self.joint_gradient, other.joint_gradient),
-        )
+        """Return this point where ``chosen``, ``(K, B)``, is true and ``other`` elsewhere."""
+        pairs = [(getattr(self, field.name), getattr(other, field.name)) for field in fields(self)]
+        return Point(*(torch.where(chosen.unsqueeze(-1) if a.ndim == 3 else chosen, a, b) for a, b in pairs))
 
 
 def evaluate_point(start: Start, vector: Tensor) -> Point:
@@ -144,15 +122,9 @@ def evaluate_point(start: Start, vector: Tensor) -> Point:
 def hmc_move(
     start: Start, point: Point, beta: float, step: Tensor, scale: Tensor, leapfrog_steps: int
 ) -> tuple[Point, Tensor]:
-    """Make one Hamiltonian Monte Carlo move, which leaves ``f_beta`` invariant.
+    """Make one Hamiltonian Monte Carlo move, which leaves ``f_beta`` invariant, from ``point``.
 
-    Args:
-        start: the start density.
-        point: the positions of the chains.
-        beta: the inverse temperature.
-        step: the step size for each observation, ``(B,)``.
-        scale: the length scale of each coordinate, ``(B, D)``.
-        leapfrog_steps: the number of leapfrog steps.
+    The step size of a coordinate is ``step``, ``(B,)``, times its length scale ``scale``, ``(B, D)``.
 
     Returns:
         The new positions, and the acceptance probability of each proposal, ``(K, B)``. A trajectory that diverges to infinity

@@ -1,12 +1,12 @@
 r"""Whether the optimizer has converged, judged from the history of a fit.
 
-The slope of the bound over the last epochs limits what doubling the number of epochs can gain. A bound that rises like the
+The slope of the bound over the last epochs limits the gain from doubling the number of epochs. A bound that rises like the
 logarithm of the epochs, which is slower than optimizers usually converge, gains the same from each doubling: with slope
-:math:`s` after :math:`n` epochs, :math:`n s \log 2`. This is the ``gain``. The fit has converged if the gain does not exceed
-the tolerance by more than its 95% interval explains, and if that interval is narrow enough to be informative.
+:math:`s` after :math:`n` epochs, :math:`n s \log 2`. This is the ``gain``. The fit has converged if the 95% interval of the
+gain does not lie above the tolerance and is narrow enough to be informative.
 
-The validation ELBO is judged if there is one, for two reasons. It is computed with the same draws after each epoch, so it is
-less noisy; and if the training ELBO rises while the validation ELBO does not, the problem is overfitting, not the optimizer.
+If there is a validation ELBO, it is judged instead of the training ELBO, for two reasons. It is computed with the same draws
+after each epoch, so it is less noisy; and if only the training ELBO rises, the problem is overfitting, not the optimizer.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _RELATIVE_TOLERANCE = 1e-4
 _WIDEST_MARGIN = 10
 """The widest margin of the gain that is still informative, in multiples of the tolerance."""
 _SMALL_LEARNING_RATE = 0.05
-"""Below this fraction of the largest learning rate, a flat bound may only mean that the steps are small."""
+"""Below this fraction of the largest learning rate, a bound may be flat only because the steps are small."""
 
 
 @dataclass(frozen=True)
@@ -39,14 +39,14 @@ class Convergence:
     """Whether a fit has converged.
 
     Args:
-        state: the trend in one word; ``"overfitting"`` means that the validation bound falls while the training bound rises.
+        state: the judgment; ``"overfitting"`` means that the validation bound falls while the training bound rises.
         epochs: the number of epochs.
         training: the trend of the training bound; ``None`` after too few epochs.
         validation: the trend of the validation bound; ``None`` without one, or after too few epochs.
-        tolerance: the gain, in nats per observation, that does not justify doubling the epochs.
+        tolerance: the largest gain, in nats per observation, that does not justify doubling the epochs.
         overfitting: the training bound minus the validation bound, averaged over the last epochs; ``None`` without validation
             data. It need not be zero without overfitting, since the observations differ.
-        best_epoch: the epoch with the best validation bound (training bound, without validation data).
+        best_epoch: the epoch with the best validation bound; without validation data, with the best training bound.
         learning_rate: the last learning rate, as a fraction of the largest.
     """
 
@@ -66,12 +66,12 @@ class Convergence:
 
     @property
     def trend(self) -> Trend | None:
-        """The trend that was judged: that of the validation bound, if there is one."""
+        """The trend that was judged: that of the validation bound if there is one, else that of the training bound."""
         return self.validation or self.training
 
     @property
     def reason(self) -> str:
-        """The reason for the state, as one sentence or two."""
+        """The reason for the state, in one or two sentences."""
         trend = self.trend
         if trend is None:
             return f"{self.epochs} epochs are too few to estimate a trend; at least {FEWEST_EPOCHS} are needed."
@@ -83,9 +83,7 @@ class Convergence:
         if self.state == "rising":
             return f"the {name} ELBO is still rising, {change}."
         if self.state == "falling":
-            return (
-                f"the {name} ELBO is falling, {change}; try a smaller lr, unless the weight of the KL is still rising."
-            )
+            return f"the {name} ELBO is falling, {change}; try a smaller lr, unless the KL weight is still rising."
         if self.state == "overfitting":
             return (
                 f"the validation ELBO is falling, {change}, while the training ELBO is rising: the fit overfits. The best "
@@ -93,16 +91,15 @@ class Convergence:
             )
         if self.state == "too much scatter":
             return f"the {name} ELBO is too noisy to judge; it rose {change}."
-        small = self.learning_rate < _SMALL_LEARNING_RATE
-        caution = (
-            f" But the learning rate had dropped to {self.learning_rate:.2g} of its largest, which flattens any curve."
-        )
-        return f"the {name} ELBO has leveled off; it rose {change}.{caution if small else ''}"
+        reason = f"the {name} ELBO has leveled off; it rose {change}."
+        if self.learning_rate >= _SMALL_LEARNING_RATE:
+            return reason
+        rate = f"{self.learning_rate:.2g} of its largest value"
+        return f"{reason} But the learning rate had dropped to {rate}, which flattens any curve."
 
     def to_frame(self) -> pd.DataFrame:
         """Return the trend of each bound, one row per bound, in nats per observation."""
-        found = {"training": self.training, "validation": self.validation}
-        rows = {name: trend for name, trend in found.items() if trend is not None}
+        rows = {name: trend for name in ("training", "validation") if (trend := getattr(self, name))}
         columns = ["level", "rise", "gain", "gain_margin", "window"]
         data = [[getattr(trend, column) for column in columns] for trend in rows.values()]
         return pd.DataFrame(data, index=pd.Index(rows, name="bound"), columns=columns)
@@ -116,14 +113,13 @@ def convergence(vi: AmortizedVI, *, tolerance: float = 0.1) -> Convergence:
     """Judge from `AmortizedVI.history` whether the optimizer has converged.
 
     The history covers all calls of `fit`. A learning rate that decays to zero flattens any curve; `Convergence.reason` says
-    so. If the objective is not the plain bound (KL weights, free bits), the bound may fall for good reasons; a KL weight that
-    rises should be constant over the last fifth of the epochs. After early stopping, the parameters are those of
-    ``best_epoch``.
+    so. If the objective is not the plain bound (KL weights, free bits), the bound may fall for good reasons; a KL weight should
+    be constant over the last fifth of the epochs. After early stopping, the parameters are those of ``best_epoch``.
 
     Args:
         vi: a fitted estimator.
-        tolerance: the gain, in nats per observation, that does not justify doubling the epochs; at least a ten-thousandth of
-            the bound is used.
+        tolerance: the largest gain, in nats per observation, that does not justify doubling the epochs; raised to a
+            ten-thousandth of the bound if it is smaller.
 
     Raises:
         NotFittedError: no epoch has been trained.
@@ -150,13 +146,7 @@ def convergence(vi: AmortizedVI, *, tolerance: float = 0.1) -> Convergence:
 
 
 def read_history(history: pd.DataFrame, tolerance: float) -> Convergence:
-    """Judge a history.
-
-    Args:
-        history: one row per epoch, with columns ``elbo``, ``learning_rate`` and optionally ``validation_elbo``, as in
-            `AmortizedVI.history`.
-        tolerance: the gain, in nats per observation, that does not justify doubling the epochs.
-    """
+    """Judge a history with columns ``elbo``, ``learning_rate`` and optionally ``validation_elbo``; see `convergence`."""
     training = history["elbo"].to_numpy(dtype=float)
     validation = history["validation_elbo"].to_numpy(dtype=float) if "validation_elbo" in history else np.empty(0)
     validation = _after_last_missing(validation)

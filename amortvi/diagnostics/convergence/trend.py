@@ -40,7 +40,7 @@ class Trend:
         slope_se: the standard error of `slope`.
         window: the number of epochs from which the trend is estimated.
         epochs: the number of epochs in total.
-        quantile: half the width of a 95% interval, in standard errors.
+        quantile: half the width of the 95% interval of the slope, in standard errors.
     """
 
     level: float
@@ -72,15 +72,7 @@ def window_of(epochs: int) -> int:
 
 
 def fit_trend(values: Series, epochs: int) -> Trend | None:
-    """Estimate the trend over the last fifth of the epochs.
-
-    Args:
-        values: the bound after each of the last epochs.
-        epochs: the number of epochs in total.
-
-    Returns:
-        The trend, or ``None`` if there are too few epochs or values.
-    """
+    """Return the trend of ``values``, the bound after each of the last epochs, or ``None`` if there are too few."""
     window = window_of(epochs)
     if epochs < FEWEST_EPOCHS or len(values) < window:
         return None

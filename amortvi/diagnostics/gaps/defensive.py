@@ -1,6 +1,6 @@
-r"""Proposals with heavier tails than the posterior, for importance sampling.
+r"""Proposals for importance sampling with heavier tails than the posterior.
 
-A Gaussian within a few hundredths of a nat of the exact posterior can still have lighter tails, and its importance weights
+A Gaussian that is within a few hundredths of a nat of the exact posterior can still have lighter tails; its importance weights
 then have infinite variance. A *defensive mixture* (Hesterberg, 1995) takes half of the draws from a Student t distribution
 with the same location and scale, and weights all draws by the density of the mixture. If the Gaussian is exact, the effective
 sample size is hardly smaller; if the exact posterior has heavier tails, the weights stay bounded.
@@ -25,9 +25,9 @@ __all__ = ["DefensiveMixture", "defensive"]
 
 _STUDENT_WEIGHT = 0.5
 _DEGREES_OF_FREEDOM = 3.0
-"""Weight and degrees of freedom were chosen on posteriors that a Gaussian fits to within a few hundredths of a nat. With a
-weight of 0.2 and five degrees of freedom, four times as many k-hats exceed their threshold, while the effective sample size
-of the other observations only rises from 93% to 97% of the draws."""
+"""Chosen on posteriors that a Gaussian fits to within a few hundredths of a nat. With a weight of 0.2 and five degrees of
+freedom, four times as many k-hats exceed their threshold, while the effective sample size of the other observations only rises
+from 93% to 97% of the draws."""
 
 
 class DefensiveMixture(TorchDistribution):
@@ -85,10 +85,10 @@ class _DefensiveNetwork(InferenceNetwork):
 
 
 def defensive(posterior: Posterior) -> Posterior:
-    """Return a proposal for importance sampling from ``posterior``: its Gaussians become defensive mixtures.
+    """Return a proposal for importance sampling of the exact posterior: the Gaussians of ``posterior`` as defensive mixtures.
 
     Args:
-        posterior: of any family; what is not a `families.Gaussian` stays as it is.
+        posterior: of any family; distributions other than `families.Gaussian` stay as they are.
 
     Example:
         >>> import torch, amortvi as avi

@@ -1,7 +1,7 @@
 """What limits a fit: its family, its encoder or its optimizer.
 
-The gaps say how much is lost to the family and how much to the encoder. An encoder that was not trained long enough loses as
-much as one that is too weak; the history of the fit distinguishes the two.
+The gaps measure how much is lost to the family and how much to the encoder. An encoder that was not trained for long enough
+may lose as much as one that is too weak; the history of the fit distinguishes the two.
 """
 
 from __future__ import annotations
@@ -31,8 +31,7 @@ class Loss:
         family: the approximation gap.
         encoder: the amortization gap.
         total: the inference gap.
-        standard_error: the Monte Carlo standard error of `total`. It does not include the variation between observations, since
-            the diagnosis is about these observations.
+        standard_error: the Monte Carlo standard error of `total`, without the variation between observations.
     """
 
     family: float
@@ -68,7 +67,7 @@ class Diagnosis:
 
     @property
     def gain(self) -> float:
-        """What doubling the epochs may gain, in nats per observation, if the bound is still rising; otherwise zero."""
+        """The gain that doubling the epochs may bring, in nats per observation; zero unless the bound is still rising."""
         trend = self.convergence.trend
         if self.convergence.state != "rising" or trend is None:
             return 0.0
@@ -81,9 +80,9 @@ class Diagnosis:
         * ``"unreliable"``: the evidence of most observations cannot be estimated reliably.
         * ``"ok"``: the mean inference gap exceeds the tolerance by at most two Monte Carlo standard errors, and training longer
           would not gain more than the tolerance.
-        * ``"optimizer"``: the bound is still rising, and training longer may gain more than the family loses; or the encoder
-          loses most, and the history does not show that it has converged.
-        * ``"family"`` or ``"encoder"`` otherwise, whichever loses more.
+        * ``"optimizer"``: the bound is still rising, and training longer may gain more than is lost to the family; or most is
+          lost to the encoder, and the history does not show that the fit has converged.
+        * ``"family"`` or ``"encoder"`` otherwise, depending on the larger gap.
         """
         found, loss = self.gaps, self.loss
         if int((~found.reliable).sum()) > _MOST_UNRELIABLE * len(found.reliable):
@@ -119,11 +118,10 @@ class Diagnosis:
         )
 
     def _encoder_advice(self) -> str:
+        effect = "would gain most; vi.refine closes the gap."
         if self.convergence.state == "overfitting":
-            return (
-                f"{self.convergence.reason} More data or a smaller encoder would gain most; vi.refine closes the gap."
-            )
-        advice = "a larger encoder, richer encoder inputs or more data would gain most; vi.refine closes the gap."
+            return f"{self.convergence.reason} More data or a smaller encoder {effect}"
+        advice = f"a larger encoder, richer encoder inputs or more data {effect}"
         if self.convergence.learning_rate <= _DECAYED:
             return advice
         return f"{advice} The learning rate was never lowered; decay it first, since at a constant rate the encoder oscillates."
@@ -140,7 +138,7 @@ class Diagnosis:
 
 
 def diagnose(vi: AmortizedVI, x: Any, *, draws: int = 1000, tolerance: float = 0.1, seed: int = 0) -> Diagnosis:
-    """Find what limits a fit: its posterior family, its encoder, its optimizer, or nothing.
+    """Find the limiting part of a fit: its posterior family, its encoder, its optimizer, or none.
 
     Args:
         vi: a fitted estimator, whose family can be refined.

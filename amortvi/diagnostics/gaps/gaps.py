@@ -38,7 +38,7 @@ FEWEST_DRAWS = 21
 """The fewest draws from which k-hat can be estimated."""
 _VERDICTS: tuple[Verdict, ...] = ("ok", "family", "encoder", "unreliable")
 _REFINE_TOLERANCE = 0.01
-"""The tolerance of the refinements relative to that of a verdict, so that their error does not affect it."""
+"""The tolerance of the refinements relative to that of the verdicts, so that their error does not affect the verdicts."""
 
 
 @dataclass(frozen=True)
@@ -100,8 +100,9 @@ class Gaps:
     def verdict(self) -> list[Verdict]:
         """The verdict for each observation: ``"ok"``, ``"family"``, ``"encoder"`` or ``"unreliable"``.
 
-        It is ``"unreliable"`` if the estimate of the evidence is (k-hat is above its threshold), and ``"ok"`` if the inference
-        gap exceeds the tolerance by at most two standard errors. Otherwise the larger of the other two gaps decides.
+        It is ``"unreliable"`` if the estimate of the evidence is unreliable (its k-hat is above the threshold), and ``"ok"`` if
+        the inference gap exceeds the tolerance by at most two standard errors. Otherwise the larger of the other two gaps
+        decides.
         """
         ok = self.inference <= self.tolerance + 2 * self.inference_se
         larger = torch.where(self.approximation >= self.amortization, 1, 2)
@@ -114,9 +115,7 @@ class Gaps:
             "evidence": self.evidence,
             "evidence_se": self.evidence_se,
             "elbo": self.amortized.elbo,
-        }
-        columns |= {f"elbo_{label}": found.elbo for label, found in self.refined.items()}
-        columns |= {
+            **{f"elbo_{label}": found.elbo for label, found in self.refined.items()},
             "approximation_gap": self.approximation,
             "amortization_gap": self.amortization,
             "inference_gap": self.inference,
@@ -129,8 +128,8 @@ class Gaps:
     def summary(self) -> pd.DataFrame:
         """Return the mean of each quantity over the reliable observations, in nats, one row per quantity.
 
-        Columns are ``mean``, ``se`` (its standard error) and ``count``, the number of reliable observations. For the others the
-        evidence is usually underestimated, and the approximation gap with it.
+        Columns are ``mean``, ``se`` (its standard error) and ``count``, the number of reliable observations. The evidence of the
+        others, and with it the approximation gap, is usually underestimated.
         """
         values = self.to_frame().drop(columns=["verdict", "evidence_se", "k_hat", "ess"])[self.reliable.numpy()]
         return pd.DataFrame({"mean": values.mean(), "se": values.sem(), "count": len(values)})
@@ -168,7 +167,7 @@ def gaps(
         vi: a fitted estimator, whose family can be refined.
         x: observations, as for `AmortizedVI.fit`.
         families: other families to refine. The evidence is estimated with the best of all, so include an expressive one.
-        draws: draws for each bound and for the evidence, at least 21, which k-hat needs; a thousand are more informative.
+        draws: draws for each bound and for the evidence; k-hat needs at least 21 and is more precise with a thousand.
         tolerance: the largest inference gap that is ok, in nats.
         seed: the seed of all draws; the caller's random state is left untouched.
 
@@ -192,16 +191,16 @@ def gaps(
     """
     count, seed = positive_int("draws", draws, at_least=FEWEST_DRAWS), nonnegative_int("seed", seed)
     tolerance = positive_float("tolerance", tolerance)
-    # Read once, so that data that are drawn at each reading are the same for every bound.
+    # Data that may be random at each reading are read once, so that all bounds are about the same data.
     amortized = vi.posterior(x).in_memory()
     own, precision = amortized.label, _REFINE_TOLERANCE * tolerance
     others = _other_families(families, own)
     refined = {own: vi.refine(posterior=amortized, tolerance=precision, seed=seed)}
     for label, family in others.items():
         refined[label] = vi.refine(family=family, posterior=refined[own], tolerance=precision, seed=seed)
-    # With one seed for all, similar posteriors have similar draws, so their difference has little noise.
+    # With one seed for all, similar posteriors have similar draws, so the difference of their bounds has little noise.
     bounds = {label: evidence(vi, posterior=each, draws=count, seed=seed) for label, each in refined.items()}
-    # The best family is that of the observations that have a bound in every family.
+    # The best family has the largest sum over the observations that have a bound in every family.
     known = torch.stack([found.elbo.isfinite() for found in bounds.values()]).all(0)
     best = max(bounds, key=lambda label: float(bounds[label].elbo[known].sum()))
     return Gaps(

@@ -1,4 +1,4 @@
-"""The parts of a report, and the HTML page made of them, which contains its figures and styles."""
+"""The parts of a report, and the self-contained HTML page that shows them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _WIDE = (7.4, 3.8)
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure: its PNG in base 64, its caption, and whether it is wider than others."""
+    """A figure: its PNG in base 64, its caption, and whether it is wider than the others."""
 
     png: str
     caption: str
@@ -74,18 +74,9 @@ class Section:
 def draw_figure(
     caption: str, plot: Callable[..., Any], *results: Any, wide: bool = False, rows: int | None = None, **options: Any
 ) -> Figure:
-    """Draw a figure outside pyplot, so that it does not appear among the user's open figures.
+    """Draw ``plot``, a function of `amortvi.plots`, outside pyplot, so that it does not join the user's open figures.
 
-    Args:
-        caption: what the figure shows.
-        plot: a function of `amortvi.plots`, called with ``results``, ``options`` and ``ax``.
-        results: the results to plot.
-        wide: whether there is a legend beside the Axes.
-        rows: the number of rows, if the height depends on it.
-        options: options of the plot.
-
-    Raises:
-        MissingDependencyError: matplotlib is not installed.
+    A figure with a legend beside the Axes is ``wide``; the height depends on the number of ``rows``, if given.
     """
     width, height = _WIDE if wide else _SIZE
     size = (width, height if rows is None else 1.6 + 0.45 * rows)
@@ -97,12 +88,7 @@ def draw_figure(
 
 
 def make_table(frame: pd.DataFrame, digits: int = 3) -> Table:
-    """Return a data frame and its index as text.
-
-    Args:
-        frame: the data frame; underscores in the names of its columns become spaces.
-        digits: the number of decimals of floating-point numbers.
-    """
+    """Return a data frame and its index as text, floating-point numbers with this number of decimals."""
     header = [str(name or "").replace("_", " ") for name in (*frame.index.names, *frame.columns)]
     rows = [
         [_cell(value, digits) for value in (*(index if isinstance(index, tuple) else (index,)), *row)]
@@ -121,11 +107,7 @@ def _cell(value: Any, digits: int) -> str:
 
 
 def render(title: str, subtitle: str, sections: Sequence[Section], footer: str) -> str:
-    """Return the page.
-
-    Raises:
-        MissingDependencyError: Jinja is not installed.
-    """
+    """Return the page, or raise `MissingDependencyError` without Jinja."""
     jinja2 = require("jinja2", extra="report", purpose="a report")
     source = resources.files("amortvi.plots.report").joinpath("template.html").read_text(encoding="utf-8")
     environment = jinja2.Environment(

@@ -1,4 +1,4 @@
-"""The report: how good the posteriors of some fits are, and what limits them."""
+"""The report on the quality of the posteriors of some fits and on their limits."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from amortvi._util import __version__
 from amortvi._util.checks import nonnegative_int, positive_float, positive_int
 from amortvi._util.lazy import pandas as pd
 from amortvi._util.lazy import require
-from amortvi.comparison import FamilyFits, compare
+from amortvi.comparison.compare import compare
+from amortvi.comparison.fits import FamilyFits, list_fits
 from amortvi.diagnostics.calibration import calibrate
 from amortvi.diagnostics.convergence import convergence
 from amortvi.diagnostics.evidence import Evidence, evidence
@@ -19,7 +20,6 @@ from amortvi.diagnostics.gaps.diagnosis import diagnose
 from amortvi.diagnostics.gaps.gaps import FEWEST_DRAWS, Gaps
 from amortvi.diagnostics.latents import latent_usage
 from amortvi.errors import AmortviError, FamilyError, OptionError
-from amortvi.families import family_label
 from amortvi.importance import k_hat_threshold
 from amortvi.inference import AmortizedVI
 from amortvi.plots import (
@@ -56,10 +56,9 @@ def report(
 ) -> Path:
     """Diagnose some fits and write the results to one HTML file, which contains its figures and can be opened offline.
 
-    The sections are: a verdict on each fit, the comparison, the gaps, the reliability of importance weights, the calibration on
-    simulated data, the usage of the latents with a map of them, and the history of training. The comparison uses the fits of
-    all seeds; the other sections are about those of the first seed. A family that cannot be refined, such as a flow, has no
-    gaps.
+    The sections are a verdict on each fit, the comparison, the gaps, the reliability of importance weights, the calibration on
+    simulated data, the usage of the latents with a map, and the history of training. The comparison uses the fits of all seeds;
+    the other sections are about those of the first seed. A family that cannot be refined, such as a flow, has no gaps.
 
     Args:
         fits: an estimator, several by name, or the result of `fit_families`.
@@ -95,11 +94,11 @@ def report(
     seed = nonnegative_int("seed", seed)
     if 0 < nonnegative_int("simulations", simulations) < _FEWEST_SIMULATIONS:
         raise OptionError(f"simulations must be 0 or at least {_FEWEST_SIMULATIONS}; got {simulations}.")
-    named = _check_fits(fits)
-    for module in ("jinja2", "matplotlib"):  # not after minutes of computation
+    named = FamilyFits(list_fits(fits, allow_single=True))
+    for module in ("jinja2", "matplotlib"):  # fail now rather than after minutes of computation
         require(module, extra="report", purpose="a report")
     first = next(iter(named.values())).posterior(x, copy=False)
-    # Data that may be drawn at each reading are read once, so that all results are about the same observations.
+    # Data that may be random at each reading are read once, so that all results are about the same data.
     loaded = first.in_memory()
     x, count = x if loaded is first else loaded.observations, len(loaded)
     _check_labels(labels, count)
@@ -128,16 +127,7 @@ def report(
 
 @dataclass(frozen=True)
 class _Fit:
-    """One fit with its results.
-
-    Args:
-        name: the name of the fit.
-        vi: the estimator.
-        posterior: its posterior of the observations.
-        summary: the verdict on it.
-        amortized: ELBO and k-hat of the amortized posterior.
-        gaps: the gaps, or ``None`` if the family cannot be refined.
-    """
+    """One fit with its results; there are no gaps if the family cannot be refined."""
 
     name: str
     vi: AmortizedVI
@@ -145,17 +135,6 @@ class _Fit:
     summary: FitSummary
     amortized: Evidence
     gaps: Gaps | None
-
-
-def _check_fits(fits: Any) -> Mapping[str, AmortizedVI]:
-    """Return the fits by name."""
-    named = {family_label(fits.family): fits} if isinstance(fits, AmortizedVI) else fits
-    if not isinstance(named, Mapping) or not named or not all(isinstance(vi, AmortizedVI) for vi in named.values()):
-        raise OptionError(
-            f"fits must be an AmortizedVI, the result of fit_families, or a dict of fitted estimators such as {{'full': vi}}; "
-            f"got {type(fits).__name__}{' without fits' * (named == {})}."
-        )
-    return named
 
 
 def _check_labels(labels: Any, count: int) -> None:
@@ -170,7 +149,7 @@ def _examine(name: str, vi: AmortizedVI, x: Any, draws: int, tolerance: float, s
     posterior = vi.posterior(x, copy=False)
     try:
         found = diagnose(vi, x, draws=draws, tolerance=tolerance, seed=seed)
-    except FamilyError as error:  # a family that cannot be refined; the other results are reported
+    except FamilyError as error:  # the family cannot be refined; the other results are reported
         summary = FitSummary(name, "no verdict", f"the gaps are unknown, because {error}")
         return _Fit(name, vi, posterior, summary, evidence(vi, posterior=posterior, draws=draws, seed=seed), None)
     summary = FitSummary(name, found.fault, found.statement)
@@ -252,7 +231,7 @@ def _calibration(fits: list[_Fit], x: Any, simulations: int, seed: int) -> Secti
     for fit in fits:
         try:
             found = calibrate(fit.vi, simulations, x=x, seed=seed)
-        except AmortviError as error:  # not every model can be simulated; the other sections do not need it
+        except AmortviError as error:  # not every model can be simulated; the other sections do not need simulations
             parts.append(Part(fit.name, [f"Calibration failed: {error}"]))
             continue
         tests = found.to_frame().set_index("kind").astype({"statistic": float})
