@@ -1,14 +1,14 @@
 r"""The classifier two-sample test (Lopez-Paz and Oquab, 2017).
 
-A classifier is trained to tell the rows of two samples apart. Its accuracy on rows that it was not trained on is
+A classifier is trained to tell the rows of two samples *a* and *b* apart. Its expected accuracy on held-out rows is
 
 .. math::
 
     \text{accuracy} = \tfrac12 + \tfrac12 \, E_a[h] - \tfrac12 \, E_b[h],
 
-where :math:`h` is 1 if it assigns a row to *a*. For two samples of one distribution the expected accuracy is one half. The best
-possible classifier has accuracy :math:`\tfrac12 + \tfrac12 \mathrm{TV}(a, b)`, so any classifier gives a lower bound on the
-total variation distance.
+where :math:`h` is 1 if it assigns a row to *a*, else 0. It is one half for two samples of one distribution. The best possible
+classifier has accuracy :math:`\tfrac12 + \tfrac12 \mathrm{TV}(a, b)`, so any classifier gives a lower bound on the total
+variation distance.
 """
 
 from __future__ import annotations
@@ -32,18 +32,16 @@ __all__ = ["C2ST", "ClassifierChoice", "c2st", "compare_pairs"]
 ClassifierChoice = Literal["mlp", "linear"] | Any
 """``"mlp"``, a small network; ``"linear"``, a logistic regression; or a classifier with scikit-learn's interface."""
 
-_WIDEST = 128
-
 
 @dataclass(frozen=True)
 class C2ST:
     """How well a classifier tells two samples apart.
 
     Args:
-        accuracy: the fraction of held-out rows that it assigns to the right sample: 0.5 for samples of one distribution, 1 for
-            samples that do not overlap.
-        standard_error: that of the accuracy.
-        p_value: the probability of such an accuracy, or a higher one, for two samples of one distribution.
+        accuracy: the fraction of held-out rows that are assigned to the right sample: 0.5 for samples of one distribution, 1
+            for samples that do not overlap.
+        standard_error: the standard error of the accuracy.
+        p_value: the probability of at least this accuracy for two samples of one distribution.
         rows: the number of rows of each sample.
         folds: the number of folds of the cross-validation.
     """
@@ -67,14 +65,14 @@ class C2ST:
 def c2st(a: Any, b: Any, *, classifier: ClassifierChoice = "mlp", folds: int = 5, seed: int = 0) -> C2ST:
     """Test whether a classifier can tell two samples apart.
 
-    The classifier is cross-validated on standardized columns. If the samples have different sizes, a random subset of the
-    larger one is used, so that chance level is one half.
+    The classifier is cross-validated on standardized columns. If one sample is larger, a random subset of it is used, so that
+    the chance level is one half.
 
     Args:
         a: a sample, ``(N, D)`` or ``(N,)``: a tensor, array or DataFrame of finite numbers.
         b: the other sample, ``(M, D)`` or ``(M,)``.
-        classifier: ``"mlp"``, a network with two hidden layers; ``"linear"``, a logistic regression, which is sensitive to
-            the means only; or a classifier with scikit-learn's interface (``fit`` and ``predict``), which is cloned.
+        classifier: ``"mlp"``, a network with two hidden layers; ``"linear"``, a logistic regression, which is sensitive only
+            to the means; or a classifier with scikit-learn's interface (``fit`` and ``predict``), which is cloned.
         folds: the number of folds of the cross-validation.
         seed: the seed of the folds and of the training of the network.
 
@@ -105,22 +103,9 @@ def c2st(a: Any, b: Any, *, classifier: ClassifierChoice = "mlp", folds: int = 5
 
 
 def compare_pairs(
-    a: npt.NDArray[np.float64],
-    b: npt.NDArray[np.float64],
-    *,
-    classifier: ClassifierChoice,
-    folds: int,
-    seed: int,
+    a: npt.NDArray[np.float64], b: npt.NDArray[np.float64], *, classifier: ClassifierChoice, folds: int, seed: int
 ) -> C2ST:
-    """Test two samples whose rows form pairs, such as two draws for one observation; the rows of a pair share a fold.
-
-    Args:
-        a: ``(N, D)``.
-        b: ``(N, D)``.
-        classifier: as for `c2st`.
-        folds: as for `c2st`.
-        seed: as for `c2st`.
-    """
+    """Run `c2st` on samples ``(N, D)`` whose rows form pairs, such as two draws for one observation; a pair shares a fold."""
     parts, seed = positive_int("folds", folds), nonnegative_int("seed", seed)
     rows = len(a)
     if not 2 <= parts <= rows:
@@ -128,7 +113,7 @@ def compare_pairs(
     template = _classifier(classifier, a.shape[1], seed)
     clone, scaler = _sklearn("base").clone, _sklearn("preprocessing").StandardScaler
     fold = np.random.default_rng(seed).permutation(np.arange(rows) % parts)
-    right = np.zeros(rows)  # the number of rows of each pair that are assigned to the right sample
+    right = np.zeros(rows)  # how many rows of each pair are assigned to the right sample
     for held_out in range(parts):
         train, test = fold != held_out, fold == held_out
         features = np.concatenate([a[train], b[train]])
@@ -155,7 +140,7 @@ def _sklearn(module: str) -> Any:
 
 def _classifier(choice: ClassifierChoice, columns: int, seed: int) -> Any:
     if isinstance(choice, str) and choice == "mlp":
-        width, network = min(10 * columns, _WIDEST), _sklearn("neural_network").MLPClassifier
+        width, network = min(10 * columns, 128), _sklearn("neural_network").MLPClassifier
         return network((width, width), max_iter=200, early_stopping=True, random_state=seed % 2**32)
     if isinstance(choice, str) and choice == "linear":
         return _sklearn("linear_model").LogisticRegression(max_iter=1000)

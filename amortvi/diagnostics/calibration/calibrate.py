@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from amortvi._util.checks import positive_int
 from amortvi._util.lazy import special
@@ -18,17 +17,13 @@ from amortvi.diagnostics.calibration.moments import correlation_test, location_t
 from amortvi.diagnostics.calibration.ranks import shape_of, uniformity
 from amortvi.diagnostics.calibration.result import Calibration
 from amortvi.diagnostics.calibration.truth_comparison import TruthComparison
-from amortvi.diagnostics.calibration.verdicts import NOT_CALIBRATED, CalibrationTest, holm_corrected
+from amortvi.diagnostics.calibration.verdicts import NOT_CALIBRATED, Array, CalibrationTest, holm_corrected
 from amortvi.diagnostics.simulation import Simulator, simulate_observations
 from amortvi.errors import OptionError
 from amortvi.inference import AmortizedVI
 from amortvi.posterior import Posterior
 
 __all__ = ["calibrate"]
-
-_LEAST_SIMULATIONS = 20
-_LEAST_DRAWS = 10
-_FOLDS = 5
 
 
 def calibrate(
@@ -42,21 +37,22 @@ def calibrate(
     classifier: bool = False,
     seed: int | None = None,
 ) -> Calibration:
-    """Draw latents from the prior and data from the model, and test whether the posteriors agree with these latents.
+    """Simulate latents and data from the model, and test whether the posteriors of the data agree with these latents.
 
-    The tests, by ``kind``:
+    The tests by ``kind``, where *truth* means the latents from which the data were simulated:
 
     - ``marginal``: the rank of each unconstrained coordinate among the draws is uniform (Talts et al., 2018). Marginal ranks
       cannot reveal a missing correlation. Statistic: the Kolmogorov-Smirnov distance.
-    - ``joint``: so are the ranks of the log-likelihood and of the log joint density (Modrák et al., 2023), which also reveal
-      a posterior that ignores the data, and the ranks of random projections of the whitened latents. Statistic: as above.
-    - ``coverage``: highest-density regions contain the truth as often as they claim (Hermans et al., 2022);
-      ``"overconfident"`` if they contain it less often, because the posterior is too narrow or misplaced. Statistic: the
-      area between the coverage and the diagonal above one half.
-    - ``TARP``: so do balls around random reference points (Lemos et al., 2023). Statistic: the same area, averaged over the
-      reference points.
+    - ``joint``: the ranks of random projections of the whitened latents are uniform, and so are those of the log-likelihood
+      and the log joint density, which also reveal a posterior that ignores the data (Modrák et al., 2023). Statistic: the
+      Kolmogorov-Smirnov distance.
+    - ``coverage``: highest-density regions contain the truth as often as they claim (Hermans et al., 2022). They contain it
+      less often (``"overconfident"``) if the posterior is too narrow or misplaced. Statistic: the area between the coverage
+      and the diagonal above one half.
+    - ``TARP``: balls around random reference points contain the truth as often as they claim (Lemos et al., 2023).
+      Statistic: the same area, averaged over the reference points.
     - ``location``, ``spread``, ``correlation``: the truth in units of its posterior has mean 0, variance 1 and no
-      correlation. Their verdicts name the fault: ``"shifted"``, ``"too narrow"``, ``"too wide"``, ``"missing correlation"``
+      correlation. The verdicts name the fault: ``"shifted"``, ``"too narrow"``, ``"too wide"``, ``"missing correlation"``
       (if the posteriors are uncorrelated), ``"wrong correlation"``. A posterior whose location has a different error for
       each observation is too narrow for its errors. Statistics: the largest mean distance in posterior standard deviations,
       the standard deviation of the truth relative to that of the posterior, the largest remaining correlation.
@@ -64,18 +60,18 @@ def calibrate(
       (Lopez-Paz and Oquab, 2017). Statistic: its accuracy.
 
     An exact posterior passes all tests with a probability of at least 0.95, whatever the number of simulations; more
-    simulations reveal smaller faults. What is tested is ``q`` on data from the model, not the fit of the model to real data.
+    simulations reveal smaller faults. The tests assess ``q`` on data from the model, not the fit of the model to real data.
 
     Args:
         vi: a fitted estimator.
-        simulations: ``n``, the number of latents and observations to draw.
+        simulations: ``n``, the number of simulated observations.
         draws: ``K``, the number of draws from each posterior.
         x: observations whose sizes and covariates are used for the simulations, cyclically; by default some of the training
             data.
         posterior: a function from the simulated observations to their posteriors; by default ``vi.posterior``. With
-            ``vi.refine`` the calibration shows what remains without the amortization gap.
+            ``vi.refine``, the tests show the faults that remain without the amortization gap.
         simulator: draws latents and data in place of the model; see `simulate_observations`.
-        classifier: whether to train a classifier as well (needs scikit-learn, extra ``diagnostics``).
+        classifier: whether to run the ``classifier`` test (needs scikit-learn, extra ``diagnostics``).
         seed: reproduces all draws and leaves the caller's random state untouched.
 
     Returns:
@@ -84,7 +80,7 @@ def calibrate(
     Raises:
         NotFittedError: no data have been seen.
         OptionError: ``simulations`` is below 20 or ``draws`` below 10; ``posterior`` does not return a `Posterior` of this
-            estimator; or ``simulator`` does not return what it should.
+            estimator; or the result of ``simulator`` has the wrong form.
         DataError: ``posterior`` returns the posterior of other observations.
         ModelError: data cannot be simulated from the model; see `simulate_observations`.
         NonFiniteError: a draw is not finite, or a log density is NaN.
@@ -99,17 +95,13 @@ def calibrate(
         >>> avi.calibrate(vi, 500, 100, seed=0).verdict
         'too narrow, missing correlation'
     """
-    count, per_simulation = positive_int("simulations", simulations), positive_int("draws", draws)
-    if count < _LEAST_SIMULATIONS or per_simulation < _LEAST_DRAWS:
-        raise OptionError(
-            f"simulations must be at least {_LEAST_SIMULATIONS} and draws at least {_LEAST_DRAWS}; got {count} and "
-            f"{per_simulation}."
-        )
+    simulations = positive_int("simulations", simulations, at_least=20)
+    draws = positive_int("draws", draws, at_least=10)
     own_seed = derived_seed(seed, Stream.CALIBRATION)
     with random_state(own_seed, vi.device):
-        simulated = simulate_observations(vi, count, x, simulator=simulator)
+        simulated = simulate_observations(vi, simulations, x, simulator=simulator)
         comparison = TruthComparison(_posterior(vi, posterior, simulated.observations), simulated)
-        found = comparison.posterior.importance_sample(per_simulation, comparison.reduce, keep_draws=True)
+        found = comparison.posterior.importance_sample(draws, comparison.reduce, keep_draws=True)
     values = {name: value.numpy() for name, value in found.items()}
     ranks = dict(zip(comparison.names, np.ascontiguousarray(values["ranks"].T), strict=True))
     tests = [
@@ -121,7 +113,7 @@ def calibrate(
     if classifier:
         tests.append(_classifier_test(values, 0 if own_seed is None else own_seed))
     return Calibration(
-        draws=per_simulation,
+        draws=draws,
         tests=holm_corrected(tests),
         ranks=ranks,
         density_levels=values["density_levels"],
@@ -131,7 +123,6 @@ def calibrate(
 
 
 def _posterior(vi: AmortizedVI, posterior: Any, observations: Observations) -> Posterior:
-    """Return the posterior of the simulated observations, by default that of the encoder."""
     if posterior is None:
         return vi.resolve_posterior(observations, None)
     found = posterior(observations) if callable(posterior) else posterior
@@ -143,7 +134,7 @@ def _posterior(vi: AmortizedVI, posterior: Any, observations: Observations) -> P
     return vi.resolve_posterior(observations, found)
 
 
-def _rank_tests(ranks: dict[str, npt.NDArray[np.float64]], coordinates: list[str]) -> list[CalibrationTest]:
+def _rank_tests(ranks: dict[str, Array], coordinates: list[str]) -> list[CalibrationTest]:
     tests = []
     for name, found in ranks.items():
         distance, p_value = uniformity(found)
@@ -153,7 +144,7 @@ def _rank_tests(ranks: dict[str, npt.NDArray[np.float64]], coordinates: list[str
     return tests
 
 
-def _moment_tests(values: dict[str, npt.NDArray[np.float64]], comparison: TruthComparison) -> list[CalibrationTest]:
+def _moment_tests(values: dict[str, Array], comparison: TruthComparison) -> list[CalibrationTest]:
     truth, second_moment = values["truth"], comparison.second_moment
     scores, norm_scores = special.ndtri(values["whitened_ranks"]), special.ndtri(values["norm_ranks"])
     tests = [location_test(truth, scores), spread_test(truth, scores, norm_scores, second_moment)]
@@ -162,9 +153,8 @@ def _moment_tests(values: dict[str, npt.NDArray[np.float64]], comparison: TruthC
     return tests
 
 
-def _classifier_test(values: dict[str, npt.NDArray[np.float64]], seed: int) -> CalibrationTest:
-    """Test whether a network tells truth from draw; both rows of a simulation are held out together."""
+def _classifier_test(values: dict[str, Array], seed: int) -> CalibrationTest:
     context = [values["loc"], values["log_scale"]]
     truth, draw = (np.concatenate([values[name], *context], axis=1) for name in ("truth", "draw"))
-    found = compare_pairs(truth, draw, classifier="mlp", folds=_FOLDS, seed=seed)
+    found = compare_pairs(truth, draw, classifier="mlp", folds=5, seed=seed)
     return CalibrationTest("classifier", "truth and draw", found.accuracy, found.p_value, NOT_CALIBRATED)

@@ -1,13 +1,12 @@
 r"""Expected coverage: whether a region that claims probability :math:`\alpha` contains the truth that often.
 
 A growing family of regions gives one number per simulation, the *level*: the probability under ``q`` of the region on whose
-boundary the truth lies. If ``q`` is exact, levels are uniform. The regions are
+boundary the truth lies. If ``q`` is exact, levels are uniform. The expected coverage at :math:`\alpha` is the fraction of levels
+below :math:`\alpha`. The regions are
 
 - the highest-density regions of ``q`` (Hermans et al., 2022), or
 - balls around a random reference point (Lemos et al., 2023, TARP). If the points depend on the data, these find faults that
   highest-density regions cannot, such as a posterior that ignores the data.
-
-The expected coverage at :math:`\alpha` is the fraction of levels below :math:`\alpha`.
 """
 
 from __future__ import annotations
@@ -15,62 +14,38 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from amortvi._util.chunks import spans
 from amortvi.data import Batch
 from amortvi.diagnostics.calibration.ranks import uniformity
-from amortvi.diagnostics.calibration.verdicts import NOT_CALIBRATED, CalibrationTest
+from amortvi.diagnostics.calibration.verdicts import NOT_CALIBRATED, Array, CalibrationTest
 
 __all__ = ["REFERENCES", "area_to_curve", "coverage_at", "coverage_test", "reference_points"]
 
 REFERENCES = 5
 """The number of families of balls. Some faults show from a few reference points only."""
 
-_ROWS_AT_ONCE = 1024
 
-
-def coverage_at(
-    levels: npt.NDArray[np.float64], claimed: npt.NDArray[np.float64]
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Return the expected coverage at claimed probabilities, and its standard error for an exact ``q``.
-
-    Args:
-        levels: one per simulation, ``(n,)``.
-        claimed: probabilities, ``(points,)``.
-
-    Returns:
-        Two arrays ``(points,)``.
-    """
+def coverage_at(levels: Array, claimed: Array) -> tuple[Array, Array]:
+    """Return the expected coverage of levels ``(n,)`` at claimed probabilities, and its standard error for an exact ``q``."""
     return (levels[:, None] <= claimed).mean(axis=0), np.sqrt(claimed * (1 - claimed) / len(levels))
 
 
-def area_to_curve(levels: npt.NDArray[np.float64]) -> tuple[float, float]:
+def area_to_curve(levels: Array) -> tuple[float, float]:
     r"""Return :math:`\int_{1/2}^1 (\text{coverage}(\alpha) - \alpha)\,d\alpha` and its standard error.
 
-    It is positive for a posterior that covers more than it claims, negative for one that covers less.
-
-    Args:
-        levels: one per simulation and family of regions, ``(n, families)``; the area is averaged over the families.
+    The area is averaged over the columns of ``levels``, ``(n, families)``. It is negative for an overconfident posterior.
     """
     area = (1 - np.maximum(levels, 0.5) - 0.375).mean(axis=1)
     return float(area.mean()), float(area.std(ddof=1) / math.sqrt(len(levels)))
 
 
-def coverage_test(kind: str, quantity: str, levels: npt.NDArray[np.float64]) -> CalibrationTest:
-    """Test whether regions contain the truth as often as they claim.
+def coverage_test(kind: str, quantity: str, levels: Array) -> CalibrationTest:
+    """Test whether regions with levels ``(n, families)`` contain the truth as often as they claim.
 
-    Args:
-        kind: the kind of the test in the result.
-        quantity: the regions.
-        levels: one per simulation and family of regions, ``(n, families)``.
-
-    Returns:
-        Statistic: the mean area between curve and diagonal above one half. Fault: ``"overconfident"`` if that is negative,
-        ``"conservative"`` if it is positive, by more than chance. The p-value is that of the family with the least uniform
-        levels, corrected for the number of families.
+    The statistic is `area_to_curve`. If it is significant, its sign names the fault: ``"overconfident"`` or
+    ``"conservative"``. The p-value is that of the family with the least uniform levels, corrected for the number of families.
     """
     p_value = levels.shape[1] * min(uniformity(one)[1] for one in levels.T)
     area, error = area_to_curve(levels)
@@ -85,19 +60,15 @@ def reference_points(batch: Batch, dim: int) -> Tensor:
     observation is moved by noise and by a random linear function of the data, which reveals a posterior that does not follow
     the data.
 
-    Args:
-        batch: ``n`` observations.
-        dim: ``D``.
-
     Returns:
-        ``(n, REFERENCES, D)``, in double precision on the CPU.
+        ``(n, REFERENCES, dim)``, in double precision on the CPU.
     """
     linear = torch.zeros(batch.size, REFERENCES * dim, dtype=torch.float64)
     for value in batch.tensors():
         weight = torch.randn(value[0].numel(), REFERENCES * dim, dtype=torch.float64)
-        for span in spans(batch.size, _ROWS_AT_ONCE):
-            rows = slice(span.start, span.stop)
-            linear[rows] += value[rows].reshape(len(span), -1).cpu().double() @ weight
+        # In parts, because large data in double precision may not fit in memory.
+        for sums, part in zip(linear.split(1024), value.reshape(batch.size, -1).split(1024), strict=True):
+            sums += part.cpu().double() @ weight
     centered = linear - linear.mean(0)
     standardized = centered / centered.std(0, correction=0).clamp_min(1e-300)  # zero if all observations are equal
     around = 0.5 * (torch.randn_like(linear) + standardized)

@@ -1,8 +1,13 @@
-"""Faults of location, spread and correlation, found from the truth in units of its posterior.
+"""Tests of location, spread and correlation, based on the truth in units of its posterior.
 
 *Whitened* latents are ``w = C^-1 (z - mean) / std``, with the mean, the standard deviations and the correlation matrix ``C C'``
 of their posterior. Under an exact posterior, the whitened truth has the moments of the whitened draws: mean 0, variance 1 and no
-correlation.
+correlation. The tests take
+
+- ``truth``: the whitened truth, ``(n, D)``;
+- ``scores`` and ``norm_scores``: the ranks of the whitened truth, ``(n, D)``, and of its norm, ``(n,)``, among the draws as
+  normal scores, which are standard normal if ``q`` is exact;
+- ``second_moment``: the second moment of the whitened draws, ``(D, D)``.
 """
 
 from __future__ import annotations
@@ -11,18 +16,16 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
 from amortvi._util.lazy import stats
-from amortvi.diagnostics.calibration.verdicts import NOT_CALIBRATED, CalibrationTest
+from amortvi.diagnostics.calibration.verdicts import NOT_CALIBRATED, Array, CalibrationTest
 from amortvi.families import covariance, moments
 
 __all__ = ["Whitening", "correlation_test", "location_test", "spread_test"]
 
-_CLOSED_FORM_SHRINKAGE = 1e-6
 _QUANTITY = "whitened latents"
 
 _UNCORRELATED = 0.05**2
@@ -47,16 +50,11 @@ class Whitening:
 
     @classmethod
     def of(cls, q: Distribution, draws: int) -> Whitening:
-        """Return the whitening for the posteriors of a batch.
-
-        Args:
-            q: batch shape ``(B,)``, event shape ``(D,)``.
-            draws: the number of draws from which the moments are estimated if they are not known in closed form.
-        """
+        """Return the whitening for ``B`` posteriors, from at least ``draws`` draws if a moment has no closed form."""
         known, matrix, dim = moments(q), covariance(q), q.event_shape[0]
         if known is not None and matrix is not None:
             loc, matrix = known[0].cpu().double(), matrix.cpu().double()
-            shrinkage, noise = _CLOSED_FORM_SHRINKAGE, 0.0
+            shrinkage, noise = 1e-6, 0.0
         else:
             count = max(draws, 4 * dim)
             sample = q.sample(torch.Size([count])).cpu().double()
@@ -80,15 +78,10 @@ class Whitening:
         return white.permute(2, 0, 1).reshape(vector.shape)
 
 
-def location_test(truth: npt.NDArray[np.float64], scores: npt.NDArray[np.float64]) -> CalibrationTest:
+def location_test(truth: Array, scores: Array) -> CalibrationTest:
     """Test whether the posterior is in the right place, on average over the simulations.
 
-    Args:
-        truth: the whitened truth, ``(n, D)``.
-        scores: its ranks among the draws as normal scores, ``(n, D)``; standard normal if ``q`` is exact.
-
-    Returns:
-        Statistic: the largest mean distance from the posterior mean, in posterior standard deviations. Fault: ``"shifted"``.
+    Statistic: the largest mean distance from the posterior mean, in posterior standard deviations. Fault: ``"shifted"``.
     """
     simulations, dim = scores.shape
     z = scores.mean(axis=0) * math.sqrt(simulations)
@@ -101,24 +94,12 @@ def location_test(truth: npt.NDArray[np.float64], scores: npt.NDArray[np.float64
     return CalibrationTest("location", _QUANTITY, float(distance.mean()), p_value, fault)
 
 
-def spread_test(
-    truth: npt.NDArray[np.float64],
-    scores: npt.NDArray[np.float64],
-    norm_scores: npt.NDArray[np.float64],
-    second_moment: npt.NDArray[np.float64],
-) -> CalibrationTest:
+def spread_test(truth: Array, scores: Array, norm_scores: Array, second_moment: Array) -> CalibrationTest:
     """Test whether the posterior is as wide as the distribution of the truth around it.
 
-    Args:
-        truth: the whitened truth, ``(n, D)``.
-        scores: its ranks among the draws as normal scores, ``(n, D)``.
-        norm_scores: the ranks of its norm as normal scores, ``(n,)``.
-        second_moment: that of the whitened draws, ``(D, D)``.
-
-    Returns:
-        Statistic: the standard deviation of the truth around its mean, relative to that of the posterior, for the coordinate
-        with the smallest p-value, or for all coordinates together if that p-value is smaller. Fault: ``"too narrow"`` if it is
-        above one, ``"too wide"`` if it is below one.
+    Statistic: the standard deviation of the truth around its mean, relative to that of the posterior, for the coordinate with
+    the smallest p-value, or for all coordinates together if their p-value is smaller. Fault: ``"too narrow"`` if it is above
+    one, ``"too wide"`` if it is below one.
     """
     simulations, dim = scores.shape
     totals = np.square(scores - scores.mean(axis=0)).sum(axis=0)
@@ -128,28 +109,18 @@ def spread_test(
     together = 2 * float(stats.norm.sf(abs(norm_scores.mean()) * math.sqrt(simulations)))
     ratios = np.square(truth - truth.mean(axis=0)) / second_moment.diagonal()
     ratio = ratios.mean(axis=1) if together < by_coordinate else ratios[:, worst]
-    # Large faults of other kinds lower the p-values too, so the spread itself decides about the name of the fault.
+    # Large faults of other kinds also lower the p-values, so the spread itself determines the name of the fault.
     z = _z_statistic(ratio - 1)
     fault = NOT_CALIBRATED if abs(z) < _critical_value(dim) else "too narrow" if z > 0 else "too wide"
     p_value = min(1.0, 2 * by_coordinate, 2 * together)
     return CalibrationTest("spread", _QUANTITY, math.sqrt(ratio.mean()), p_value, fault)
 
 
-def correlation_test(
-    truth: npt.NDArray[np.float64],
-    second_moment: npt.NDArray[np.float64],
-    squared_correlation: npt.NDArray[np.float64],
-) -> CalibrationTest:
-    """Test whether the latents are correlated as the posterior claims.
+def correlation_test(truth: Array, second_moment: Array, squared_correlation: Array) -> CalibrationTest:
+    """Test whether ``D > 1`` latents are correlated as the posterior claims.
 
-    Args:
-        truth: the whitened truth, ``(n, D)``, ``D`` above one.
-        second_moment: that of the whitened draws, ``(D, D)``.
-        squared_correlation: the mean squared correlations of the posteriors, ``(D, D)``.
-
-    Returns:
-        Statistic: the largest correlation that remains in the whitened truth. Fault: ``"missing correlation"`` if the
-        posteriors are uncorrelated, else ``"wrong correlation"``.
+    Statistic: the largest correlation that remains in the whitened truth. Fault: ``"missing correlation"`` if the mean squared
+    correlations of the posteriors, ``(D, D)``, are close to zero, else ``"wrong correlation"``.
     """
     simulations, dim = truth.shape
     centered = truth - truth.mean(axis=0)
@@ -167,11 +138,11 @@ def correlation_test(
     return CalibrationTest("correlation", _QUANTITY, float(remaining), p_value, fault)
 
 
-def _z_statistic(values: npt.NDArray[np.float64]) -> float:
+def _z_statistic(values: Array) -> float:
     """Return the mean in units of its standard error."""
     return float(values.mean() / max(values.std(ddof=1) / math.sqrt(len(values)), 1e-300))
 
 
 def _critical_value(dim: int) -> float:
-    """Return what the largest of ``dim`` z-statistics exceeds, in absolute value, with a probability of at most 0.01."""
+    """Return the bound that the largest absolute value of ``dim`` z-statistics exceeds with probability at most 0.01."""
     return float(stats.norm.isf(0.005 / dim))

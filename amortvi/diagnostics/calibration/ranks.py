@@ -8,7 +8,7 @@ of :math:`f(z^*)` among :math:`f(z_1), \dots, f(z_K)`, :math:`z_k \sim q(z \mid 
 
     u = \frac{\#\{k : f(z_k) < f(z^*)\} + U\,(1 + \#\{k : f(z_k) = f(z^*)\})}{K + 1}, \quad U \sim \mathrm{Uniform}(0, 1),
 
-which makes them exactly uniform, with or without ties.
+which makes them exactly uniform with or without ties.
 """
 
 from __future__ import annotations
@@ -16,30 +16,21 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from amortvi._util.checks import positive_int
 from amortvi._util.checks import probability as checked_probability
 from amortvi._util.lazy import stats
-from amortvi.diagnostics.calibration.verdicts import NOT_CALIBRATED
+from amortvi.diagnostics.calibration.verdicts import NOT_CALIBRATED, Array
 
 __all__ = ["ecdf_band", "shape_of", "uniform_ranks", "uniformity"]
 
-_MOST_BINS, _LEAST_PER_BIN = 20, 20
 _BAND_SIMULATIONS = 4000
 
 
 def uniform_ranks(truth: Tensor, draws: Tensor) -> Tensor:
-    """Return the randomized ranks of true values among draws.
-
-    Args:
-        truth: any shape ``S``.
-        draws: ``(K, *S)``.
-
-    Returns:
-        Ranks strictly between 0 and 1, of shape ``S``, in double precision.
+    """Return the randomized ranks, strictly between 0 and 1, of true values ``(*S,)`` among draws ``(K, *S)``.
 
     Example:
         >>> ranks = uniform_ranks(torch.tensor([0.0, 9.0]), torch.tensor([[1.0, 1.0], [2.0, 2.0], [3.0, 3.0]]))
@@ -51,30 +42,23 @@ def uniform_ranks(truth: Tensor, draws: Tensor) -> Tensor:
     return (below + place * (equal + 1)) / (draws.shape[0] + 1)
 
 
-def uniformity(ranks: npt.NDArray[np.float64]) -> tuple[float, float]:
-    """Test whether ranks are uniform on (0, 1).
+def uniformity(ranks: Array) -> tuple[float, float]:
+    """Return the Kolmogorov-Smirnov distance of ranks ``(n,)`` from uniformity, and a p-value.
 
     The Kolmogorov-Smirnov test is most sensitive to a shift, the chi-squared test on bins to a change of shape. The p-value
-    is corrected for using both.
-
-    Args:
-        ranks: ``(n,)``.
-
-    Returns:
-        The Kolmogorov-Smirnov distance, and twice the smaller p-value of the two tests.
+    is twice the smaller one of the two tests.
     """
     distance = stats.kstest(ranks, "uniform")
-    bins = min(_MOST_BINS, max(2, len(ranks) // _LEAST_PER_BIN))
+    bins = min(20, max(2, len(ranks) // 20))
     counts, _ = np.histogram(ranks, bins=bins, range=(0, 1))
     return float(distance.statistic), min(1.0, 2 * min(float(distance.pvalue), float(stats.chisquare(counts).pvalue)))
 
 
-def shape_of(ranks: npt.NDArray[np.float64]) -> str:
+def shape_of(ranks: Array) -> str:
     """Name the fault that a histogram of ranks shows.
 
-    Returns:
-        ``"shifted"`` for a slope, ``"too narrow"`` for a U (the truth is often beyond the draws), ``"too wide"`` for a hump,
-        or ``"not calibrated"`` for anything else.
+    A slope is ``"shifted"``, a U ``"too narrow"`` (the truth is often beyond the draws), a hump ``"too wide"``, and anything
+    else ``"not calibrated"``.
     """
     slope = abs(float(ranks.mean()) - 0.5) * math.sqrt(12 * len(ranks))
     hollow = (float(ranks.var()) - 1 / 12) * math.sqrt(180 * len(ranks))
@@ -85,9 +69,7 @@ def shape_of(ranks: npt.NDArray[np.float64]) -> str:
     return "too narrow" if hollow > 0 else "too wide"
 
 
-def ecdf_band(
-    simulations: int, *, probability: float = 0.95, points: int = 100
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+def ecdf_band(simulations: int, *, probability: float = 0.95, points: int = 100) -> tuple[Array, Array, Array]:
     """Return a simultaneous confidence band for the empirical distribution function of uniform ranks.
 
     It consists of binomial intervals whose common level is found by simulation (Säilynoja, Bürkner and Vehtari, 2022).
@@ -98,7 +80,7 @@ def ecdf_band(
         points: the number of equally spaced points at which the band is computed.
 
     Returns:
-        The points, the lower and the upper end of the band, each ``(points,)``.
+        The points, and the lower and upper end of the band at each, all of shape ``(points,)``.
 
     Raises:
         OptionError: ``simulations`` or ``points`` is not a positive integer, or ``probability`` is not strictly between 0

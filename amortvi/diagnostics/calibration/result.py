@@ -6,19 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from amortvi._util.lazy import pandas as pd
 from amortvi.diagnostics.calibration.coverage import area_to_curve, coverage_at
-from amortvi.diagnostics.calibration.verdicts import CALIBRATED, NOT_CALIBRATED, CalibrationTest
+from amortvi.diagnostics.calibration.verdicts import CALIBRATED, NOT_CALIBRATED, Array, CalibrationTest
 from amortvi.errors import OptionError
 
 __all__ = ["Calibration"]
-
-_NAMING_KINDS = ({"location", "spread", "correlation"}, {"marginal"})
-"""The kinds of tests whose verdicts name a fault of the posterior; the second are used if the first find none."""
-
-_COLUMNS = ["kind", "quantity", "statistic", "p_value", "corrected", "verdict"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,10 +31,10 @@ class Calibration:
 
     draws: int
     tests: tuple[CalibrationTest, ...]
-    ranks: Mapping[str, npt.NDArray[np.float64]]
-    density_levels: npt.NDArray[np.float64]
-    reference_levels: npt.NDArray[np.float64]
-    whitened: npt.NDArray[np.float64]
+    ranks: Mapping[str, Array]
+    density_levels: Array
+    reference_levels: Array
+    whitened: Array
 
     @property
     def simulations(self) -> int:
@@ -55,7 +49,8 @@ class Calibration:
     @property
     def faults(self) -> tuple[str, ...]:
         """The faults of the posterior; empty if no test finds one."""
-        for kinds in _NAMING_KINDS:
+        # Only these kinds of tests name a fault; a marginal test names it if the others find none.
+        for kinds in ({"location", "spread", "correlation"}, {"marginal"}):
             verdicts = [test.verdict for test in self.tests if test.kind in kinds]
             named = dict.fromkeys(verdict for verdict in verdicts if verdict not in (CALIBRATED, NOT_CALIBRATED))
             if named:
@@ -80,7 +75,7 @@ class Calibration:
 
         Returns:
             One row per level. Columns: ``highest_density`` (Hermans et al., 2022); ``around_references`` (TARP, averaged over
-            the reference points); and ``standard_error``, that of the first column if ``q`` is exact. The standard error of
+            the reference points); and ``standard_error``, the standard error of the first column if ``q`` is exact. That of
             the second column is smaller.
 
         Raises:
@@ -96,17 +91,16 @@ class Calibration:
 
     def to_frame(self) -> pd.DataFrame:
         """Return one row per test: kind, quantity, statistic, p-value, corrected p-value, verdict."""
-        return pd.DataFrame([vars(test) for test in self.tests], columns=_COLUMNS)
+        columns = ["kind", "quantity", "statistic", "p_value", "corrected", "verdict"]
+        return pd.DataFrame([vars(test) for test in self.tests], columns=columns)
 
     def __repr__(self) -> str:
         return f"Calibration({self.verdict!r}, {self.simulations} simulations, {self.draws} draws, {len(self.tests)} tests)"
 
     def __str__(self) -> str:
-        lines = [
-            f"{self.verdict} ({self.simulations} simulations with {self.draws} draws each, {len(self.tests)} tests)"
-        ]
+        text = f"{self.verdict} ({self.simulations} simulations with {self.draws} draws each, {len(self.tests)} tests)"
         for test in self.tests:
             if test.verdict != CALIBRATED:
                 details = f"{test.statistic:.3g}, corrected p = {test.corrected:.2g}"
-                lines.append(f"  {test.kind} of {test.quantity}: {test.verdict} ({details})")
-        return "\n".join(lines)
+                text += f"\n  {test.kind} of {test.quantity}: {test.verdict} ({details})"
+        return text

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -11,6 +9,7 @@ from amortvi.data import Batch
 from amortvi.diagnostics.calibration.coverage import reference_points
 from amortvi.diagnostics.calibration.moments import Whitening
 from amortvi.diagnostics.calibration.ranks import uniform_ranks
+from amortvi.diagnostics.calibration.verdicts import Array
 from amortvi.diagnostics.simulation import Simulated
 from amortvi.errors import NonFiniteError
 from amortvi.model import log_jacobian, sum_sites
@@ -27,12 +26,7 @@ _PROJECTIONS = 4
 
 
 class TruthComparison:
-    """Reduces the weighted draws of a chunk of simulations to ranks of the truth.
-
-    Args:
-        posterior: the posteriors of the simulated data.
-        simulated: the data with the true latents.
-    """
+    """Reduces weighted draws from the posteriors of simulated data to ranks of the truth, chunk by chunk."""
 
     def __init__(self, posterior: Posterior, simulated: Simulated) -> None:
         self.posterior = posterior
@@ -51,17 +45,17 @@ class TruthComparison:
         return [*self.posterior.latents.labels, *_JOINT, *projections]
 
     @property
-    def second_moment(self) -> npt.NDArray[np.float64]:
+    def second_moment(self) -> Array:
         """The second moment of the whitened draws, over all simulations, ``(D, D)``."""
         return (self._second_moment / len(self.truth)).numpy()
 
     @property
-    def squared_correlation(self) -> npt.NDArray[np.float64]:
+    def squared_correlation(self) -> Array:
         """The mean squared correlations of the posteriors, ``(D, D)``."""
         return (self._squared_correlation / len(self.truth)).numpy()
 
     def reduce(self, weighted: WeightedDraws) -> dict[str, Tensor]:
-        """Compare the truth with the draws, for a chunk of ``B`` simulations; to be called once for each simulation.
+        """Compare the truth with the draws for a chunk of ``B`` simulations; each simulation must be in one chunk only.
 
         Returns:
             - ``ranks``, ``(B, names)``; ``whitened_ranks``, ``(B, D)``; and ``norm_ranks``, the ranks of the norm of the
@@ -132,12 +126,9 @@ def _squared_distances(points: Tensor, references: Tensor) -> Tensor:
 
 
 def _rounded(values: Tensor, draws: Tensor, dtype: torch.dtype) -> Tensor:
-    """Round to the precision of the model, so that values that are equal up to rounding error are ties.
+    """Round ``(*S, B, Q)`` to the precision ``dtype`` of the model at the magnitude of ``draws``, ``(K, B, Q)``.
 
-    Args:
-        values: ``(*S, B, Q)``.
-        draws: values for posterior draws, ``(K, B, Q)``, which determine the magnitude.
-        dtype: the type in which the model computes.
+    Values that are equal up to rounding error thus become ties.
     """
     size = draws.where(draws.isfinite(), 0).abs().mean(0).clamp_min(1.0)
     # A power of two, so that the step itself is exact.

@@ -5,8 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
-__all__ = ["CALIBRATED", "NOT_CALIBRATED", "CalibrationTest", "holm_corrected"]
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["CALIBRATED", "NOT_CALIBRATED", "Array", "CalibrationTest", "holm_corrected"]
+
+Array: TypeAlias = npt.NDArray[np.float64]
 
 CALIBRATED = "calibrated"
 NOT_CALIBRATED = "not calibrated"
@@ -21,10 +27,10 @@ class CalibrationTest:
     """One test of a posterior against the latents from which data were simulated.
 
     Args:
-        kind: what is tested; see `calibrate`.
+        kind: the kind of the test; see `calibrate`.
         quantity: the quantity of latents and data that is tested.
         statistic: the size of the effect; its definition depends on the kind.
-        p_value: the probability of such an effect, or a larger one, for an exact posterior.
+        p_value: the probability of an effect at least this large for an exact posterior.
         verdict: ``"calibrated"`` if ``corrected`` is at least 0.05, else the fault.
         corrected: the p-value corrected for the number of tests (Holm, 1979).
     """
@@ -38,11 +44,7 @@ class CalibrationTest:
 
 
 def holm_corrected(tests: Sequence[CalibrationTest]) -> tuple[CalibrationTest, ...]:
-    """Correct the p-values for the number of tests (Holm, 1979), and replace the verdict of those that are not significant.
-
-    Args:
-        tests: uncorrected tests, each with its fault as the verdict, significant or not.
-    """
+    """Correct the p-values for the number of tests (Holm, 1979), and clear the fault of each test that is not significant."""
     order = sorted(range(len(tests)), key=lambda i: tests[i].p_value)
     corrected, largest = [0.0] * len(tests), 0.0
     for position, i in enumerate(order):

@@ -1,6 +1,6 @@
 r"""The aggregate posterior, the mixture of the posteriors of all observations (Hoffman and Johnson, 2016).
 
-For ``N`` observations it is :math:`q(z) = \tfrac1N \sum_n q(z \mid x_n)`. The mean KL to the prior has two parts,
+For ``N`` observations it is :math:`q(z) = \tfrac1N \sum_n q(z \mid x_n)`. The mean KL to the prior is the sum of two parts,
 
 .. math::
 
@@ -9,8 +9,7 @@ For ``N`` observations it is :math:`q(z) = \tfrac1N \sum_n q(z \mid x_n)`. The m
       + \underbrace{\mathrm{KL}\bigl(q(z) \,\|\, p(z)\bigr)}_{\text{mismatch of aggregate posterior and prior}} .
 
 The first part is the mean of :math:`\log q(z \mid x_n) - \log q(z)` over draws. It is at most :math:`\log N`, since the mixture
-has ``N`` components; a value close to :math:`\log N` means that the mutual information of ``x`` and ``z`` in the population is
-larger.
+has ``N`` components; if it is close to :math:`\log N`, the mutual information of ``x`` and ``z`` in the population is larger.
 """
 
 from __future__ import annotations
@@ -26,14 +25,11 @@ from torch.distributions import Distribution
 
 from amortvi._util.chunks import spans
 from amortvi.data import Chunk
-from amortvi.families import kl_to_standard_normal
-from amortvi.model import Model, PriorRuns
+from amortvi.model import PriorRuns
 from amortvi.posterior import Posterior
+from amortvi.posterior.log_weights import closed_form_kl
 
-__all__ = ["AggregateDraws", "closed_form_kl", "draw_aggregate", "mutual_information"]
-
-_POINTS_AT_ONCE = 64
-"""Points at which the aggregate density is evaluated together: enough for efficient vectorization."""
+__all__ = ["AggregateDraws", "draw_aggregate", "mutual_information"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,8 +39,8 @@ class AggregateDraws:
     Args:
         vector: draws from the posteriors of the observations, unconstrained, ``(P, D)``.
         log_prob: the log density of each draw under the posterior it was drawn from, ``(P,)``.
-        control: ``log q - log p`` at each draw minus the KL of its posterior, ``(P,)``, a control variate with mean zero; it
-            is ``None`` if the KL has no closed form.
+        control: ``log q - log p`` at each draw minus the KL of its posterior, ``(P,)``, a control variate with mean zero;
+            ``None`` if the KL has no closed form.
         prior: as many draws from the prior, ``(P, D)``.
     """
 
@@ -54,22 +50,10 @@ class AggregateDraws:
     prior: Tensor
 
 
-def closed_form_kl(model: Model, q: Distribution) -> Tensor | None:
-    """Return the KL to the prior in nats, ``(B,)``, or ``None`` if it has no closed form.
-
-    Args:
-        model: the generative model.
-        q: posteriors, batch shape ``(B,)``, event shape ``(D,)``.
-    """
-    return kl_to_standard_normal(q) if model.structure.standard_normal_prior else None
-
-
 def draw_aggregate(posterior: Posterior, points: int) -> AggregateDraws:
     """Draw at least ``points`` times from the aggregate posterior, equally often from each component.
 
-    Args:
-        posterior: the posteriors of all observations; if there are more than ``points``, an evenly spaced subset is used.
-        points: the number of draws, which is rounded up to a multiple of the number of components.
+    If there are more than ``points`` components, an evenly spaced subset is used.
     """
     observations, model = len(posterior), posterior.model
     rows = np.linspace(0, observations - 1, min(observations, points)).round().astype(np.int64)
@@ -93,12 +77,7 @@ def draw_aggregate(posterior: Posterior, points: int) -> AggregateDraws:
 
 
 def mutual_information(posterior: Posterior, drawn: AggregateDraws) -> tuple[float, float]:
-    """Return the mutual information of observation and latents, and its Monte Carlo standard error, in nats.
-
-    Args:
-        posterior: the posteriors of all observations.
-        drawn: draws from the aggregate posterior.
-    """
+    """Return the mutual information of observation and latents, and its Monte Carlo standard error, in nats."""
     terms = drawn.log_prob.double() - _log_aggregate(posterior, drawn.vector)
     if drawn.control is not None:
         control = drawn.control.double()
@@ -108,7 +87,7 @@ def mutual_information(posterior: Posterior, drawn: AggregateDraws) -> tuple[flo
 
 
 def _log_aggregate(posterior: Posterior, vector: Tensor) -> Tensor:
-    """Return the log density of the aggregate posterior at ``vector``, ``(P, D)``: all posteriors at all points."""
+    """Return the log density of the aggregate posterior at ``vector``, ``(P, D)``."""
     points = vector.to(posterior.device)
     total, observations = torch.full((len(points),), -math.inf, dtype=torch.float64), 0
 
@@ -124,5 +103,6 @@ def _log_aggregate(posterior: Posterior, vector: Tensor) -> Tensor:
             torch.logaddexp(part, torch.logsumexp(log_prob(q, span), dim=1).cpu().double(), out=part)
         return {}
 
-    posterior.map_chunks(add, draws=_POINTS_AT_ONCE, probe=lambda _, q: {"log_prob": log_prob(q, range(1))})
+    # 64 points at once are enough for efficient vectorization.
+    posterior.map_chunks(add, draws=64, probe=lambda _, q: {"log_prob": log_prob(q, range(1))})
     return total - math.log(observations)

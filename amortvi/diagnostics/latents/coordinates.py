@@ -1,4 +1,4 @@
-r"""How much the posterior of each latent coordinate differs from its prior, and between observations.
+r"""How much the posterior of each latent coordinate differs from the prior, and how much it varies between observations.
 
 For coordinate :math:`j` of the unconstrained latent vector this module computes the variance over observations of the
 posterior mean, :math:`\operatorname{Var}_x E[u_j \mid x]` (Burda, Grosse and Salakhutdinov, 2016), and the mean KL from the
@@ -9,7 +9,7 @@ marginal posterior to the marginal prior,
     \mathrm{KL}_j(x) = \mathrm{KL}\bigl(q_j(u_j \mid x) \,\|\, p_j(u_j)\bigr) = -H(q_j) - E_{q_j}[\log p_j(u_j)].
 
 The KL is exact if the prior is a fixed ``N(0, I)`` and the marginals have a closed-form KL to it, as Gaussians do. Otherwise
-the expectation is an average over draws, and so is the entropy unless the marginals have it in closed form.
+the expectation is averaged over draws, from which the entropy is also estimated unless the marginals have a closed form.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ from amortvi.model import Model, PriorRuns, priors_depend_on_latents
 from amortvi.posterior import Posterior
 from amortvi.training import FitOptions
 
-__all__ = ["INACTIVE_KL", "LEAST_STEPS", "CoordinateUsage", "coordinate_usage", "warn_of_inactive_latents"]
+__all__ = ["CoordinateUsage", "abbreviated", "coordinate_usage", "warn_of_inactive_latents"]
 
-INACTIVE_KL = 0.01
+_INACTIVE_KL = 0.01
 """The mean KL, in nats, below which a coordinate can be inactive."""
 
 _ACTIVE_VARIANCE = 0.01
@@ -57,8 +57,8 @@ class CoordinateUsage:
         labels: a label for each coordinate, such as ``z[0]``.
         mean_covariance: the covariance over observations of the posterior means, ``(D, D)``.
         kl: the mean KL from the marginal posterior to the marginal prior in nats, ``(D,)``; NaN for the coordinates of a site
-            with a joint prior, such as a Dirichlet, because its marginals are unknown. If the prior is independent, the sum is
-            the KL of the whole vector minus the total correlation of the posterior.
+            with a joint prior, such as a Dirichlet, because its marginals are unknown. If the coordinates are independent
+            under the prior, the sum is the KL of the whole vector minus the total correlation of the posterior.
         mean: the mean of the aggregate posterior, the mixture of the posteriors of all observations, ``(D,)``.
         variance: the variance of the aggregate posterior, ``(D,)``.
         prior_mean: the mean of the prior, ``(D,)``.
@@ -80,25 +80,29 @@ class CoordinateUsage:
 
     @property
     def active(self) -> Tensor:
-        """Whether the posterior mean varies between observations, by more than 0.01 prior variances, ``(D,)``."""
+        """Whether the variance of the posterior mean between observations exceeds 0.01 prior variances, ``(D,)``."""
         return self.mean_variance > _ACTIVE_VARIANCE * self.prior_variance
 
     @property
     def inactive(self) -> Tensor:
         """Whether the posterior equals the prior for every observation, ``(D,)``.
 
-        A coordinate is inactive if its KL is below 0.01 nats and it is not active. If the prior depends on covariates, a
-        posterior that only repeats the prior has a varying mean; a KL below 0.005 nats therefore suffices (with the prior
-        ``N(0, 1)`` it implies that the coordinate is not active, because the KL is at least half the squared mean). If the KL
-        is unknown, every coordinate that is not active is inactive.
+        A coordinate is inactive if its KL is below 0.01 nats and it is not active. A KL below 0.005 nats suffices, because the
+        mean of a posterior that only repeats a prior with covariates varies. (With the prior ``N(0, 1)``, such a KL implies
+        that the coordinate is not active, since the KL is at least half the squared mean.) If the KL is unknown, every
+        coordinate that is not active is inactive.
         """
-        below = (self.kl < INACTIVE_KL) & (~self.active | (self.kl < INACTIVE_KL / 2))
+        below = (self.kl < _INACTIVE_KL) & (~self.active | (self.kl < _INACTIVE_KL / 2))
         return torch.where(self.kl.isnan(), ~self.active, below)
 
     @property
     def inactive_labels(self) -> list[str]:
         """The labels of the inactive coordinates."""
-        return [label for label, inactive in zip(self.labels, self.inactive.tolist(), strict=True) if inactive]
+        return self.labels_of(self.inactive)
+
+    def labels_of(self, chosen: Tensor) -> list[str]:
+        """Return the labels of chosen coordinates, ``(D,)``."""
+        return [label for label, is_chosen in zip(self.labels, chosen.tolist(), strict=True) if is_chosen]
 
     @property
     def directions(self) -> Tensor:
@@ -114,14 +118,9 @@ class CoordinateUsage:
 
 
 def coordinate_usage(posterior: Posterior, draws: int) -> CoordinateUsage:
-    """Measure how much each coordinate of the latent vector is used.
+    """Measure how much each coordinate is used, from ``draws`` draws per observation if there is no closed form.
 
-    Args:
-        posterior: the posterior of each observation. Its model runs only if the prior is not a fixed ``N(0, I)``.
-        draws: draws for each observation, used if there is no closed form.
-
-    Raises:
-        ModelError: the model fails.
+    The model runs only if the prior is not a fixed ``N(0, I)``.
     """
     model = posterior.model
     runs = 0 if model.structure.standard_normal_prior else _prior_runs(posterior)
@@ -145,8 +144,15 @@ def coordinate_usage(posterior: Posterior, draws: int) -> CoordinateUsage:
     )
 
 
+def abbreviated(labels: list[str]) -> str:
+    """Return ``": "`` and the first labels, or an empty string without labels."""
+    return (f": {', '.join(labels[:8])}" if labels else "") + (
+        f" and {len(labels) - 8} more" if len(labels) > 8 else ""
+    )
+
+
 def _prior_runs(posterior: Posterior) -> int:
-    """Return how often to run the model on each observation to know its prior."""
+    """Return the number of runs of the model on each observation from which its prior is estimated."""
     with posterior.model.inference_mode():
         depends = priors_depend_on_latents(posterior.model, posterior.first())
     return max(_PRIOR_RUNS if depends else 1, _PRIOR_DRAWS // len(posterior))
@@ -160,11 +166,11 @@ def _measure(model: Model, batch: Batch, q: Distribution, draws: int, runs: int)
         batch: ``B`` observations.
         q: their posteriors.
         draws: draws from each posterior, used if there is no closed form.
-        runs: ``M``, the number of runs of the model from which the prior is computed; 0 if it is ``N(0, I)``.
+        runs: ``M``, the number of runs of the model from which the prior is estimated; 0 if it is ``N(0, I)``.
 
     Returns:
-        ``mean``, ``variance``, ``noise`` and ``kl``, ``(B, D)``, and with ``runs`` also ``prior``, ``(B, M, D)``; in double
-        precision, on the CPU.
+        ``mean``, ``variance``, ``noise`` and ``kl``, ``(B, D)``, and ``prior``, ``(B, M, D)``, if ``runs`` is not 0; in double
+        precision on the CPU.
     """
     exact = _closed_form(q) if runs == 0 else None
     if exact is not None:
@@ -203,7 +209,7 @@ def _closed_form(q: Distribution) -> dict[str, Tensor] | None:
 
 
 def _entropy(q: Distribution, vector: Tensor) -> Tensor:
-    """Return the entropy of each marginal in nats, ``(B, D)``; without a closed form, from the spacings of the draws."""
+    """Return the entropy of each marginal in nats, ``(B, D)``, estimated from spacings of the draws without a closed form."""
     marginal = marginals(q)
     if marginal is not None:
         with contextlib.suppress(NotImplementedError):
@@ -216,42 +222,32 @@ def _entropy(q: Distribution, vector: Tensor) -> Tensor:
 
 
 def _double(value: Tensor) -> Tensor:
-    """Return ``value`` in double precision, on the CPU, because not every accelerator has it."""
+    """Return ``value`` in double precision, on the CPU because not every accelerator supports it."""
     return value.cpu().double()
 
 
-LEAST_STEPS = 500
-"""The number of training steps from which on a fit is checked: an encoder may start at the prior and has to learn first."""
-
-_OBSERVATIONS = 1024
-_DRAWS = 200
-_LISTED = 8
+_LEAST_STEPS = 500
+"""The least number of training steps after which a fit is checked: an encoder may start at the prior."""
 
 
 def warn_of_inactive_latents(vi: AmortizedVI, x: Observations, options: FitOptions) -> None:
-    """Issue a warning if the posterior of some latent coordinates equals the prior for every observation.
+    """Issue a warning if a trained model has inactive latent coordinates; a function in `AmortizedVI.after_fit`.
 
-    amortvi appends this function to `AmortizedVI.after_fit`. A frozen model and a model without parameters are not checked,
-    because data can contain no information about some latents of a given model. A trained model has learned not to use them.
-
-    Args:
-        vi: the fitted estimator.
-        x: the training data; about 1,000 observations are used.
-        options: the options of the fit.
+    A frozen model and a model without parameters are not checked: the data may contain no information about some latents of a
+    given model, whereas a trained model has learned not to use them.
     """
     is_trained = not vi.freeze_model and any(parameter.requires_grad for parameter in vi.generative.parameters())
     steps = len(vi.history) * (x.steps(options.batch_size) or 1)
-    if not is_trained or steps < LEAST_STEPS:
+    if not is_trained or steps < _LEAST_STEPS:
         return
-    posterior = vi.posterior(evenly_spaced(x, _OBSERVATIONS), copy=False)
+    posterior = vi.posterior(evenly_spaced(x, 1024), copy=False)
     with random_state(0, vi.device):
-        used = coordinate_usage(posterior, _DRAWS)
+        used = coordinate_usage(posterior, draws=200)
     inactive = used.inactive_labels
     if inactive:
-        more = f" and {len(inactive) - _LISTED} more" if len(inactive) > _LISTED else ""
         warnings.warn(
-            f"{len(inactive)} of {len(used.labels)} latent dimensions are inactive: {', '.join(inactive[:_LISTED])}{more}. "
-            f"Their posterior equals the prior for every observation (KL below {INACTIVE_KL} nats), so they carry no "
+            f"{len(inactive)} of {len(used.labels)} latent dimensions are inactive{abbreviated(inactive)}. "
+            f"Their posterior equals the prior for every observation (KL below {_INACTIVE_KL} nats), so they carry no "
             f"information about the data. If the data need no more latents, reduce the number of latents. Otherwise increase "
             f"the weight of the KL gradually, with objective=ELBO(kl_weight=LinearSchedule(epochs)), or use "
             f"ELBO(free_bits=0.1) or objective='iwae'. amortvi.latent_usage shows the details.",

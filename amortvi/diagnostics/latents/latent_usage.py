@@ -1,9 +1,9 @@
 r"""Posterior collapse: latents with a posterior that equals the prior and thus carries no information about the data.
 
-A coordinate of the latent vector is *active* if its posterior mean varies between observations,
+A coordinate of the unconstrained latent vector is *active* if its posterior mean varies between observations,
 :math:`\operatorname{Var}_x E[u_j \mid x] > 0.01` times its prior variance (Burda, Grosse and Salakhutdinov, 2016). It is
-*inactive* if it is not active and the mean KL from its marginal posterior to its marginal prior is below 0.01 nats. Both are
-measured on the unconstrained latent vector; `LatentVector.labels` names its coordinates.
+*inactive* if its posterior equals its prior for every observation; see `CoordinateUsage.inactive`. A coordinate whose posterior
+differs from the prior, but has the same mean for every observation, is neither.
 
 Active coordinates can be redundant: a hundred coordinates that all repeat one weak signal are each active. A posterior with
 correlations can have an inactive direction across active coordinates. The variances of the posterior mean along its principal
@@ -27,30 +27,28 @@ from amortvi._util.lazy import pandas as pd
 from amortvi._util.lazy import stats
 from amortvi._util.random import random_state
 from amortvi.data import Chunk
-from amortvi.diagnostics.latents.aggregate import AggregateDraws, closed_form_kl, draw_aggregate, mutual_information
-from amortvi.diagnostics.latents.coordinates import CoordinateUsage, coordinate_usage
+from amortvi.diagnostics.latents.aggregate import AggregateDraws, draw_aggregate, mutual_information
+from amortvi.diagnostics.latents.coordinates import CoordinateUsage, abbreviated, coordinate_usage
 from amortvi.errors import DataError
 from amortvi.inference import AmortizedVI
 from amortvi.posterior import Posterior
+from amortvi.posterior.log_weights import closed_form_kl
 
 __all__ = ["LatentUsage", "latent_usage"]
-
-_LEAST_DRAWS = 10
-_LISTED = 10
 
 
 @dataclass(frozen=True, eq=False)
 class LatentUsage:
-    """How much a fitted model uses its ``D`` latent coordinates; information in nats per observation.
+    """How much a fitted model uses its ``D`` latent coordinates; information is in nats per observation.
 
     Args:
         coordinates: the usage of each coordinate of the unconstrained latent vector.
         observations: ``N``, the number of observations.
-        ks: the Kolmogorov-Smirnov distance of aggregate posterior and prior for each coordinate, ``(D,)``.
+        ks: the Kolmogorov-Smirnov distance between aggregate posterior and prior for each coordinate, ``(D,)``.
         kl: the mean KL from the posteriors to the prior.
         kl_se: its Monte Carlo standard error; 0 if it is exact.
-        mutual_information: the mutual information of the latents and the position of the observation among the ``N``. It is at
-            most ``log N``, and a lower bound of the mutual information in the population.
+        mutual_information: the mutual information of the latents and the position of the observation among the ``N``, a lower
+            bound on the mutual information in the population.
         mutual_information_se: its Monte Carlo standard error.
         aggregate: draws from the aggregate posterior, ``(P, D)``.
         prior: as many draws from the prior, ``(P, D)``.
@@ -73,7 +71,7 @@ class LatentUsage:
 
     @property
     def aggregate_kl(self) -> float:
-        """The KL from the aggregate posterior to the prior; an upper bound of that in the population.
+        """The KL from the aggregate posterior to the prior, an upper bound on that in the population.
 
         It measures how much draws from the prior differ from the latents of the data.
         """
@@ -97,12 +95,14 @@ class LatentUsage:
         return pd.DataFrame(arrays, index=pd.Index(used.labels, name="latent"))
 
     def __str__(self) -> str:
-        used, inactive = self.coordinates, self.coordinates.inactive_labels
-        listed = ", ".join(inactive[:_LISTED]) + (f" and {len(inactive) - _LISTED} more" * (len(inactive) > _LISTED))
+        used = self.coordinates
+        neither = used.labels_of(~(used.active | used.inactive))
         lines = [
-            f"{int(used.active.sum())} of {len(used.labels)} latent dimensions are active "
-            f"({used.active_directions} directions), {len(inactive)} inactive{': ' if inactive else ''}{listed} "
-            f"({self.observations} observations).",
+            f"{int((used.active & ~used.inactive).sum())} of {len(used.labels)} latent dimensions are active, "
+            f"{len(used.inactive_labels)} inactive{abbreviated(used.inactive_labels)}"
+            f"{f', {len(neither)} neither (the posterior differs from the prior, but its mean does not vary)' * bool(neither)}"
+            f"{abbreviated(neither)} ({self.observations} observations). "
+            f"The posterior means vary along {used.active_directions} direction{'s' * (used.active_directions != 1)}.",
             f"KL {self.kl:.2f} nats = mutual information {self.mutual_information:.2f} ± {self.mutual_information_se:.2f} "
             f"(at most log N = {self.mutual_information_bound:.2f}) + KL from aggregate posterior to prior "
             f"{self.aggregate_kl:.2f}.",
@@ -124,7 +124,7 @@ def latent_usage(
 ) -> LatentUsage:
     """Measure which latents are used and which have collapsed to their prior.
 
-    The time is proportional to ``points`` times the number of observations: a few seconds for several thousand.
+    The time is proportional to ``points`` times the number of observations: a few seconds for several thousand observations.
 
     Args:
         vi: a fitted estimator.
@@ -135,7 +135,7 @@ def latent_usage(
         seed: reproduces the draws and leaves the caller's random state untouched.
 
     Returns:
-        The usage of each coordinate of the latent vector, and of all of them together.
+        The usage of each coordinate of the latent vector, and of the whole vector.
 
     Raises:
         NotFittedError: no data have been seen.
@@ -155,7 +155,7 @@ def latent_usage(
         >>> used.to_frame()["inactive"].to_dict()
         {'z[0]': False, 'z[1]': True}
     """
-    draws, points = positive_int("draws", draws, at_least=_LEAST_DRAWS), positive_int("points", points)
+    draws, points = positive_int("draws", draws, at_least=10), positive_int("points", points)
     posterior = vi.resolve_posterior(x, posterior)
     observations = len(posterior)
     if observations < 2:
@@ -196,7 +196,6 @@ def _mean_kl(posterior: Posterior, draws: int) -> tuple[float, float]:
 
 
 def _ks_distance(drawn: AggregateDraws, standard_normal_prior: bool) -> Tensor:
-    """Return the Kolmogorov-Smirnov distance of aggregate posterior and prior for each coordinate, ``(D,)``."""
     aggregate, prior = drawn.vector.double().numpy(), drawn.prior.double().numpy()
     if standard_normal_prior:
         test = stats.ks_1samp(aggregate, stats.norm.cdf, method="asymp")

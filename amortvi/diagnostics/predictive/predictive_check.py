@@ -1,4 +1,4 @@
-r"""Predictive checks: comparing statistics of the data with those of replicated data (Gelman, Meng and Stern, 1996).
+r"""Predictive checks compare statistics of the data with those of replicated data (Gelman, Meng and Stern, 1996).
 
 A replicated data set has the size and the covariates of the data and is drawn from the fitted model. The p-value of a
 statistic ``T`` is the proportion of replications in which it exceeds its value for the data, with ties counted half,
@@ -7,13 +7,13 @@ statistic ``T`` is the proportion of replications in which it exceeds its value 
 
     p = \frac{\#\{T(x^{rep}) > T(x)\} + \tfrac12 \#\{T(x^{rep}) = T(x)\} + \tfrac12}{S + 1}.
 
-It is close to 0 if ``T`` is too large in the data, and close to 1 if it is too small. The latents of the replications are drawn
-in one of two ways:
+It is close to 0 if ``T`` is larger in the data than the model predicts, and close to 1 if it is smaller. The latents of the
+replications are drawn in one of two ways:
 
 * ``latents="posterior"``: from the posterior of the replicated observation, :math:`z \sim q(z \mid x)`. Each observation is
-  then predicted from itself, so p-values concentrate around 1/2 even if the model is right (Bayarri and Berger, 2000). What is
-  flagged is wrong, but not everything that is wrong is flagged. Prefer statistics to which the latents cannot adapt, such as
-  the spread around the reconstruction.
+  then predicted from itself, so p-values concentrate around 1/2 if the model is right (Bayarri and Berger, 2000): a flagged
+  misfit is real, but others go undetected. Prefer statistics to which the latents cannot adapt, such as the spread around the
+  reconstruction.
 * ``latents="prior"``: from the prior, :math:`z \sim p(z)`, the mixed predictive distribution (Marshall and Spiegelhalter,
   2003). Given the parameters, this is the distribution of new data: for observations that the model was not trained on,
   p-values are uniform if the model is right. The posterior plays no part.
@@ -62,13 +62,10 @@ class PredictiveCheck:
     index: Any | None = field(default=None, repr=False)
 
     def misfits(self, level: float = 0.01) -> list[CheckedStatistic]:
-        """Return the statistics with a two-sided p-value below ``level``, the smallest first.
+        """Return the statistics with a two-sided p-value below ``level``, smallest first.
 
         With ``S`` replications no p-value is below ``1 / (S + 1)``. Under a right model, a proportion ``level`` of the
         statistics is returned by chance.
-
-        Args:
-            level: a probability strictly between 0 and 1.
 
         Raises:
             OptionError: ``level`` is not strictly between 0 and 1.
@@ -79,17 +76,11 @@ class PredictiveCheck:
     def to_frame(self) -> pd.DataFrame:
         """Return one row per statistic; ``mean`` and ``sd`` are those of the replications."""
         rows = [
-            {
-                "observed": statistic.observed,
-                "mean": float(statistic.replicated.mean()),
-                "sd": float(statistic.replicated.std(correction=0)),
-                "p_value": statistic.p_value,
-                "two_sided": statistic.two_sided,
-            }
-            for statistic in self.statistics
+            (s.observed, float(s.replicated.mean()), float(s.replicated.std(correction=0)), s.p_value, s.two_sided)
+            for s in self.statistics
         ]
-        keys = [(statistic.site, statistic.name) for statistic in self.statistics]
-        return pd.DataFrame(rows, index=pd.MultiIndex.from_tuples(keys, names=["site", "statistic"]))
+        index = pd.MultiIndex.from_tuples([(s.site, s.name) for s in self.statistics], names=["site", "statistic"])
+        return pd.DataFrame(rows, index=index, columns=["observed", "mean", "sd", "p_value", "two_sided"])
 
     def observations_frame(self) -> pd.DataFrame:
         """Return the p-values of each observation, one row per observation."""
@@ -117,25 +108,24 @@ def predictive_check(
 
     Args:
         vi: a fitted estimator.
-        x: observations, as for `AmortizedVI.fit`; held-out ones if p-values are to be uniform under a right model.
+        x: observations, as for `AmortizedVI.fit`; for p-values that are uniform under a right model, held-out observations.
         statistics: a list or mapping of statistics of each observed site: names among ``"mean"``, ``"std"``, ``"min"``,
             ``"max"`` and ``"zeros"`` (the proportion of zeros), or callables that map the values of all observations,
             ``(N, *nested, *event)``, to one or several numbers. Values that the model masks are NaN. By default all names,
             ``"zeros"`` for discrete data only.
         posterior: the posterior of ``x`` to use; by default that of the encoder.
         draws: ``S``, the number of replicated data sets.
-        latents: ``"posterior"`` draws the latents of each replication from the posterior of the observation, ``"prior"`` from
-            the prior.
+        latents: whether to draw the latents from the ``"posterior"`` of each observation or from the ``"prior"``.
         seed: reproduces the draws and leaves the caller's random state untouched.
 
     Returns:
         The statistics of the data and of the replications with their p-values and, for named statistics, the p-values of each
-        observation (of its only value, if it consists of one).
+        observation (only of the mean if an observation is a single number).
 
     Raises:
         NotFittedError: no data have been seen.
         DataError: the observations cannot be used.
-        ModelError: the model observes nothing that it can draw, or draws values that are not finite.
+        ModelError: the model observes nothing that can be drawn, or draws values that are not finite.
         OptionError: an option is out of range, or a statistic fails.
 
     References:
@@ -151,7 +141,7 @@ def predictive_check(
         >>> [statistic.name for statistic in check.misfits()]
         ['std']
     """
-    count = positive_int("draws", draws)
+    draws = positive_int("draws", draws)
     if latents not in get_args(Latents):
         raise OptionError(f"latents must be one of {list(get_args(Latents))}; got {latents!r}.")
     choose(statistics, discrete=True)  # fails before any computation
@@ -159,7 +149,7 @@ def predictive_check(
     with random_state(seed, vi.device):
         sites = read_observed_sites(posterior)
         checks = [SiteCheck(site, choose(statistics, discrete=site.discrete)) for site in sites]
-        for span in spans(count, rows_at_once(sum(site.values.numel() for site in sites))):
+        for span in spans(draws, rows_at_once(sum(site.values.numel() for site in sites))):
             replicated = _replicate(posterior, len(span), latents)
             for check in checks:
                 check.add(replicated[check.site.name])

@@ -19,13 +19,7 @@ __all__ = ["CheckedStatistic", "ObservedSite", "SiteCheck", "read_observed_sites
 
 @dataclass(frozen=True, eq=False)
 class ObservedSite:
-    """The values that one site observes.
-
-    Args:
-        name: the name of the site.
-        values: the values, ``(N, *nested, *event)``, on the CPU; NaN where the model masks them.
-        discrete: whether its distribution is discrete.
-    """
+    """The values that one site observes, ``(N, *nested, *event)``, on the CPU; NaN where the model masks them."""
 
     name: str
     values: Tensor
@@ -34,9 +28,6 @@ class ObservedSite:
 
 def read_observed_sites(posterior: Posterior) -> list[ObservedSite]:
     """Run the model on the observations and return the values of its observed sites in the data plate.
-
-    Args:
-        posterior: the posterior of the observations.
 
     Raises:
         ModelError: the model observes nothing in the plate.
@@ -92,7 +83,7 @@ class CheckedStatistic:
 
     @property
     def two_sided(self) -> float:
-        """The two-sided p-value."""
+        """Twice the smaller of ``p_value`` and ``1 - p_value``."""
         return 2 * min(self.p_value, 1 - self.p_value)
 
     def __str__(self) -> str:
@@ -104,12 +95,7 @@ class CheckedStatistic:
 
 
 class SiteCheck:
-    """The statistics of one site, for the data and for replications that are added one after the other.
-
-    Args:
-        site: the site with the data.
-        statistics: the statistics by name.
-    """
+    """The statistics of one site, for the data and for replications that are added one after the other."""
 
     def __init__(self, site: ObservedSite, statistics: Mapping[str, Statistic]) -> None:
         self.site = site
@@ -119,7 +105,7 @@ class SiteCheck:
         missing = site.values.isnan()
         self._missing = missing if bool(missing.any()) else None
         named = [s for s in statistics.values() if isinstance(s, str)]
-        if site.values[0].numel() == 1:  # the other statistics of a single value only repeat it
+        if site.values[0].numel() == 1:  # the other statistics of a single value repeat it
             named = [name for name in named if name == "mean"]
         self._by_observation = {name: _by_observation(name, site.values) for name in named}
         self._exceeding = {name: torch.zeros_like(value) for name, value in self._by_observation.items()}
@@ -129,7 +115,7 @@ class SiteCheck:
 
         Raises:
             ModelError: a replicated value is not finite.
-            OptionError: a statistic fails, or returns another number of values than for the data.
+            OptionError: a statistic fails, or returns more or fewer values than for the data.
         """
         for data in replicated:
             values = _masked(data, self._missing)
@@ -151,7 +137,7 @@ class SiteCheck:
                 self._exceeding[name] += (found > value).double() + 0.5 * (found == value).double()
 
     def statistics(self) -> Iterator[CheckedStatistic]:
-        """Iterate over the statistics; a statistic with several values becomes several."""
+        """Iterate over the statistics, with one element for each value of a statistic."""
         for name, observed in self._observed.items():
             replicated = torch.stack(self._replicated[name])
             for position, value in enumerate(observed.tolist()):
@@ -161,11 +147,10 @@ class SiteCheck:
     def observation_p_values(self) -> dict[str, Tensor]:
         """Return the p-values of each observation, ``(N,)``, by site and statistic."""
         replications = len(next(iter(self._replicated.values())))
+        p_values = {name: (exceeding + 0.5) / (replications + 1) for name, exceeding in self._exceeding.items()}
         return {
-            f"{self.site.name} {name}": ((exceeding + 0.5) / (replications + 1)).masked_fill(
-                self._by_observation[name].isnan(), torch.nan
-            )
-            for name, exceeding in self._exceeding.items()
+            f"{self.site.name} {name}": p.masked_fill(self._by_observation[name].isnan(), torch.nan)
+            for name, p in p_values.items()
         }
 
 

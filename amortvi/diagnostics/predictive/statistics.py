@@ -33,32 +33,19 @@ def _min(values: Tensor, dims: list[int]) -> Tensor:
 
 def _max(values: Tensor, dims: list[int]) -> Tensor:
     missing = values.isnan()
-    largest = values.masked_fill(missing, -torch.inf).amax(dims)
-    for dim in sorted(dims, reverse=True):
-        missing = missing.all(dim)
-    return largest.masked_fill(missing, torch.nan)
+    return values.masked_fill(missing, -torch.inf).amax(dims).masked_fill(missing.all(dims), torch.nan)
 
 
 def _zeros(values: Tensor, dims: list[int]) -> Tensor:
     return torch.where(values.isnan(), torch.nan, (values == 0).to(values.dtype)).nanmean(dims)
 
 
-NAMED: dict[str, Callable[[Tensor, list[int]], Tensor]] = {
-    "mean": _mean,
-    "std": _std,
-    "min": _min,
-    "max": _max,
-    "zeros": _zeros,
-}
+NAMED: dict[str, Callable[[Tensor, list[int]], Tensor]] = dict(mean=_mean, std=_std, min=_min, max=_max, zeros=_zeros)
 """The statistics that can be chosen by name; ``zeros`` is the proportion of zeros. Missing values (NaN) are ignored."""
 
 
 def choose(statistics: Statistics | None, *, discrete: bool) -> dict[str, Statistic]:
     """Return the chosen statistics by name; by default all named ones, with ``zeros`` for discrete data only.
-
-    Args:
-        statistics: the user's choice.
-        discrete: whether the data are discrete.
 
     Raises:
         OptionError: the choice is empty, two statistics have the same name, or one is neither a known name nor a callable.
@@ -83,13 +70,7 @@ def choose(statistics: Statistics | None, *, discrete: bool) -> dict[str, Statis
 
 
 def evaluate(name: str, statistic: Statistic, values: Tensor, site: str) -> Tensor:
-    """Return a statistic of one data set, flattened, in double precision.
-
-    Args:
-        name: the name of the statistic.
-        statistic: the statistic.
-        values: the values of the site, ``(N, *nested, *event)``; NaN where the model masks them.
-        site: the name of the site.
+    """Return a statistic of the values of a site, flattened, in double precision.
 
     Raises:
         OptionError: the statistic fails, or does not return finite numbers.

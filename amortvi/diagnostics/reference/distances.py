@@ -1,4 +1,4 @@
-r"""Distances between draws of an approximate posterior and draws of the exact one, for each observation.
+r"""Distances between draws from an approximate posterior and draws from the exact one, for each observation.
 
 Draws are compared in the unconstrained space, in which posteriors have densities. Each coordinate is divided by the standard
 deviation of its reference draws, because a distance must not depend on units. With means :math:`m, m^*` and covariances
@@ -38,8 +38,8 @@ class Distances:
         mean_error: the error of the mean, in standard deviations of the reference, ``(N,)``.
         covariance_error: the relative error of the covariance, ``(N,)``.
         sliced_wasserstein: the sliced Wasserstein distance, in standard deviations of the reference, ``(N,)``.
-        c2st_accuracy: the accuracy of a classifier that tells the two apart, 0.5 for equal and 1 for disjoint distributions,
-            ``(N,)``; ``None`` if it was not requested.
+        c2st_accuracy: the accuracy of a classifier that tells draws and reference draws apart, ``(N,)``: 0.5 for equal and 1
+            for disjoint distributions; ``None`` if it was not requested.
         index: the user's labels of the observations, if any.
     """
 
@@ -109,25 +109,20 @@ def distances(draws: Tensor, reference: Tensor, *, seed: int | None = None) -> D
 
 
 def _covariance(draws: Tensor) -> Tensor:
-    """Return the covariance of draws ``(K, N, D)``: ``(N, D, D)``."""
+    """Return the covariances, ``(N, D, D)``, of draws ``(K, N, D)``."""
     centered = draws - draws.mean(0)
     return torch.einsum("kni,knj->nij", centered, centered) / (len(draws) - 1)
 
 
-def sliced_wasserstein(a: Tensor, b: Tensor, directions: int = _DIRECTIONS) -> Tensor:
-    """Return the sliced Wasserstein-2 distance of two samples, a scalar.
-
-    Args:
-        a: ``(K, D)``.
-        b: ``(S, D)``.
-        directions: the number of random directions on which the samples are projected.
+def sliced_wasserstein(a: Tensor, b: Tensor) -> Tensor:
+    """Return the sliced Wasserstein-2 distance of two samples, ``(K, D)`` and ``(S, D)``, a scalar.
 
     Example:
         >>> points = torch.tensor([[0.0], [1.0]])
         >>> sliced_wasserstein(points, points + 3)
         tensor(3.)
     """
-    direction = torch.nn.functional.normalize(torch.randn(a.shape[1], directions, dtype=a.dtype), dim=0)
+    direction = torch.nn.functional.normalize(torch.randn(a.shape[1], _DIRECTIONS, dtype=a.dtype), dim=0)
     count = max(len(a), len(b))
     # Both quantile functions are evaluated at the resolution of the larger sample.
     level = (torch.arange(count, dtype=a.dtype) + 0.5) / count

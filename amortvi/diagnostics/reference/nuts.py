@@ -31,19 +31,7 @@ _SITE = "latents"
 
 @dataclass(frozen=True)
 class NUTSOptions:
-    """The options of NUTS.
-
-    Args:
-        chains: the number of chains for each observation, at least 2.
-        draws: the number of draws of each chain, at least 4.
-        warmup: the number of warm-up draws before these, which are discarded.
-        together: the number of observations that are sampled as one vector.
-        target_accept: the acceptance probability to which the step size is adapted.
-        progress: whether to show a progress bar.
-
-    Raises:
-        OptionError: an option is out of range.
-    """
+    """The options of `reference`; raises `OptionError` if one is out of range."""
 
     chains: int
     draws: int
@@ -62,12 +50,7 @@ class NUTSOptions:
 
 
 def sample_chains(posterior: Posterior, options: NUTSOptions, seed: int | None) -> tuple[Tensor, Tensor]:
-    """Sample the latents of all observations.
-
-    Args:
-        posterior: the approximate posterior of ``N`` observations, from which the starts of the chains are drawn.
-        options: the options of NUTS.
-        seed: a seed, from which each chain derives its own, or ``None`` to use the caller's random state.
+    """Sample the latents of ``N`` observations, in chains that start at draws of their approximate posterior.
 
     Returns:
         Unconstrained latents, ``(chains, draws, N, D)``, and whether the trajectory of each draw diverged,
@@ -94,8 +77,8 @@ def sample_chains(posterior: Posterior, options: NUTSOptions, seed: int | None) 
 
 
 def _progress_bar(options: NUTSOptions, observations: int | None) -> Any:
-    groups = None if observations is None else math.ceil(observations / options.together)
-    total = None if groups is None else groups * options.chains * (options.warmup + options.draws)
+    steps = options.chains * (options.warmup + options.draws)
+    total = None if observations is None else math.ceil(observations / options.together) * steps
     return tqdm(total=total, unit="draw", desc="NUTS", disable=not options.progress)
 
 
@@ -104,13 +87,13 @@ def sample_chain(
 ) -> tuple[Tensor, Tensor]:
     """Sample the latents of ``B`` observations as one vector of ``B * D`` coordinates.
 
-    The kernel runs without Pyro's `MCMC`, which would add a logger and a progress bar and, for several chains, processes to
-    which not every model can be sent.
+    The kernel runs without Pyro's `MCMC`, which would add a logger, a progress bar and, for several chains, processes that not
+    every model can be sent to.
 
     Args:
         log_joint: the log joint density, ``(K, B, D)`` to ``(K, B)``.
         start: the start of the chain, ``(B, D)``.
-        options: the options of NUTS.
+        options: the number of draws and the adaptation.
         advance: called after each draw.
 
     Returns:
@@ -145,10 +128,7 @@ def sample_chain(
 
 
 def chain_diagnostics(vector: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the largest r-hat and the smallest effective sample size of the coordinates of each observation.
-
-    Args:
-        vector: unconstrained latents, ``(chains, draws, N, D)``.
+    """Return the largest r-hat and the smallest effective sample size of the coordinates of ``(chains, draws, N, D)``.
 
     Returns:
         Rank-normalized split r-hat, ``(N,)``, NaN if a coordinate does not vary; and the smaller of bulk and tail effective

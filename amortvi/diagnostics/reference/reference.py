@@ -1,4 +1,4 @@
-"""Draws from the exact posterior by Hamiltonian Monte Carlo, with which to compare an approximate posterior."""
+"""Draws from the exact posterior by Hamiltonian Monte Carlo, for comparison with an approximate posterior."""
 
 from __future__ import annotations
 
@@ -82,29 +82,25 @@ class Reference:
         return pd.DataFrame(columns, index=self.index)
 
     def to_arviz(self) -> Any:
-        """Return the draws for ArviZ, in the layout of `AmortizedVI.to_arviz`.
+        """Return the draws for ArviZ, in the layout of `AmortizedVI.to_arviz`, with the group ``sample_stats`` (``diverging``).
 
-        Functions of ArviZ that compare models can thus compare approximate and exact posterior: with ArviZ 0.x
+        ArviZ can thus compare approximate and exact posterior as two models: with ArviZ 0.x
         ``az.plot_forest([vi.to_arviz(x), nuts.to_arviz()], model_names=["q", "NUTS"])``, with ArviZ 1.x
-        ``az.plot_forest({"q": vi.to_arviz(x), "NUTS": nuts.to_arviz()})``. The groups are ``posterior``, and ``sample_stats``
-        with ``diverging``.
+        ``az.plot_forest({"q": vi.to_arviz(x), "NUTS": nuts.to_arviz()})``.
 
         Returns:
             `arviz.InferenceData` with ArviZ 0.x, `xarray.DataTree` with ArviZ 1.x.
         """
         nested = {site.name: [plate.name for plate in site.layout.nested] for site in self.latents.sites}
-        attrs = {
-            "inference_library": "pyro",
-            "inference_library_version": pyro.__version__,
-            "sampling_method": "NUTS",
-        }
+        library = {"inference_library": "pyro", "inference_library_version": pyro.__version__}
+        attrs = {**library, "sampling_method": "NUTS"}
         groups = {"posterior": self.values, "sample_stats": {"diverging": self.diverging}}
         return assemble(groups, self.structure.plate, nested, self.index, attrs)
 
     def distances(self, posterior: Posterior, *, c2st: bool = True, seed: int = 0) -> Distances:
         """Return the distance of an approximate posterior from the exact one, observation by observation.
 
-        The approximate posterior is represented by as many draws as the reference has. Distances that do not exceed those of
+        As many draws from the approximate posterior are compared as the reference has. Distances that do not exceed those of
         `noise` are not significant.
 
         Args:
@@ -113,9 +109,9 @@ class Reference:
             seed: reproduces draws, directions and classifiers, and leaves the caller's random state untouched.
 
         Raises:
-            OptionError: ``posterior`` is something else.
-            DataError: it is the posterior of other observations.
-            MissingDependencyError: ``c2st`` is set, but scikit-learn is not installed.
+            OptionError: ``posterior`` is not a `Posterior`.
+            DataError: ``posterior`` belongs to other observations.
+            MissingDependencyError: ``c2st=True``, but scikit-learn is not installed.
         """
         self.check_same(posterior)
         draws = self.vector.shape[:2].numel()
@@ -124,7 +120,7 @@ class Reference:
         return self._compare(vector, self.vector, c2st, seed)
 
     def noise(self, *, c2st: bool = False, seed: int = 0) -> Distances:
-        """Return the distance between the two halves of the chains, about as large as `distances` for equal posteriors.
+        """Return the distance between the two halves of the chains, which is about that of equal posteriors.
 
         Args:
             c2st: whether to train a classifier that tells the halves apart.
@@ -139,22 +135,14 @@ class Reference:
             return found
         accuracies = []
         for position, ess in enumerate(self.ess.tolist()):
-            # A classifier would recognize test draws that are close to training draws of the same chain, so chains are thinned.
+            # A classifier would recognize test draws that are close to training draws of the same chain, hence the thinning.
             every = math.ceil(self.vector.shape[:2].numel() / max(ess, 1.0))
             thinned = chains[:, ::every, position].flatten(0, 1)
             accuracies.append(two_sample_test(draws[:, position], thinned, seed=seed).accuracy)
         return replace(found, c2st_accuracy=torch.tensor(accuracies, dtype=torch.float64))
 
     def check_same(self, posterior: Any) -> None:
-        """Check that a posterior is of the observations of this reference.
-
-        Args:
-            posterior: the posterior to check.
-
-        Raises:
-            OptionError: ``posterior`` is not a `Posterior`.
-            DataError: the number of observations, their labels or the latents differ.
-        """
+        """Raise `OptionError` or `DataError` unless ``posterior`` is a posterior of the observations of this reference."""
         if not isinstance(posterior, Posterior):
             raise OptionError(
                 f"posterior must be a Posterior, as vi.posterior(x) returns it; got {type(posterior).__name__}."
@@ -191,22 +179,22 @@ def reference(
 ) -> Reference:
     """Draw from the exact posterior of each observation with Pyro's NUTS (Hoffman and Gelman, 2014).
 
-    The generative model does not change. Each chain starts at a draw of the approximate posterior and is unlikely to
-    find a mode that the approximate posterior does not cover: an r-hat close to one means that the chains agree, not that no
-    mode is missing.
+    The generative model does not change. Each chain starts at a draw from the approximate posterior and is unlikely to find a
+    mode that the approximate posterior does not cover: an r-hat close to one means that the chains agree, not that no mode is
+    missing.
 
     Given the model, the posteriors of different observations are independent. By default each is sampled separately, with its
     own step size, mass matrix and divergences, which takes about half a minute per observation, mostly spent in Python.
-    ``together=20`` samples 20 observations as one vector in a little more than twice the time of one. The draws are still
-    exact, but the most difficult observation determines the step size, and a divergence counts for all 20.
+    ``together=20`` samples 20 observations as one vector in little more than twice the time of one. The draws are still exact,
+    but the most difficult observation determines the step size, and a divergence counts for all 20.
 
     Args:
         vi: a fitted estimator.
         x: ``N`` observations, as for `AmortizedVI.fit`. All of them are sampled, so pass a few.
         posterior: the approximate posterior of ``x`` from which chains start; by default that of the encoder.
         chains: the number of chains for each observation, run one after the other; at least 2.
-        draws: the number of draws of each chain; at least 4.
-        warmup: the number of draws before these, during which step size and (diagonal) mass matrix are adapted.
+        draws: the number of draws from each chain; at least 4.
+        warmup: the number of discarded draws before these, during which step size and (diagonal) mass matrix are adapted.
         together: the number of observations that are sampled as one vector.
         target_accept: the acceptance probability to which the step size is adapted; increase it if trajectories diverge.
         seed: reproduces the draws and leaves the caller's random state untouched. Each group of ``together``
@@ -244,7 +232,7 @@ def reference(
 
 
 def warn_of_unreliable_chains(found: Reference) -> None:
-    """Issue a warning, on behalf of the caller of the caller, if the draws of some observations are unreliable."""
+    """Issue a warning, attributed to the caller of `reference`, if the draws of some observations are unreliable."""
     unreliable, diverged = int((~found.reliable).sum()), int((found.divergences > 0).sum())
     if unreliable or diverged:
         warnings.warn(

@@ -1,4 +1,4 @@
-"""Which elements of the model's arguments each observed site reads, so that simulated data can be written there."""
+"""The elements of the model's arguments that each observed site reads, to which simulated data are written."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class Places:
 
     Args:
         site: the name of the site.
-        argument: for each of the ``E`` elements of one observation, in observation layout, the position of the argument that
-            holds it, ``(E,)``; -1 if none does.
-        column: its position in the flattened row of that argument, ``(E,)``.
+        argument: the position of the argument that holds each of the ``E`` elements of one observation, ``(E,)``, in
+            observation layout; -1 for an element that no argument holds.
+        column: the position of each element in the flattened row of that argument, ``(E,)``.
     """
 
     site: str
@@ -42,7 +42,7 @@ class Places:
         Args:
             batch: ``B`` observations, contiguous; changed in place.
             value: the values in observation layout, ``(B, *shape)``.
-            observed: which elements are not masked, shaped like ``value``; the others keep their values.
+            observed: which elements are not masked, shaped like ``value``; masked elements are not written.
 
         Raises:
             ModelError: an element is not finite, has no place, or does not fit the type of its argument.
@@ -71,18 +71,13 @@ class Places:
 
 
 def find_places(model: Model, example: Batch) -> dict[str, Places]:
-    """Run the model on an example and find where each observed site in the data plate reads its elements.
+    """Run the model on real observations and find where each observed site in the data plate reads its elements.
 
-    Args:
-        model: the generative model, in `Model.inference_mode`.
-        example: real observations, on the device of the model.
-
-    Returns:
-        The places of each observed site, by name.
+    The model must be in `Model.inference_mode`.
 
     Raises:
         ModelError: a site observes something other than elements of the arguments, two sites observe the same element, or a
-            site is weighted, so that it is not a distribution to draw from.
+            site is weighted, so that data cannot be drawn from it.
     """
     plate, size = model.structure.plate, example.size
     tensors, start = [], 0
@@ -121,13 +116,9 @@ def _check_unweighted(site: Site, plate: str) -> None:
 
 
 def _places(name: str, ids: Tensor, used: Tensor, widths: list[int]) -> Places:
-    """Convert ids to places, which must be the same in each row.
+    """Convert the ids of the elements of a site, ``(B, E)``, to places, which must be the same in each row.
 
-    Args:
-        name: the name of the site.
-        ids: the id of each element, ``(B, E)``.
-        used: which elements are not masked, ``(B, E)``.
-        widths: the number of elements in a row of each argument.
+    Elements that are not ``used``, ``(B, E)``, need no place; ``widths`` are the numbers of elements in a row of each argument.
     """
     rows = len(ids)
     argument, column = torch.full_like(ids, UNKNOWN), torch.full_like(ids, UNKNOWN)
@@ -137,8 +128,8 @@ def _places(name: str, ids: Tensor, used: Tensor, widths: list[int]) -> Places:
         within = (ids >= start) & (ids < start + rows * width)
         if bool((within & ((ids - start) // width != own_row)).any()):
             raise ModelError(
-                f"observed site {name!r} reads some observations from another row of the arguments than their own, so "
-                f"simulated data cannot be written there. {GIVE_SIMULATOR}"
+                f"observed site {name!r} reads some observations from rows of the arguments that belong to other "
+                f"observations, so simulated data cannot be written there. {GIVE_SIMULATOR}"
             )
         argument = torch.where(within, position, argument)
         column = torch.where(within, (ids - start) % width, column)
@@ -159,14 +150,14 @@ def _places(name: str, ids: Tensor, used: Tensor, widths: list[int]) -> Places:
 
 def _not_an_argument(name: str) -> ModelError:
     return ModelError(
-        f"observed site {name!r} has values that are not elements of the model's arguments, but constants or computed from "
+        f"observed site {name!r} has values that are constants or computed from the model's arguments, but not elements of "
         f"them, so simulated data cannot be passed to the encoder. Do the computation before calling the model, so that the "
         f"site has obs=x. Otherwise: {GIVE_SIMULATOR}"
     )
 
 
 def _check_disjoint(places: Mapping[str, Places], labels: list[str]) -> None:
-    """Raise `ModelError` if an element of an argument is observed twice, since the two draws would differ."""
+    """Raise `ModelError` if an element of an argument is observed twice."""
     taken: dict[tuple[int, int], str] = {}
     for name, place in places.items():
         for key in zip(place.argument.tolist(), place.column.tolist(), strict=True):

@@ -1,8 +1,8 @@
 """Where the elements of a tensor come from, tracked through the operations of a model.
 
-A model may observe an argument as it is, reshaped, cast, split into columns, or combined from several: ``obs=x[:, t]``,
-``obs=x.reshape(-1, 28, 28)``, ``obs=torch.where(seen, x, 0.0)``. To write simulated data to the place that the model reads,
-each element of the arguments gets an id, and every operation that only moves elements is repeated on the ids.
+A model may observe an argument as it is, reshaped, cast, split into columns, or combined with others: ``obs=x[:, t]``,
+``obs=x.reshape(-1, 28, 28)``, ``obs=torch.where(seen, x, 0.0)``. To find the elements that it reads, each element of the
+arguments gets an id, and every operation that only moves elements is repeated on the ids.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class ElementTracker(TorchDispatchMode):
             self._ids[tensor] = ids
 
     def ids(self, tensor: Tensor) -> Tensor:
-        """Return the id of each element of ``tensor``, in its shape."""
+        """Return the id of each element of ``tensor``, as a tensor of the same shape."""
         found: Tensor | None = self._ids.get(tensor)
         return torch.full(tensor.shape, UNKNOWN, device=tensor.device) if found is None else found
 
@@ -66,7 +66,7 @@ class ElementTracker(TorchDispatchMode):
 
 
 _Move = Callable[[Callable[[Tensor], Tensor], Any, tuple[Any, ...], Mapping[str, Any]], Any]
-"""Does with ids what an operation does with elements; called with `ElementTracker.ids`, the operation and its arguments."""
+"""Applies an operation to ids instead of elements; called with `ElementTracker.ids`, the operation and its arguments."""
 
 _OPERATIONS: Sequence[tuple[_Move, Sequence[Any]]] = [
     (

@@ -1,4 +1,4 @@
-"""Latents drawn from the prior with data simulated from them: pairs for which the true latents are known."""
+"""Simulation of data from latents drawn from the prior, which are thus known."""
 
 from __future__ import annotations
 
@@ -24,17 +24,15 @@ Simulator = Callable[[int], tuple[Mapping[str, Tensor], Any]]
 """A function of a number ``n`` that returns ``n`` draws of the latents, for each site ``(n, *nested, *event)``, and the
 observations simulated from them, in any form that `AmortizedVI.fit` accepts."""
 
-_EXAMPLE_ROWS = 64
-
 
 @dataclass(frozen=True)
 class Simulated:
-    """Draws from the joint distribution of latents and data, so the latents are exact posterior draws given their data.
+    """Draws from the joint distribution of latents and data: given its data, each latent is an exact posterior draw.
 
     Args:
         values: the latents in the support of their sites, for each site ``(n, *nested, *event)``.
         vector: the same latents as unconstrained vectors, ``(n, D)``.
-        observations: the simulated data; they can be passed wherever observations are accepted.
+        observations: the simulated data, which can be passed wherever observations are accepted.
     """
 
     values: Mapping[str, Tensor]
@@ -56,22 +54,17 @@ class Simulated:
 
 
 def simulate_observations(
-    vi: AmortizedVI,
-    simulations: int,
-    x: Any = None,
-    *,
-    simulator: Simulator | None = None,
-    seed: int | None = None,
+    vi: AmortizedVI, simulations: int, x: Any = None, *, simulator: Simulator | None = None, seed: int | None = None
 ) -> Simulated:
-    """Draw latents from the prior and data from the model, and return the data in the form that model and encoder expect.
+    """Draw latents from the prior and data given the latents, in the form that model and encoder expect.
 
     The Pyro model runs without its ``obs=``. The elements that each observed site reads are tracked from the arguments to
-    the site, and every value that is drawn is written there at once. A later site that reads the argument, as in an
+    the site, and each drawn value is immediately written to them. A later site that reads the argument, as in an
     autoregressive model, therefore sees the simulated value. Covariates, masks and masked entries keep their values. A
     second run checks that the model gives the simulated data the density from which they were drawn.
 
-    The data are draws from the likelihood. A model with a Bernoulli likelihood that was trained on gray values therefore
-    simulates binary images.
+    The data are draws from the likelihood: a model with a Bernoulli likelihood simulates binary images even if it was trained
+    on gray values.
 
     Args:
         vi: a fitted estimator.
@@ -86,7 +79,7 @@ def simulate_observations(
     Raises:
         NotFittedError: no data have been seen.
         DataError: the observations ``x``, or those that ``simulator`` returns, cannot be used.
-        OptionError: ``simulations`` is not a positive integer, or ``simulator`` does not return what it should.
+        OptionError: ``simulations`` is not a positive integer, or the result of ``simulator`` has the wrong form.
         ModelError: data cannot be simulated from the model: a site is weighted, observes something other than elements of
             the arguments, or depends on observed data that are read before they are drawn.
 
@@ -102,7 +95,7 @@ def simulate_observations(
     """
     count = positive_int("simulations", simulations)
     source = vi.example if x is None else vi.posterior(x, copy=False).observations.first(count)
-    # With the seed itself, a posterior sampled with the same seed would use the noise that the latents are made of.
+    # With the seed itself, a posterior sampled with the same seed would reuse the noise of the latents.
     with random_state(derived_seed(seed, Stream.SIMULATION), vi.device):
         if simulator is None:
             values, observations = _draw(vi.generative, source, count, vi.device)
@@ -135,16 +128,9 @@ def _checked(result: Any, vi: AmortizedVI, count: int) -> tuple[dict[str, Tensor
 
 
 def _draw(model: Model, source: Batch, count: int, device: torch.device) -> tuple[dict[str, Tensor], Observations]:
-    """Draw latents, in observation layout, and simulate data from them.
-
-    Args:
-        model: the generative model.
-        source: observations whose sizes and covariates are used, cyclically.
-        count: the number of draws.
-        device: where the model is.
-    """
+    """Draw latents, in observation layout, and data with the sizes and covariates of ``source``, used cyclically."""
     rows = TensorObservations(source.take(torch.arange(count) % source.size), "the simulated data")
-    example = _writable(source.take(slice(0, _EXAMPLE_ROWS)).to(device), source)
+    example = _writable(source.take(slice(0, 64)).to(device), source)
     gathered, parts = Gathered(count), []
     with model.inference_mode():
         with random_state(0, device):
@@ -159,7 +145,7 @@ def _draw(model: Model, source: Batch, count: int, device: torch.device) -> tupl
 
 
 def _writable(batch: Batch, source: Batch) -> Batch:
-    """Return a copy of ``batch`` to write to; arguments that are the same tensor in ``source`` are so in the copy."""
+    """Return a copy of ``batch`` to write to, in which arguments share a tensor if they do so in ``source``."""
     copies: dict[Any, Tensor] = {}
     keys = iter([(value.data_ptr(), value.shape, value.stride(), value.dtype) for value in source.tensors()])
     return batch.map(lambda value: copies.setdefault(next(keys), value.clone(memory_format=torch.contiguous_format)))
@@ -175,13 +161,9 @@ def _rows(model: Model, site: Site, observations: int) -> Tensor:
 def _simulate_into(
     model: Model, batch: Batch, places: Mapping[str, Places], visit: Callable[[Site], None] | None = None
 ) -> list[Site]:
-    """Draw every site in the data plate, and write the data to ``batch`` as soon as they are drawn.
+    """Draw every site in the data plate, and write each observed value to ``batch`` before the next site is drawn.
 
-    Args:
-        model: the generative model.
-        batch: arguments to call it with; changed in place.
-        places: those of the observed sites.
-        visit: called with each site before its value is written.
+    ``visit`` is called with each site before its value is written.
     """
 
     def write(site: Site) -> None:
@@ -195,13 +177,7 @@ def _simulate_into(
 
 
 def _check_reproducible(model: Model, places: Mapping[str, Places], batch: Batch) -> None:
-    """Raise `ModelError` unless the model gives simulated data the density from which it drew them.
-
-    Args:
-        model: the generative model.
-        places: those of the observed sites.
-        batch: some observations; changed in place.
-    """
+    """Raise `ModelError` unless the model gives simulated data the density from which it drew them; overwrites ``batch``."""
     plate = model.structure.plate
     drawn: dict[str, tuple[Site, Tensor]] = {}
 
@@ -219,15 +195,15 @@ def _check_reproducible(model: Model, places: Mapping[str, Places], batch: Batch
             same = torch.isclose(read.to(expected.dtype), expected, rtol=1e-4, atol=1e-4)
             if not bool((same if observed is None else same | ~observed).all()):
                 raise ModelError(
-                    f"observed site {site.name!r} does not have the values that were written to the model's arguments, so it "
-                    f"computes what it observes from them. {GIVE_SIMULATOR}"
+                    f"observed site {site.name!r} does not have the values that were written to the model's arguments, so its "
+                    f"values are computed from the arguments. {GIVE_SIMULATOR}"
                 )
         # The density of the value that was drawn: the argument may hold it in another precision.
         again = Site({**site.message, "value": before.value}).log_prob(plate)
         if not torch.allclose(again, log_prob, rtol=1e-4, atol=1e-4):
             raise ModelError(
-                f"the distribution of site {site.name!r} depends on observed data that the model read before they were drawn: "
-                f"read them from the argument where they are needed, after their pyro.sample. Otherwise: {GIVE_SIMULATOR}"
+                f"the distribution of site {site.name!r} depends on observed data that the model reads before they are drawn: "
+                f"read them from the argument after the pyro.sample statement that observes them. Otherwise: {GIVE_SIMULATOR}"
             )
 
     _simulate_into(model, batch, places, record)
