@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyro
 import pytest
 import torch
 from pyro import distributions as dist
-from pyro import plate, sample
 from torch.utils.data import DataLoader, TensorDataset
 
 import amortvi as avi
@@ -31,54 +31,6 @@ ONLY_DATA: dict[str, Callable[..., Any]] = {
     "fit": lambda vi, x: vi.fit(x, epochs=1, progress=False),
     "fit, validation data": lambda vi, x: vi.fit(X, validation_data=x, epochs=1, progress=False),
     "setup": lambda vi, x: vi.setup(x),
-}
-
-
-@pytest.fixture(scope="module")
-def vi() -> avi.AmortizedVI:
-    return make_vi().setup(X, seed=0)
-
-
-@pytest.fixture(scope="module")
-def trained() -> avi.AmortizedVI:
-    return make_vi().fit(X, epochs=1, seed=0, progress=False)
-
-
-@pytest.fixture(scope="module")
-def refined(vi: avi.AmortizedVI) -> avi.Posterior:
-    return vi.refine(X)
-
-
-def assert_equal(one: Any, two: Any) -> None:
-    """Compare the results of a method."""
-    if isinstance(one, pd.DataFrame):
-        pd.testing.assert_frame_equal(one, two)
-    elif isinstance(one, avi.Posterior):
-        assert torch.equal(one.mean["z"], two.mean["z"])
-    elif isinstance(one, dict):
-        assert all(torch.equal(value, two[name]) for name, value in one.items())
-    else:
-        assert all(dataset.identical(groups(two)[name]) for name, dataset in groups(one).items())
-
-
-# ------------------------------------------------------------------------------ a posterior is not data
-
-
-@pytest.mark.parametrize("call", [*METHODS.values(), *ONLY_DATA.values()], ids=[*METHODS, *ONLY_DATA])
-def test_a_posterior_is_not_data(call: Callable[..., Any]) -> None:
-    own = make_vi().setup(X, seed=0)
-    with pytest.raises(DataError, match="Posterior"):
-        call(own, own.posterior(X))
-    assert own.history.empty
-
-
-@pytest.mark.parametrize("call", [*METHODS.values(), ONLY_DATA["posterior"]], ids=[*METHODS, "posterior"])
-def test_the_error_names_the_argument_to_use(call: Callable[..., Any], vi: avi.AmortizedVI) -> None:
-    with pytest.raises(DataError, match="posterior="):
-        call(vi, vi.posterior(X))
-
-
-DIAGNOSTICS: dict[str, Callable[..., Any]] = {
     "evidence": lambda vi, x: avi.evidence(vi, x, draws=10),
     "annealed_evidence": lambda vi, x: avi.annealed_evidence(vi, x, temperatures=2, progress=False),
     "bracket_evidence": lambda vi, x: avi.bracket_evidence(vi, 2, x, temperatures=2),
@@ -92,149 +44,101 @@ DIAGNOSTICS: dict[str, Callable[..., Any]] = {
 }
 
 
-@pytest.mark.parametrize("call", DIAGNOSTICS.values(), ids=DIAGNOSTICS.keys())
-def test_diagnostics_do_not_mistake_a_posterior_for_data(call: Callable[..., Any], trained: avi.AmortizedVI) -> None:
-    with pytest.raises(DataError, match="Posterior"):
-        call(trained, trained.posterior(X))
+@pytest.fixture(scope="module")
+def vi() -> avi.AmortizedVI:
+    return make_vi().fit(X, epochs=1, seed=0, progress=False)
 
 
-# ------------------------------------------------------------------------------ which posteriors are refused
+@pytest.fixture(scope="module")
+def refined(vi: avi.AmortizedVI) -> avi.Posterior:
+    return vi.refine(X)
+
+
+def assert_equal(one: Any, two: Any) -> None:
+    if isinstance(one, pd.DataFrame):
+        pd.testing.assert_frame_equal(one, two)
+    elif isinstance(one, avi.Posterior):
+        assert torch.equal(one.mean["z"], two.mean["z"])
+    elif isinstance(one, dict):
+        assert all(torch.equal(value, two[name]) for name, value in one.items())
+    else:
+        assert all(dataset.identical(groups(two)[name]) for name, dataset in groups(one).items())
+
+
+@pytest.mark.parametrize("name", [*METHODS, *ONLY_DATA])
+def test_a_posterior_is_not_data(name: str, vi: avi.AmortizedVI) -> None:
+    message = "posterior=" if name in METHODS or name == "posterior" else "Posterior"
+    with pytest.raises(DataError, match=message):
+        (METHODS | ONLY_DATA)[name](vi, vi.posterior(X))
+    assert len(vi.history) == 1
 
 
 @every_method
-def test_posteriors_of_other_estimators_are_refused(call: Callable[..., Any], vi: avi.AmortizedVI) -> None:
-    for other in (make_vi(), make_vi("diagonal"), make_vi(freeze_model=True)):  # all with the same model
-        posterior = other.setup(X, seed=0).posterior(X)
-        for x in ((), (X,)):
-            with pytest.raises(OptionError, match="posterior belongs to another AmortizedVI"):
-                call(vi, *x, posterior=posterior)
-
-
-def test_posteriors_of_other_families_are_refused() -> None:
-    """The fits of `fit_families` share one frozen model."""
-    fits = avi.fit_families(
-        MODEL, avi.encoders.MLP(3, [4]), ["diagonal", "full"], X, freeze_model=True, epochs=1, progress=False
-    )
-    with pytest.raises(OptionError, match="posterior belongs to another AmortizedVI"):
-        fits["full"].evaluate(X, posterior=fits["diagonal"].posterior(X))
-
-
-@every_method
-def test_posteriors_of_other_observations_are_refused(
+def test_wrong_posteriors_and_observations(
     call: Callable[..., Any], vi: avi.AmortizedVI, refined: avi.Posterior
 ) -> None:
-    for other in (X[:10], X.flip(0), X + 1e-3, DataLoader(TensorDataset(X[:10]))):
-        with pytest.raises(DataError, match="posterior is not of the observations x"):
-            call(vi, other, posterior=refined)
-
-
-@every_method
-@pytest.mark.parametrize("wrong", [X, "full", avi.Posterior, 3], ids=["tensor", "name", "class", "number"])
-def test_what_is_not_a_posterior_is_refused(call: Callable[..., Any], wrong: Any, vi: avi.AmortizedVI) -> None:
-    with pytest.raises(OptionError, match="posterior must be a Posterior"):
-        call(vi, X, posterior=wrong)
-
-
-@every_method
-def test_x_or_posterior_is_required(call: Callable[..., Any], vi: avi.AmortizedVI) -> None:
-    with pytest.raises(OptionError, match="pass observations x, or posterior"):
-        call(vi)
-
-
-@every_method
-def test_observations_are_checked_beside_a_posterior(
-    call: Callable[..., Any], vi: avi.AmortizedVI, refined: avi.Posterior
-) -> None:
-    with pytest.raises(DataError, match="x must have observations of shape"):
-        call(vi, torch.zeros(20, 4), posterior=refined)
-
-
-@every_method
-def test_before_setup(call: Callable[..., Any], refined: avi.Posterior) -> None:
+    same_model = [other.setup(X, seed=0).posterior(X) for other in (make_vi(), make_vi("diagonal"))]
+    wrong = [
+        *[((), posterior, OptionError, "posterior belongs to another AmortizedVI") for posterior in same_model],
+        ((X,), same_model[0], OptionError, "posterior belongs to another AmortizedVI"),
+        *[((X,), other, OptionError, "posterior must be a Posterior") for other in (X, "full", avi.Posterior)],
+        ((), None, OptionError, "pass observations x, or posterior"),
+        ((torch.zeros(20, 4),), refined, DataError, "x must have observations of shape"),
+        *[
+            ((other,), refined, DataError, "posterior is not of the observations x")
+            for other in (X[:10], X.flip(0), X + 1e-3, DataLoader(TensorDataset(X[:10])))
+        ],
+        ((X[[3, 7, 3]],), refined.select([7, 3, 3]), DataError, "posterior is not of the observations x"),
+    ]
+    for x, posterior, error, message in wrong:
+        with pytest.raises(error, match=message):
+            call(vi, *x, posterior=posterior)
     with pytest.raises(NotFittedError, match="fit or setup"):
         call(make_vi(), X)
     with pytest.raises(OptionError, match="another AmortizedVI"):
         call(make_vi(), posterior=refined)
 
 
-# ------------------------------------------------------------------------------ what a posterior changes
-
-
 @every_method
-def test_x_may_be_omitted(call: Callable[..., Any], vi: avi.AmortizedVI, refined: avi.Posterior) -> None:
-    assert_equal(call(vi, X, posterior=refined), call(vi, posterior=refined))
-    assert_equal(call(vi, X.numpy(), posterior=refined), call(vi, posterior=refined))
-
-
-@every_method
-def test_the_posterior_of_the_encoder_is_the_default(call: Callable[..., Any], vi: avi.AmortizedVI) -> None:
-    assert_equal(call(vi, X), call(vi, posterior=vi.posterior(X)))
+def test_observations_of_a_posterior_can_be_given_or_omitted(
+    call: Callable[..., Any], vi: avi.AmortizedVI, refined: avi.Posterior
+) -> None:
+    expected = call(vi, posterior=refined)
+    for same in (X, X.numpy(), DataLoader(TensorDataset(X), batch_size=8)):
+        assert_equal(call(vi, same, posterior=refined), expected)
+    assert_equal(call(vi, X), call(vi, posterior=vi.posterior(X)))  # by default, that of the encoder
+    selected = refined.select([7, 3, 3])
+    assert_equal(call(vi, X[[7, 3, 3]], posterior=selected), call(vi, posterior=selected))
 
 
 def test_a_refined_posterior_changes_the_result(vi: avi.AmortizedVI, refined: avi.Posterior) -> None:
-    evidence = MODEL.log_evidence(X).numpy()
-    before, after = vi.evaluate(X, seed=0)["elbo"], vi.evaluate(posterior=refined, seed=0)["elbo"]
-    np.testing.assert_allclose(after, evidence, atol=0.02)
-    assert np.abs(before - evidence).min() > 0.05
+    evidence, rows = MODEL.log_evidence(X).numpy(), [7, 3]
+    assert np.abs(vi.evaluate(X, seed=0)["elbo"] - evidence).min() > 0.05
+    np.testing.assert_allclose(vi.evaluate(posterior=refined, seed=0)["elbo"], evidence, atol=0.02)
+    selected = vi.evaluate(X[rows], posterior=refined.select(rows), seed=0)["elbo"]
+    np.testing.assert_allclose(selected, evidence[rows], atol=0.02)
     draws = [vi.predict(posterior=posterior, draws=2, seed=0)["x"] for posterior in (vi.posterior(X), refined)]
     assert not torch.equal(*draws)
-    attributes = [groups(vi.to_arviz(X, 2, posterior=p, seed=0))["posterior"]["z"].values for p in (None, refined)]
-    assert not np.array_equal(*attributes)
-
-
-def test_refinement_can_start_from_a_refined_posterior(vi: avi.AmortizedVI, refined: avi.Posterior) -> None:
+    exported = [groups(vi.to_arviz(X, 2, posterior=p, seed=0))["posterior"]["z"].values for p in (None, refined)]
+    assert not np.array_equal(*exported)
     again = vi.refine(posterior=refined, family="diagonal")
     assert isinstance(again.family, avi.families.Diagonal)
     torch.testing.assert_close(again.mean["z"], MODEL.posterior(X).mean, atol=0.05, rtol=0)
 
 
-@every_method
-def test_selected_observations(call: Callable[..., Any], vi: avi.AmortizedVI, refined: avi.Posterior) -> None:
-    rows = [7, 3, 3]
-    selected = refined.select(rows)
-    call(vi, X[rows], posterior=selected)
-    call(vi, posterior=selected)
-    with pytest.raises(DataError, match="posterior is not of the observations x"):
-        call(vi, X, posterior=selected)
-    with pytest.raises(DataError, match="posterior is not of the observations x"):
-        call(vi, X[[3, 7, 3]], posterior=selected)
-
-
-def test_selection_keeps_each_posterior_with_its_observation(vi: avi.AmortizedVI, refined: avi.Posterior) -> None:
-    rows = [7, 3]
-    torch.testing.assert_close(refined.select(rows).mean["z"], refined.mean["z"][rows])
-    found = vi.evaluate(X[rows], posterior=refined.select(rows), particles=2000, seed=0)["elbo"]
-    np.testing.assert_allclose(found, MODEL.log_evidence(X)[rows], atol=0.02)
-
-
-@every_method
-def test_observations_of_a_loader_are_compared_by_their_number(
-    call: Callable[..., Any], vi: avi.AmortizedVI, refined: avi.Posterior
-) -> None:
-    assert_equal(call(vi, DataLoader(TensorDataset(X), batch_size=8), posterior=refined), call(vi, posterior=refined))
-
-
 def test_keyword_arguments_in_another_order() -> None:
     def model(x: torch.Tensor, t: torch.Tensor) -> None:
-        with plate("data", len(x)):
-            z = sample("z", dist.Normal(t, 1.0))
-            sample("x", dist.Normal(z, 1.0), obs=x)
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(t, 1.0))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
 
     x, t = torch.linspace(-1, 1, 8), torch.linspace(0, 1, 8)
-
-    class Both(avi.encoders.MLP):
-        def forward(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
-            return super().forward(torch.stack([x, t], dim=1))
-
-    vi = avi.AmortizedVI(model, Both(2, [4])).setup({"x": x, "t": t}, seed=0)
+    vi = avi.AmortizedVI(model, avi.encoders.MLP(2, [4])).setup({"x": x, "t": t}, seed=0)
     refined = vi.refine({"x": x, "t": t})
     table = vi.evaluate({"t": t, "x": x}, posterior=refined, particles=2, seed=0)
     pd.testing.assert_frame_equal(table, vi.evaluate(posterior=refined, particles=2, seed=0))
     with pytest.raises(DataError, match="posterior is not of the observations x"):
         vi.evaluate({"x": t, "t": x}, posterior=refined)
-
-
-# ------------------------------------------------------------------------------ copies of the network
 
 
 class NoCopy(avi.encoders.MLP):
@@ -260,8 +164,6 @@ def test_a_posterior_does_not_change_with_later_training() -> None:
     before = [posterior.mean["z"] for posterior in (copied, shared, refined)]
     vi.fit(X, epochs=2, lr=0.1, seed=0, progress=False)
     after = [posterior.mean["z"] for posterior in (copied, shared, refined)]
-    assert torch.equal(before[0], after[0])
-    assert not torch.equal(before[1], after[1])
-    assert torch.equal(before[2], after[2])
+    assert [torch.equal(*means) for means in zip(before, after, strict=True)] == [True, False, True]
     assert not any(parameter.requires_grad for parameter in copied.network.parameters())
     assert not copied.network.training

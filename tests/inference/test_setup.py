@@ -1,7 +1,6 @@
 """`AmortizedVI.setup`: an estimator that works without training."""
 
 import copy
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 import amortvi as avi
-from amortvi.errors import DataError, EncoderError, FamilyError, NotFittedError
+from amortvi.errors import DataError, EncoderError, NotFittedError
 from tests.inference.problem import MODEL, X, make_vi
 
 
@@ -34,11 +33,10 @@ def test_setup_creates_the_family_and_changes_nothing_else() -> None:
     assert all(torch.equal(after[name], value) for name, value in before.items())
     assert_same_state(model, dict(MODEL.state_dict()))
     assert vi.history.empty
-    assert vi.encoder.training
     assert repr(vi) == "AmortizedVI(family='full', epochs=0)"
 
 
-def test_everything_works_after_setup(tmp_path: Path) -> None:
+def test_everything_works_after_setup() -> None:
     vi = make_vi().setup(X, seed=0)
     assert vi.posterior(X).mean["z"].shape == (20, 2)
     assert np.isfinite(vi.evaluate(X, particles=3)).all(axis=None)
@@ -46,9 +44,6 @@ def test_everything_works_after_setup(tmp_path: Path) -> None:
     assert vi.sample_prior(4)["x"].shape == (4, 3)
     assert vi.to_arviz(X, 3)["posterior"].attrs["objective"] == "none"
     torch.testing.assert_close(vi.refine(X).mean["z"], MODEL.posterior(X).mean, atol=0.05, rtol=0)
-    vi.save(tmp_path)
-    loaded = avi.AmortizedVI.load(tmp_path, MODEL, avi.encoders.MLP(3, [4]))
-    assert torch.equal(loaded.posterior(X).mean["z"], vi.posterior(X).mean["z"])
 
 
 @pytest.mark.parametrize("family", ["full", "flow"])
@@ -58,7 +53,6 @@ def test_fit_starts_from_the_parameters_of_setup(family: str) -> None:
     vi.fit(X, epochs=1, lr=1e-30, optimizer=torch.optim.SGD, seed=0, progress=False)
     for name, value in state_of(vi).items():
         torch.testing.assert_close(value, before[name], atol=1e-25, rtol=0)
-    assert list(vi.history.index) == [1]
 
 
 def test_setup_before_fit_with_the_same_seed_changes_nothing() -> None:
@@ -67,13 +61,13 @@ def test_setup_before_fit_with_the_same_seed_changes_nothing() -> None:
     assert_same_state(state_of(one), state_of(two))
 
 
-def test_seed() -> None:
-    states = [state_of(make_vi().setup(X, seed=seed)) for seed in (0, 0, 1)]
-    assert_same_state(states[0], states[1])
-    assert any(not torch.equal(value, states[2][name]) for name, value in states[0].items())
-    before, vi = torch.get_rng_state(), make_vi()
-    vi.setup(X, seed=0)
-    assert torch.equal(torch.get_rng_state(), before)
+def test_only_the_seed_determines_the_parameters() -> None:
+    first, other = state_of(make_vi().setup(X, seed=0)), state_of(make_vi().setup(X, seed=1))
+    assert any(not torch.equal(value, other[name]) for name, value in first.items())
+    for form in (X.numpy().astype(np.float64), pd.DataFrame(X.numpy()), DataLoader(TensorDataset(X), 20, shuffle=True)):
+        vi, before = make_vi(), torch.get_rng_state()
+        assert_same_state(first, state_of(vi.setup(form, seed=0)))
+        assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_further_calls_keep_the_parameters() -> None:
@@ -90,38 +84,13 @@ def test_further_calls_keep_the_parameters() -> None:
     pd.testing.assert_frame_equal(vi.history, history)
 
 
-FORMS = {
-    "array": X.numpy().astype(np.float64),
-    "frame": pd.DataFrame(X.numpy()),
-    "data set": TensorDataset(X),
-    "loader": DataLoader(TensorDataset(X), batch_size=20, shuffle=True),
-}
-
-
-@pytest.mark.parametrize("form", FORMS)
-def test_any_form_of_data(form: str) -> None:
-    one, two = make_vi().setup(X, seed=0), make_vi().setup(FORMS[form], seed=0)
-    assert_same_state(state_of(one), state_of(two))
-
-
 def test_bad_data_leave_the_estimator_as_it_was() -> None:
     vi = make_vi()
     before = state_of(vi)
-    for bad in (torch.full((4, 3), torch.nan), X.double(), torch.zeros(0, 3), None):
-        with pytest.raises(DataError):
+    for bad, error in ((torch.full((4, 3), torch.nan), DataError), (torch.zeros(5, 4), EncoderError)):
+        with pytest.raises(error):
             vi.setup(bad)
-    with pytest.raises(EncoderError):
-        vi.setup(torch.zeros(5, 4))
     assert_same_state(before, state_of(vi))
-    assert vi.history.empty
     with pytest.raises(NotFittedError, match="fit or setup"):
         vi.posterior(X)
     assert_same_state(state_of(vi.setup(X, seed=0)), state_of(make_vi().setup(X, seed=0)))
-
-
-def test_a_family_that_cannot_be_built() -> None:
-    vi = make_vi(avi.families.LowRank(5))
-    with pytest.raises(FamilyError, match="rank"):
-        vi.setup(X)
-    with pytest.raises(NotFittedError, match="fit or setup"):
-        vi.posterior(X)
