@@ -30,7 +30,7 @@ def make_model() -> avi.models.VAE:
 
 def halved(optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
     """Return the learning-rate schedule of the fits that are trained to convergence."""
-    return torch.optim.lr_scheduler.StepLR(optimizer, step_size=40, gamma=0.5)
+    return torch.optim.lr_scheduler.StepLR(optimizer, step_size=25, gamma=0.5)
 
 
 def main() -> None:

@@ -1,14 +1,15 @@
 """Recorded graphs that run operation by operation, so that tests of recordings do not wait for the compiler."""
 
-from collections.abc import Sequence
-from types import ModuleType
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
 from torch import Tensor
 
-from amortvi.compile.compiler import Compiled
+from amortvi.compile import compiled_function
+from amortvi.compile.compiler import Compiled, compile_recording
 from amortvi.compile.recording import Recording
+from amortvi.compile.svi import compiled_step
 
 
 def run_as_recorded(recording: Recording, arguments: Sequence[Tensor]) -> Compiled:
@@ -22,13 +23,27 @@ def run_as_recorded(recording: Recording, arguments: Sequence[Tensor]) -> Compil
     return run
 
 
-def without_compiler(monkeypatch: pytest.MonkeyPatch, module: ModuleType) -> list[Recording]:
-    """Replace the compiler in a module that imports `compile_recording`, and return the list to which it adds recordings."""
-    recordings: list[Recording] = []
+def _kept(monkeypatch: pytest.MonkeyPatch, compiler: Callable[..., Compiled]) -> list[Recording]:
+    kept: list[Recording] = []
 
     def keep(recording: Recording, arguments: Sequence[Tensor]) -> Compiled:
-        recordings.append(recording)
-        return run_as_recorded(recording, arguments)
+        kept.append(recording)
+        return compiler(recording, arguments)
 
-    monkeypatch.setattr(module, "compile_recording", keep)
-    return recordings
+    for module in (compiled_function, compiled_step):
+        monkeypatch.setattr(module, "compile_recording", keep)
+    return kept
+
+
+@pytest.fixture
+def recordings(monkeypatch: pytest.MonkeyPatch) -> list[Recording]:
+    """Run recordings without compiling them, and return those made so far."""
+    return _kept(monkeypatch, run_as_recorded)
+
+
+@pytest.fixture(params=["recorded", pytest.param("compiled", marks=pytest.mark.slow)])
+def graphs(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, recordings: list[Recording]
+) -> list[Recording]:
+    """Return the recordings made so far; the slow tests compile them."""
+    return recordings if request.param == "recorded" else _kept(monkeypatch, compile_recording)

@@ -14,37 +14,30 @@ from amortvi.errors import CaptureError
 X = torch.full((4,), 1e-20)
 
 
-@pytest.fixture
-def uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Replace inductor by a function that returns the graph as it is."""
-    monkeypatch.setattr(torch._inductor, "compile", lambda graph, inputs, options: graph)
-
-
 def squared(x: Tensor) -> list[Tensor]:
     return [x * x]  # 1e-40 is a denormal number in single precision
 
 
-@pytest.mark.usefixtures("uncompiled")
+@pytest.mark.parametrize("fails", [False, True])
 @pytest.mark.parametrize("when_compiled", [False, True])
 @pytest.mark.parametrize("when_run", [False, True])
-def test_a_step_restores_the_denormal_mode_in_which_it_was_called(when_compiled: bool, when_run: bool) -> None:
+def test_a_step_flushes_denormals_and_restores_the_mode_in_which_it_was_called(
+    when_run: bool, when_compiled: bool, fails: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch._inductor, "compile", lambda graph, inputs, options: graph)
     try:
         torch.set_flush_denormal(when_compiled)
         compiled = compile_recording(record(squared, [X], [X + 1]), [X])
         torch.set_flush_denormal(when_run)
-        assert (compiled([X])[0] == 0).all()
+        if fails:
+            with pytest.raises(TypeError):
+                compiled([X, X])
+        else:
+            assert (compiled([X])[0] == 0).all()
         assert flushes_denormals() == when_run
         assert bool(squared(X)[0][0] == 0) == when_run
     finally:
         torch.set_flush_denormal(False)
-
-
-@pytest.mark.usefixtures("uncompiled")
-def test_a_step_that_fails_restores_the_denormal_mode() -> None:
-    compiled = compile_recording(record(squared, [X], [X + 1]), [X])
-    with pytest.raises(TypeError):
-        compiled([X, X])
-    assert not flushes_denormals()
 
 
 @pytest.mark.parametrize(

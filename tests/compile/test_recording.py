@@ -1,5 +1,6 @@
 """What a recording contains, what is restored afterwards, and what cannot be recorded."""
 
+import itertools
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -98,20 +99,7 @@ def test_constants_can_be_read_and_used_as_masks() -> None:
         assert torch.equal(mine, expected)
 
 
-class Counts:
-    def __init__(self) -> None:
-        self.calls = 0
-
-    def __call__(self, x: Tensor) -> Tensor:
-        self.calls += 1
-        return x * min(1.0, self.calls / 100)
-
-
-def alternates() -> Callable[[Tensor], Tensor]:
-    signs = [1.0, -1.0, 1.0, -1.0]
-    return lambda x: x.exp() if signs.pop() > 0 else x.sin()
-
-
+CALLS, ALTERNATING = itertools.count(1), itertools.cycle([torch.exp, torch.sin])
 READS = "reads the value of a tensor"
 VARIES = "does not perform the same operations in every call"
 REFUSED: dict[str, tuple[Callable[[Tensor], Any], str]] = {
@@ -128,26 +116,18 @@ REFUSED: dict[str, tuple[Callable[[Tensor], Any], str]] = {
     "unique": (lambda x: x.unique(), "size of its result depends"),
     "Python's random numbers": (lambda x: x * random.random(), VARIES),
     "NumPy's random numbers": (lambda x: x * np.random.default_rng().random(), VARIES),
-    "a tensor of NumPy's random numbers": (
-        lambda x: x * torch.from_numpy(np.random.default_rng().random(3)).float(),
-        VARIES,
-    ),
+    "a tensor of NumPy's random numbers": (lambda x: x * torch.from_numpy(np.random.default_rng().random(3)), VARIES),
     "a tensor made of Python's random numbers": (lambda x: x * torch.tensor(random.random()), VARIES),
-    "a counter": (Counts(), VARIES),
-    "another operation in each call": (alternates(), VARIES),
+    "a counter": (lambda x: x * min(1.0, next(CALLS) / 100), VARIES),
+    "another operation in each call": (lambda x: next(ALTERNATING)(x), VARIES),
 }
 
 
 @pytest.mark.parametrize("kind", REFUSED)
 def test_what_a_graph_cannot_represent_is_refused_with_the_line(kind: str) -> None:
     body, reason = REFUSED[kind]
-
-    def function(x: Tensor) -> list[Tensor]:
-        result = body(x)
-        return [result.sum()]
-
     with pytest.raises(CaptureError, match=reason) as caught:
-        record(function, [X], [OTHER])
+        record(lambda x: [body(x).sum()], [X], [OTHER])
     assert "test_recording.py, line " in str(caught.value)
     assert "compile=False" in str(caught.value)
 

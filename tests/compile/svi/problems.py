@@ -17,6 +17,7 @@ from pyro.nn import PyroModule, PyroParam
 from torch import Tensor, nn
 
 import amortvi as avi
+from amortvi.compile import CompileChoice
 
 ROWS = 6
 
@@ -31,59 +32,58 @@ class Problem:
     guide: Callable[..., Any]
 
 
+def normal_model(x, decode=lambda z: z, scale=1.0, size=None):
+    """One latent per row, decoded to the location of the row. With ``size``, the rows are a subsample."""
+    with pyro.plate("data", size or len(x), subsample=size and x):
+        z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+        pyro.sample("x", dist.Normal(decode(z), scale).to_event(1), obs=x)
+
+
+def normal_guide(x, loc, scale=1.0, size=None):
+    with pyro.plate("data", size or len(x), subsample=size and x):
+        pyro.sample("z", dist.Normal(loc, scale).to_event(1))
+
+
 def mean_guide(x, *_):
-    loc = pyro.param("loc", lambda: torch.zeros(2))
-    with pyro.plate("data", len(x)):
-        pyro.sample("z", dist.Normal(loc, 1.0).to_event(1))
+    normal_guide(x, pyro.param("loc", lambda: torch.zeros(2)))
 
 
 def plain() -> Problem:
-    """One latent per row, and a guide with one parameter."""
-
-    def model(x, *_):
-        with pyro.plate("data", len(x)):
-            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
-            pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
-
-    return Problem(model, mean_guide)
+    """A guide with one parameter."""
+    return Problem(lambda x, *_: normal_model(x), mean_guide)
 
 
 def constrained() -> Problem:
     """Functions with constrained parameters."""
 
     def model(x):
-        scale = pyro.param("scale", torch.tensor(1.0), constraint=constraints.positive)
-        with pyro.plate("data", len(x)):
-            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
-            pyro.sample("x", dist.Normal(z, scale).to_event(1), obs=x)
+        normal_model(x, scale=pyro.param("scale", torch.tensor(1.0), constraint=constraints.positive))
 
     def guide(x):
         loc = pyro.param("loc", lambda: torch.zeros(ROWS, 2))
-        width = pyro.param("width", lambda: torch.ones(ROWS, 2), constraint=constraints.positive)
-        with pyro.plate("data", len(x)):
-            pyro.sample("z", dist.Normal(loc, width).to_event(1))
+        normal_guide(x, loc, pyro.param("width", lambda: torch.ones(ROWS, 2), constraint=constraints.positive))
 
     return Problem(model, guide)
 
 
-def subsampled() -> Problem:
-    """A plate with more observations than rows, and modules registered with pyro.module."""
+class VAE(nn.Module):
+    """As in Pyro's tutorial: model and guide are methods of a module that contains the networks. Rows are a subsample."""
+
+    def __init__(self, encoder):
+        super().__init__()
+        self.encoder, self.decoder = encoder, nn.Linear(2, 2)
+
+    def model(self, x):
+        normal_model(x, pyro.module("decoder", self.decoder), 0.5, size=100)
+
+    def guide(self, x):
+        loc, log_scale = pyro.module("encoder", self.encoder)(x).chunk(2, -1)
+        normal_guide(x, loc, log_scale.exp(), size=100)
+
+
+def vae(make_encoder=lambda: nn.Linear(2, 4)) -> VAE:
     torch.manual_seed(5)
-    decoder, encoder = nn.Linear(2, 2), nn.Linear(2, 4)
-
-    def model(x):
-        pyro.module("decoder", decoder)
-        with pyro.plate("data", 100, subsample=x):
-            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
-            pyro.sample("x", dist.Normal(decoder(z), 0.5).to_event(1), obs=x)
-
-    def guide(x):
-        pyro.module("encoder", encoder)
-        with pyro.plate("data", 100, subsample=x):
-            loc, log_scale = encoder(x).chunk(2, -1)
-            pyro.sample("z", dist.Normal(loc, log_scale.exp()).to_event(1))
-
-    return Problem(model, guide)
+    return VAE(make_encoder())
 
 
 def subsampling() -> Problem:
@@ -193,6 +193,17 @@ class Fitted:
 def sgd() -> pyro.optim.PyroOptim:
     """Return an optimizer whose update is linear in the gradient, so that rounding errors stay small."""
     return pyro.optim.SGD({"lr": 0.001})
+
+
+def constructed(
+    problem: Callable[[], Problem] = plain,
+    optim: Callable[[], Any] = sgd,
+    *,
+    loss: Any = None,
+    compile: CompileChoice = True,
+) -> avi.SVI:
+    made = problem()
+    return avi.SVI(made.model, made.guide, optim(), loss or Trace_ELBO(), compile=compile)
 
 
 def fit(

@@ -21,6 +21,8 @@ import amortvi as avi
 from tests.compile.svi import problems
 from tests.compile.svi.problems import Problem, assert_same, data, fit, fit_as_pyro
 
+pytestmark = pytest.mark.usefixtures("recordings")
+
 
 def adam():
     return pyro.optim.Adam({"lr": 0.05})
@@ -30,12 +32,12 @@ LOSSES = {
     "Trace": (problems.constrained, Trace_ELBO),
     "Trace, particles": (problems.constrained, functools.partial(Trace_ELBO, num_particles=2)),
     "Trace, vectorized": (problems.plain, functools.partial(Trace_ELBO, num_particles=3, vectorize_particles=True)),
-    "Trace, subsample": (problems.subsampled, Trace_ELBO),
+    "Trace, subsample": (problems.vae, Trace_ELBO),
     "Trace, score function": (problems.discrete, functools.partial(Trace_ELBO, num_particles=2)),
     "Trace, module": (problems.module, Trace_ELBO),
     "Trace, structured guide": (problems.structured, Trace_ELBO),
     "Trace, function": (problems.plain, lambda: Trace_ELBO().differentiable_loss),
-    "MeanField": (problems.subsampled, TraceMeanField_ELBO),
+    "MeanField": (problems.vae, TraceMeanField_ELBO),
     "Graph": (problems.discrete, TraceGraph_ELBO),
     "Enum, model": (problems.mixture, functools.partial(TraceEnum_ELBO, num_particles=2)),
     "Enum, guide": (problems.enumerated_in_guide, TraceEnum_ELBO),
@@ -43,20 +45,13 @@ LOSSES = {
 }
 
 
-@pytest.mark.usefixtures("recordings")
+@pytest.mark.usefixtures("graphs")
 @pytest.mark.parametrize("name", LOSSES)
 def test_losses(name):
     problem, loss = LOSSES[name]
     assert fit_as_pyro(problem, loss=loss).compilations == 1
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", LOSSES)
-def test_losses_compiled(name):
-    test_losses(name)
-
-
-@pytest.mark.usefixtures("recordings")
 def test_losses_that_pyro_compiles_are_recorded_without_torch_jit():
     ours = fit(avi.SVI, problems.plain, loss=JitTrace_ELBO, compile=True)
     assert ours.svi.compilations == 1
@@ -80,20 +75,13 @@ def advance_schedule(svi, step):
         svi.optim.step()
 
 
-@pytest.mark.usefixtures("recordings")
+@pytest.mark.usefixtures("graphs")
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_optimizers_of_pyro(name):
     svi = fit_as_pyro(problems.constrained, OPTIMIZERS[name], after_step=advance_schedule)
     assert svi.compilations == 1
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", OPTIMIZERS)
-def test_optimizers_of_pyro_compiled(name):
-    test_optimizers_of_pyro(name)
-
-
-@pytest.mark.usefixtures("recordings")
 def test_a_step_continues_from_an_optimizer_state_that_the_user_sets():
     def change(svi, step):
         if step == 4:
@@ -108,7 +96,7 @@ def test_a_step_continues_from_an_optimizer_state_that_the_user_sets():
 
 
 class Halving(torch.optim.SGD):
-    """Changes gradients in place, so no two of them may share memory."""
+    """Changes gradients in place."""
 
     def step(self, closure=None):
         for group in self.param_groups:
@@ -127,7 +115,6 @@ def equal_gradients():
     return Problem(model, lambda x: None)
 
 
-@pytest.mark.usefixtures("recordings")
 def test_an_optimizer_may_change_gradients_in_place():
     x = data()
     halving = functools.partial(pyro.optim.PyroOptim, Halving, {"lr": 0.01})
@@ -147,7 +134,6 @@ def partly_used():
     return Problem(model, lambda x, use: None)
 
 
-@pytest.mark.usefixtures("recordings")
 @pytest.mark.parametrize("first", [True, False])
 def test_parameters_may_be_unused_in_some_steps(first):
     def arguments(step):
@@ -157,49 +143,28 @@ def test_parameters_may_be_unused_in_some_steps(first):
     assert svi.compilations == (2 if first else 3)
 
 
-@pytest.mark.usefixtures("recordings")
 def test_a_schedule_of_the_momentum_leaves_the_optimizer_outside_the_graph():
     """The third graph contains only the gradients, so that not every step compiles."""
-    options = {
-        "optimizer": torch.optim.SGD,
-        "optim_args": {"lr": 0.01, "momentum": 0.9},
-        "max_lr": 0.05,
-        "total_steps": 50,
-    }
+    momentum = {"optimizer": torch.optim.SGD, "optim_args": {"lr": 0.01, "momentum": 0.9}}
+    options = {**momentum, "max_lr": 0.05, "total_steps": 50}
     svi = fit_as_pyro(problems.plain, lambda: pyro.optim.OneCycleLR(dict(options)), after_step=advance_schedule)
     assert svi.compilations == 3
 
 
-class TorchSteps(pyro.infer.SVI):
-    """Steps of one optimizer of torch, written by hand."""
-
-    def __init__(self, model, guide, optim, loss):
-        super().__init__(model, guide, pyro.optim.SGD({"lr": 0.0}), loss)
-        self.torch_optimizer = optim
-
-    def step(self, *args):
-        loss = self.loss_and_grads(self.model, self.guide, *args)
-        self.torch_optimizer.step()
-        self.torch_optimizer.zero_grad()
-        return loss
-
-
-@pytest.mark.usefixtures("recordings")
 @pytest.mark.parametrize(
-    "make",
-    [functools.partial(torch.optim.Adam, lr=0.05), functools.partial(torch.optim.SGD, lr=1e-4, momentum=0.9)],
+    ("make", "of_pyro"),
+    [
+        (functools.partial(torch.optim.Adam, lr=0.05), adam),
+        (functools.partial(torch.optim.SGD, lr=1e-4), lambda: pyro.optim.SGD({"lr": 1e-4})),
+    ],
     ids=["Adam", "SGD"],
 )
-def test_optimizers_of_torch(make):
-    def with_parameters(kind):
-        def construct(model, guide, _, loss, **options):
-            loss.loss(model, guide, data())  # creates the parameters
-            return kind(model, guide, make([p for _, p in pyro.get_param_store().named_parameters()]), loss, **options)
+def test_optimizers_of_torch(make, of_pyro):
+    def with_parameters(model, guide, optim, loss, compile):
+        return avi.SVI(model, guide, make(model.__self__.parameters()), loss, compile=compile)
 
-        return construct
-
-    by_hand = fit(with_parameters(TorchSteps), problems.subsampled)
-    compiled = fit(with_parameters(avi.SVI), problems.subsampled, compile=True)
-    assert compiled.svi.compilations == 1
-    assert_same(compiled, by_hand)
-    assert_same(fit(with_parameters(avi.SVI), problems.subsampled, compile=False), by_hand)
+    expected = fit(pyro.infer.SVI, problems.vae, of_pyro)
+    for compile in (True, False):
+        ours = fit(with_parameters, problems.vae, compile=compile)
+        assert ours.svi.compilations == compile
+        assert_same(ours, expected)

@@ -15,7 +15,7 @@ from torch import nn
 import amortvi as avi
 from amortvi.compile.svi.guards import ConstantGuard
 from amortvi.errors import AmortviWarning, CaptureError
-from tests.compile.svi.problems import Problem, assert_same, data, fit
+from tests.compile.svi.problems import assert_same, constructed, data, fit, mean_guide
 
 WEIGHT = 1.0
 OPTIONS = {"weight": 1.0}
@@ -52,18 +52,14 @@ class Plain:
     other = 3.0
 
     def __init__(self):
-        self.weight = 1.0
-        self.steps = 0
+        self.weight, self.steps = 1.0, 0
 
     @property
     def scaled(self):
         return self.inner.weight if hasattr(self, "inner") else self.weight
 
-    def model(self, x):
-        return self.scaled * x
-
     def __call__(self, x):
-        return self.model(x)
+        return self.scaled * x
 
 
 class Module(PyroModule):
@@ -81,24 +77,19 @@ def attribute(owner, name="weight"):
     return functools.partial(setattr, owner, name)
 
 
-def nested():
-    outer = Plain()
-    outer.inner = Plain()
-    return outer.model, attribute(outer.inner)
-
-
 def cases():
-    plain, module = Plain(), Module()
+    plain, outer, module = Plain(), Plain(), Module()
+    outer.inner = Plain()
     return {
         "global": (uses_a_global, set_global),
         "dict": (uses_a_dict, lambda value: OPTIONS.update(weight=value)),
         "closure": closure(),
-        "attribute": (plain.model, attribute(plain)),
+        "attribute": (plain.__call__, attribute(plain)),
         "callable": (plain, attribute(plain)),
-        "nested": nested(),
+        "nested": (outer, attribute(outer.inner)),
         "module": (module, attribute(module)),
         "dropout": (module, attribute(module.parts[1], "p")),
-        "handler": (poutine.scale(plain.model, 2.0), attribute(plain)),
+        "handler": (poutine.scale(plain.__call__, 2.0), attribute(plain)),
     }
 
 
@@ -118,7 +109,7 @@ def test_a_change_is_detected(name):
 
 def test_values_that_the_code_does_not_use_may_change():
     plain = Plain()
-    guard = ConstantGuard([plain.model])
+    guard = ConstantGuard([plain])
     plain.steps, plain.other, Plain.other = 1, 2.0, 4.0
     OPTIONS["weight"] = 0.1
     assert guard.changed() is None
@@ -133,17 +124,15 @@ class Annealed:
         self.counts = False
 
     def model(self, x):
-        if self.counts:
-            self.calls += 1
+        self.calls += self.counts
         with pyro.plate("data", len(x)):
             with poutine.scale(scale=self.beta):
                 z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
             pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
 
     def guide(self, x):
-        loc = pyro.param("loc", lambda: torch.zeros(2))
-        with pyro.plate("data", len(x)), poutine.scale(scale=self.beta):
-            pyro.sample("z", dist.Normal(loc, 1.0).to_event(1))
+        with poutine.scale(scale=self.beta):
+            mean_guide(x)
 
 
 def annealed_fit(kind, **options):
@@ -153,7 +142,7 @@ def annealed_fit(kind, **options):
     def change(svi, step):
         annealed.beta = 0.25 * (1 + step // 4)
 
-    return fit(kind, lambda: Problem(annealed.model, annealed.guide), steps=12, after_step=change, **options)
+    return fit(kind, lambda: annealed, steps=12, after_step=change, **options)
 
 
 @pytest.mark.usefixtures("recordings")
@@ -174,7 +163,7 @@ def test_the_warning_names_an_attribute_that_changes_often(monkeypatch):
 def test_a_model_that_counts_its_calls_is_refused_and_its_count_restored():
     annealed = Annealed()
     annealed.counts = True
-    svi = avi.SVI(annealed.model, annealed.guide, pyro.optim.SGD({"lr": 0.01}), pyro.infer.Trace_ELBO(), compile=True)
+    svi = constructed(lambda: annealed)
     svi.step(data())
     with pytest.raises(CaptureError, match="sets 'calls' to a new value each time"):
         svi.step(data())

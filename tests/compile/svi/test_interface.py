@@ -12,7 +12,7 @@ from pyro.infer import Trace_ELBO
 import amortvi as avi
 from amortvi.compile.svi.torch_optim import TorchOptim
 from amortvi.errors import AmortviWarning, OptionError
-from tests.compile.svi.problems import data, plain, sgd
+from tests.compile.svi.problems import data, fit_as_pyro, plain, sgd, vae
 
 
 @pytest.mark.parametrize(
@@ -69,3 +69,8 @@ def test_a_copy_compiles_its_own_steps():
     assert (svi.compilations, other.compilations) == (1, 2)
     assert other.optim is not svi.optim
     assert not torch.equal(pyro.param("loc"), torch.zeros(2))
+
+
+def test_with_the_compiler():
+    """Other tests run recordings without it, except in the slow tests."""
+    assert fit_as_pyro(vae).compilations == 1

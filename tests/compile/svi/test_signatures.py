@@ -17,7 +17,9 @@ from amortvi.compile.recording import record
 from amortvi.compile.svi import compiled_step
 from amortvi.errors import AmortviWarning
 from tests.compile.svi import problems
-from tests.compile.svi.problems import Problem, assert_same, data, fit, fit_as_pyro, plain, sgd
+from tests.compile.svi.problems import Problem, assert_same, constructed, data, fit, fit_as_pyro, mean_guide, plain, sgd
+
+pytestmark = pytest.mark.usefixtures("recordings")
 
 
 def weighted(of=lambda beta: beta):
@@ -31,21 +33,15 @@ def weighted(of=lambda beta: beta):
                 pyro.sample("x", dist.Normal(z + shift, 1.0).to_event(1), obs=x)
 
         def guide(x, beta, shift=0):
-            loc = pyro.param("loc", lambda: torch.zeros(2))
-            with pyro.plate("data", len(x)), poutine.scale(scale=of(beta)):
-                pyro.sample("z", dist.Normal(loc, 1.0).to_event(1))
+            with poutine.scale(scale=of(beta)):
+                mean_guide(x)
 
         return Problem(model, guide)
 
     return problem
 
 
-def constructed(problem, compile=True, loss=None):
-    made = problem()
-    return avi.SVI(made.model, made.guide, sgd(), loss or Trace_ELBO(), compile=compile)
-
-
-@pytest.mark.usefixtures("recordings")
+@pytest.mark.usefixtures("graphs")
 def test_a_float_argument_may_change_without_a_new_graph():
     svi = fit_as_pyro(weighted(), arguments=lambda step: (data(), 0.05 * (step + 1)))
     assert svi.compilations == 1
@@ -60,7 +56,6 @@ def test_a_float_argument_that_the_model_reads_gets_a_graph_per_value(recordings
     assert len(attempts) == 3  # the first one finds that the float must be a constant
 
 
-@pytest.mark.usefixtures("recordings")
 def test_shapes_and_integers_get_a_graph_per_value():
     def problem():
         inner = weighted()()
@@ -78,7 +73,6 @@ def test_shapes_and_integers_get_a_graph_per_value():
     assert fit_as_pyro(problem, steps=9, arguments=arguments).compilations == 3
 
 
-@pytest.mark.usefixtures("recordings")
 def test_arguments_may_be_keywords():
     svi = constructed(weighted())
     for step in range(3):
@@ -89,7 +83,7 @@ def test_arguments_may_be_keywords():
     assert svi.compilations == 2
 
 
-@pytest.mark.usefixtures("recordings")
+@pytest.mark.usefixtures("graphs")
 def test_there_may_be_no_arguments():
     assert fit_as_pyro(problems.subsampling, arguments=lambda step: ()).compilations == 1
 
@@ -100,24 +94,10 @@ class Normalized(nn.Module):
         self.linear, self.drop, self.norm = nn.Linear(2, 4), nn.Dropout(0.5), nn.BatchNorm1d(2)
 
     def forward(self, x):
-        return self.drop(self.linear(self.norm(x))).chunk(2, -1)
+        return self.drop(self.linear(self.norm(x)))
 
 
-def normalized():
-    torch.manual_seed(5)
-    encoder = Normalized()
-
-    def guide(x):
-        pyro.module("encoder", encoder)
-        with pyro.plate("data", 100, subsample=x):
-            loc, log_scale = encoder(x)
-            pyro.sample("z", dist.Normal(loc, log_scale.exp()).to_event(1))
-
-    guide.encoder = encoder
-    return Problem(problems.subsampled().model, guide)
-
-
-@pytest.mark.usefixtures("recordings")
+@pytest.mark.usefixtures("graphs")
 def test_each_mode_of_a_module_has_a_graph():
     """Dropout and running statistics follow the current mode, and a mode that returns keeps its graph."""
 
@@ -125,11 +105,13 @@ def test_each_mode_of_a_module_has_a_graph():
         means = []
 
         def switch(svi, step):
-            means.append(svi.guide.encoder.norm.running_mean.clone())
-            svi.guide.encoder.train(step % 6 < 3)
+            means.append(svi.guide.__self__.encoder.norm.running_mean.clone())
+            svi.guide.__self__.encoder.train(step % 6 < 3)
 
         optim = functools.partial(pyro.optim.SGD, {"lr": 1e-4})
-        return fit(kind, normalized, optim, steps=14, after_step=switch, **options), torch.stack(means)
+        return fit(kind, lambda: problems.vae(Normalized), optim, steps=14, after_step=switch, **options), torch.stack(
+            means
+        )
 
     (ours, means), (pyros, expected) = run(avi.SVI, compile=True), run(pyro.infer.SVI)
     assert_same(ours, pyros)
@@ -138,7 +120,6 @@ def test_each_mode_of_a_module_has_a_graph():
     assert not torch.equal(means[0], means[-1])
 
 
-@pytest.mark.usefixtures("recordings")
 def test_new_parameters_lead_to_a_new_graph():
     svi = constructed(plain)
     pyros = pyro.infer.SVI(svi.model, svi.guide, sgd(), Trace_ELBO())
@@ -154,13 +135,12 @@ def test_new_parameters_lead_to_a_new_graph():
     assert svi.compilations == 2
 
 
-@pytest.mark.usefixtures("recordings")
 @pytest.mark.filterwarnings("ignore:weight was not registered in the param store")
 def test_a_parameter_may_be_set_in_place_replaced_and_frozen():
     found = []
     for kind, options in ((avi.SVI, {"compile": True}), (pyro.infer.SVI, {})):
         pyro.clear_param_store()
-        made = problems.subsampled()
+        made = problems.vae()
         svi = kind(made.model, made.guide, pyro.optim.SGD({"lr": 1e-4}), Trace_ELBO(), **options)
         torch.manual_seed(0)
         losses = [svi.step(data()) for _ in range(3)]
@@ -177,7 +157,6 @@ def test_a_parameter_may_be_set_in_place_replaced_and_frozen():
     assert found[0] == pytest.approx(found[1], rel=1e-5)
 
 
-@pytest.mark.usefixtures("recordings")
 def test_learning_rates_may_change_without_a_new_graph_and_other_options_with_one():
     def change(svi, step):
         for optimizer in svi.optim.optim_objs.values():
@@ -188,7 +167,6 @@ def test_learning_rates_may_change_without_a_new_graph_and_other_options_with_on
     assert svi.compilations == 2
 
 
-@pytest.mark.usefixtures("recordings")
 def test_the_number_of_particles_may_change():
     def change(svi, step):
         # A tensor of random numbers has another size, so a graph with the old number would draw differently.
@@ -198,7 +176,6 @@ def test_the_number_of_particles_may_change():
     assert fit_as_pyro(plain, loss=loss, after_step=change).compilations == 2
 
 
-@pytest.mark.usefixtures("recordings")
 def test_the_number_of_compilations_is_limited(monkeypatch):
     monkeypatch.setattr("amortvi.compile.svi.dispatcher.MAX_COMPILATIONS", 2)
     svi = constructed(plain)
@@ -213,7 +190,6 @@ def test_the_number_of_compilations_is_limited(monkeypatch):
     assert svi.compilations == 2
 
 
-@pytest.mark.usefixtures("recordings")
 def test_auto_compiles_signatures_that_occur_often(monkeypatch):
     monkeypatch.setattr("amortvi.compile.svi.dispatcher.COMPILE_AFTER", 7)
     svi = constructed(plain, compile="auto")
@@ -222,17 +198,3 @@ def test_auto_compiles_signatures_that_occur_often(monkeypatch):
         svi.step(data())
         svi.step(data()[: step % 5 + 1])
     assert svi.compilations == 1
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "check",
-    [
-        test_a_float_argument_may_change_without_a_new_graph,
-        test_there_may_be_no_arguments,
-        test_each_mode_of_a_module_has_a_graph,
-    ],
-)
-def test_with_the_compiler(check):
-    """The compiler has its own code for random numbers, running statistics, and scalar arguments."""
-    check()
