@@ -24,28 +24,19 @@ def test_rows_at_once_fit_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @PROPERTY
-@given(parts=st.lists(st.integers(1, 7), min_size=1, max_size=8), dim=st.integers(0, 2), known=st.booleans())
-def test_gathered_is_the_concatenation(parts: list[int], dim: int, known: bool) -> None:
+@given(
+    parts=st.lists(st.integers(1, 7), min_size=1, max_size=8),
+    dim=st.integers(0, 2),
+    surplus=st.sampled_from([None, 0, 5]),
+)
+def test_gathered_is_the_concatenation(parts: list[int], dim: int, surplus: int | None) -> None:
     shape = [2, 3, 4]
-    values = [torch.rand(*shape[:dim], part, *shape[dim + 1 :]) for part in parts]
-    gathered = Gathered(sum(parts) if known else None, dim)
+    values = [torch.rand(*shape[:dim], part, *shape[dim + 1 :], requires_grad=True) for part in parts]
+    gathered = Gathered(None if surplus is None else sum(parts) + surplus, dim)
     for value in values:
         gathered.add({"a": value, "b": (10 * value).long()})
     found = gathered.result()
     assert torch.equal(found["a"], torch.cat(values, dim))
     assert torch.equal(found["b"], (10 * torch.cat(values, dim)).long())
     assert found["a"].is_contiguous()
-
-
-def test_gathered_detaches_and_accepts_no_results() -> None:
-    gathered = Gathered(3)
-    gathered.add({})
-    assert gathered.result() == {}
-    gathered.add({"a": torch.ones(3, requires_grad=True)})
-    assert not gathered.result()["a"].requires_grad
-
-
-def test_gathered_may_receive_fewer_rows_than_announced() -> None:
-    gathered = Gathered(10)
-    gathered.add({"a": torch.ones(3)})
-    assert gathered.result()["a"].shape == (3,)
+    assert not found["a"].requires_grad

@@ -2,34 +2,20 @@
 
 import contextlib
 
+import pytest
 from torch import nn
 
 from amortvi._util.modes import evaluation_mode, restored_modes
 
 
-def network() -> nn.Module:
-    net = nn.Sequential(nn.Linear(1, 1), nn.Dropout(), nn.Sequential(nn.BatchNorm1d(1)))
-    net[1].eval()  # submodules need not agree
-    return net
-
-
-def modes(net: nn.Module) -> list[bool]:
-    return [part.training for part in net.modules()]
-
-
-def test_evaluation_mode_restores_each_submodule() -> None:
-    one, two = network(), network().eval()
-    before = modes(one), modes(two)
-    with contextlib.suppress(KeyError), evaluation_mode(one, two):
-        assert not any(modes(one) + modes(two))
+@pytest.mark.parametrize("context", [evaluation_mode, restored_modes])
+def test_the_mode_of_each_submodule_is_restored(context) -> None:
+    one, two = nn.Sequential(nn.Dropout(), nn.Sequential(nn.BatchNorm1d(1))), nn.Dropout().eval()
+    one[0].eval()  # submodules need not agree
+    parts = [*one.modules(), *two.modules()]
+    before = [part.training for part in parts]
+    with contextlib.suppress(KeyError), context(one, two):
+        assert [part.training for part in parts] == (before if context is restored_modes else [False] * 5)
+        one.train()
         raise KeyError
-    assert (modes(one), modes(two)) == before
-
-
-def test_restored_modes_changes_nothing_itself() -> None:
-    net = network()
-    before = modes(net)
-    with restored_modes(net):
-        assert modes(net) == before
-        net.train()
-    assert modes(net) == before
+    assert [part.training for part in parts] == before
