@@ -30,7 +30,7 @@ class Family(nn.Module, ABC):
 
     The options of a family are given at construction. Its sizes become known when a guide first sees data, in `setup`,
     which calls `build` to create the parameters. A subclass writes `build` and `forward`. What its distributions know in
-    closed form is asked of them; see `amortvi.families.closed_forms`.
+    closed form is asked of them; see ``amortvi.families.closed_forms``.
 
     Attributes:
         dim: ``D``, the size of the unconstrained latent vector of one observation.

@@ -1,7 +1,7 @@
 """The conformance suite of posterior families: checks that every family must pass, to run on your own.
 
 Each check takes a `families.FamilyChoice` and raises `AssertionError` if the family violates the contract. Closed forms are
-asked of the distributions (see `amortvi.families.closed_forms`) and checked if they are known; checks of parameters apply to a
+asked of the distributions (see ``amortvi.families.closed_forms``) and checked if they are known; checks of parameters apply to a
 `families.ParametricFamily` only. Statistical checks fix the seed, so they are repeatable, and allow for five standard errors.
 The family is set up with a head, for one to four latent dimensions.
 
