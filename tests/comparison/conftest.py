@@ -1,11 +1,13 @@
-"""A small problem for fits of several families."""
+"""A small problem, and fits of several families to it."""
 
 import pyro
+import pytest
 import torch
 from pyro import distributions as dist
 from torch import Tensor, nn
 
 import amortvi as avi
+from amortvi.comparison import FamilyFits, fit_families
 
 FAMILIES = ["diagonal", "low_rank", "full"]
 X = avi.models.LinearGaussian(torch.tensor([[1.0, 0.8], [0.2, 1.0], [0.5, -0.5]]), scale=0.5).simulate(120, seed=0)
@@ -22,6 +24,11 @@ def make_model() -> avi.models.VAE:
 def make_encoder() -> avi.encoders.MLP:
     torch.manual_seed(1)
     return avi.encoders.MLP(3, [8])
+
+
+@pytest.fixture(scope="session")
+def fits() -> FamilyFits:
+    return fit_families(make_model(), make_encoder(), FAMILIES, X, seeds=[3, 4], **SHORT)
 
 
 def with_param(x: Tensor) -> None:
