@@ -1,18 +1,17 @@
 """Small models with guides of many kinds, and fits to compare with those of Pyro's SVI."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import pyro
-import pyro.infer
 import pyro.optim
 import torch
 from pyro import distributions as dist
+from pyro import poutine
 from pyro.distributions import constraints
 from pyro.infer import Trace_ELBO, config_enumerate
+from pyro.infer.autoguide import AutoNormal
 from pyro.nn import PyroModule, PyroParam
 from torch import Tensor, nn
 
@@ -32,10 +31,11 @@ class Problem:
     guide: Callable[..., Any]
 
 
-def normal_model(x, decode=lambda z: z, scale=1.0, size=None):
-    """One latent per row, decoded to the location of the row. With ``size``, the rows are a subsample."""
+def normal_model(x, decode=lambda z: z, scale=1.0, size=None, beta=1.0):
+    """One latent per row. With ``size``, the rows are a subsample; ``beta`` is the weight of the prior."""
     with pyro.plate("data", size or len(x), subsample=size and x):
-        z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+        with poutine.scale(scale=beta):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
         pyro.sample("x", dist.Normal(decode(z), scale).to_event(1), obs=x)
 
 
@@ -120,8 +120,8 @@ def discrete() -> Problem:
     return Problem(model, guide)
 
 
-def mixture() -> Problem:
-    """Classes that are enumerated in the model."""
+def mixture(enumerate_in_guide=False) -> Problem:
+    """Classes that are enumerated in the model, or in the guide, where one of them is impossible."""
 
     def model(x):
         weights = pyro.param("weights", torch.tensor([0.2, 0.3, 0.5]), constraint=constraints.simplex)
@@ -136,23 +136,13 @@ def mixture() -> Problem:
         width = pyro.param("width", lambda: torch.ones(3), constraint=constraints.positive)
         with pyro.plate("classes", 3):
             pyro.sample("loc", dist.Normal(loc, width))
+        if enumerate_in_guide:
+            # Pyro leaves a class of probability zero out of its sums.
+            chances = pyro.param("chances", lambda: torch.full((ROWS, 2), 0.5), constraint=constraints.simplex)
+            with pyro.plate("data", len(x)):
+                pyro.sample("k", dist.Categorical(nn.functional.pad(chances, (0, 1))))
 
-    return Problem(model, guide)
-
-
-def enumerated_in_guide() -> Problem:
-    """The same mixture with classes that are enumerated in the guide, one of them impossible."""
-    made = mixture()
-
-    @config_enumerate
-    def guide(x):
-        made.guide(x)
-        # Pyro leaves a class of probability zero out of its sums.
-        chances = pyro.param("chances", lambda: torch.full((ROWS, 2), 0.5), constraint=constraints.simplex)
-        with pyro.plate("data", len(x)):
-            pyro.sample("k", dist.Categorical(nn.functional.pad(chances, (0, 1))))
-
-    return Problem(made.model, guide)
+    return Problem(model, config_enumerate(guide) if enumerate_in_guide else guide)
 
 
 class Regression(PyroModule):
@@ -169,17 +159,11 @@ class Regression(PyroModule):
             pyro.sample("x", dist.Normal(self.linear(x[:, :1]).squeeze(-1) + slope, self.noise), obs=x[:, 1])
 
 
-def module() -> Problem:
+def module(kind=AutoNormal) -> Problem:
     """A PyroModule with one of Pyro's autoguides."""
     torch.manual_seed(6)
     model = Regression()
-    return Problem(model, pyro.infer.autoguide.AutoNormal(model))
-
-
-def structured() -> Problem:
-    """The same model with a guide that changes the shape of tensors in place."""
-    made = module()
-    return Problem(made.model, pyro.infer.autoguide.AutoStructured(made.model))
+    return Problem(model, kind(model))
 
 
 @dataclass

@@ -2,12 +2,7 @@
 
 import functools
 
-import pyro
-import pyro.infer
-import pyro.optim
 import pytest
-import torch
-from pyro import distributions as dist
 from pyro import poutine
 from pyro.nn import PyroModule
 from torch import nn
@@ -15,15 +10,10 @@ from torch import nn
 import amortvi as avi
 from amortvi.compile.svi.guards import ConstantGuard
 from amortvi.errors import AmortviWarning, CaptureError
-from tests.compile.svi.problems import assert_same, constructed, data, fit, mean_guide
+from tests.compile.svi.problems import constructed, data, fit, fit_as_pyro, mean_guide, normal_model
 
 WEIGHT = 1.0
 OPTIONS = {"weight": 1.0}
-
-
-def set_global(value):
-    global WEIGHT
-    WEIGHT = value
 
 
 def uses_a_global(x):
@@ -81,7 +71,7 @@ def cases():
     plain, outer, module = Plain(), Plain(), Module()
     outer.inner = Plain()
     return {
-        "global": (uses_a_global, set_global),
+        "global": (uses_a_global, lambda value: globals().update(WEIGHT=value)),
         "dict": (uses_a_dict, lambda value: OPTIONS.update(weight=value)),
         "closure": closure(),
         "attribute": (plain.__call__, attribute(plain)),
@@ -118,53 +108,38 @@ def test_values_that_the_code_does_not_use_may_change():
 class Annealed:
     """Keeps the weight of the KL as an attribute, and may count the calls of the model."""
 
-    def __init__(self):
-        self.beta = 1.0
-        self.calls = 0
-        self.counts = False
+    def __init__(self, counts=False):
+        self.beta, self.calls, self.counts = 1.0, 0, counts
 
     def model(self, x):
         self.calls += self.counts
-        with pyro.plate("data", len(x)):
-            with poutine.scale(scale=self.beta):
-                z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
-            pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+        normal_model(x, beta=self.beta)
 
     def guide(self, x):
         with poutine.scale(scale=self.beta):
             mean_guide(x)
 
 
-def annealed_fit(kind, **options):
-    """Fit with a new weight in every fourth step."""
-    annealed = Annealed()
-
-    def change(svi, step):
-        annealed.beta = 0.25 * (1 + step // 4)
-
-    return fit(kind, lambda: annealed, steps=12, after_step=change, **options)
+def anneal(svi, step):
+    svi.model.__self__.beta = 0.25 * (1 + step // 4)
 
 
 @pytest.mark.usefixtures("recordings")
 def test_a_weight_can_be_kept_as_an_attribute():
-    ours = annealed_fit(avi.SVI, compile=True)
-    assert ours.svi.compilations == 3
-    assert_same(ours, annealed_fit(pyro.infer.SVI))
+    assert fit_as_pyro(Annealed, steps=12, after_step=anneal).compilations == 3
 
 
 @pytest.mark.usefixtures("recordings")
 def test_the_warning_names_an_attribute_that_changes_often(monkeypatch):
     monkeypatch.setattr("amortvi.compile.svi.dispatcher.MAX_COMPILATIONS", 2)
     with pytest.warns(AmortviWarning, match=r"2 different steps were compiled.*the value of 'beta' changed"):
-        annealed_fit(avi.SVI, compile=True)
+        fit(avi.SVI, Annealed, steps=12, after_step=anneal, compile=True)
 
 
 @pytest.mark.usefixtures("recordings")
 def test_a_model_that_counts_its_calls_is_refused_and_its_count_restored():
-    annealed = Annealed()
-    annealed.counts = True
-    svi = constructed(lambda: annealed)
+    svi = constructed(lambda: Annealed(counts=True))
     svi.step(data())
     with pytest.raises(CaptureError, match="sets 'calls' to a new value each time"):
         svi.step(data())
-    assert annealed.calls == 1
+    assert svi.model.__self__.calls == 1

@@ -3,16 +3,14 @@
 import copy
 
 import pyro
-import pyro.infer
 import pyro.optim
 import pytest
 import torch
 from pyro.infer import Trace_ELBO
 
 import amortvi as avi
-from amortvi.compile.svi.torch_optim import TorchOptim
 from amortvi.errors import AmortviWarning, OptionError
-from tests.compile.svi.problems import data, fit_as_pyro, plain, sgd, vae
+from tests.compile.svi.problems import constructed, data, fit_as_pyro, plain, sgd, vae
 
 
 @pytest.mark.parametrize(
@@ -45,21 +43,18 @@ def test_attributes_are_those_of_pyro():
 
 def test_an_optimizer_of_torch_without_a_parameter_of_the_guide_warns_once():
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)
-    problem = plain()
-    svi = avi.SVI(problem.model, problem.guide, optimizer, Trace_ELBO(), compile=False)
+    svi = constructed(optim=lambda: optimizer, compile=False)
     with pytest.warns(AmortviWarning, match="SGD was constructed without loc") as warned:
         svi.step(data())
     svi.step(data())
     assert len(warned) == 1
     assert torch.equal(pyro.param("loc"), torch.zeros(2))
-    assert isinstance(svi.optim, TorchOptim)
     assert svi.optim.optimizer is optimizer
 
 
 @pytest.mark.usefixtures("recordings")
 def test_a_copy_compiles_its_own_steps():
-    problem = plain()
-    svi = avi.SVI(problem.model, problem.guide, sgd(), Trace_ELBO(), compile=True)
+    svi = constructed()
     for _ in range(3):
         svi.step(data())
     other = copy.deepcopy(svi)
