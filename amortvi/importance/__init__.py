@@ -1,4 +1,4 @@
-"""Importance weights: how reliable they are, and resampling.
+"""Importance weights: diagnostics of their reliability, Pareto smoothing, and resampling.
 
 Every function takes the log weights of ``K`` draws of ``B`` observations, ``(K, B)``, and processes all observations at once.
 The weights need not be normalized.

@@ -3,10 +3,10 @@ r"""The generalized Pareto distribution, fitted to many samples at once.
 Its density for :math:`y > 0` is :math:`\sigma^{-1} (1 + k y / \sigma)^{-1/k - 1}`; moments of order :math:`1 / k` and above
 do not exist. Zhang and Stephens (2009), "A new and efficient estimation method for the generalized Pareto distribution",
 Technometrics 51(3), compute the posterior mean of :math:`b = -k / \sigma` on a grid of :math:`30 + \sqrt n` values whose scale
-depends on the sample; each value has the shape that maximizes the likelihood. The shape is then shrunk toward 0.5, a prior
-worth ten observations (Vehtari, Simpson, Gelman, Yao and Gabry, 2024, "Pareto smoothed importance sampling", JMLR 25(72)).
+depends on the sample, each with the shape that maximizes the likelihood. The shape is then shrunk toward 0.5 by a prior worth
+ten observations (Vehtari, Simpson, Gelman, Yao and Gabry, 2024, "Pareto smoothed importance sampling", JMLR 25(72)).
 
-Samples of different sizes share one tensor, padded with leading zeros, which add :math:`\log(1 - b \cdot 0) = 0` to a sum.
+Samples of different sizes are rows of one tensor, padded with leading zeros, whose terms :math:`\log(1 - b \cdot 0)` are zero.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _NEGLIGIBLE = 10 * torch.finfo(torch.float64).eps
 _MAX_FOLDS = 4
 _LARGEST = 1e300
 _CACHED = 2**18
-"""The number of elements of the largest intermediate result, small enough for a processor's cache."""
+"""The number of elements of the largest intermediate result, small enough for the processor's cache."""
 
 
 def fit(samples: Tensor, sizes: Tensor, buffer: Tensor) -> tuple[Tensor, Tensor]:
@@ -80,7 +80,7 @@ def _sum_of_logs(b: Tensor, samples: Tensor, buffer: Tensor) -> Tensor:
         rates, values = -b[rows], samples[rows].t()
         factors = buffer[: n * len(span) * points].view(n, len(span), points)
         torch.mul(values.unsqueeze(-1), rates, out=factors).add_(1)
-        # Logarithms dominate the cost, so up to sixteen factors are multiplied first. Folding pairs large with small ones.
+        # Logarithms dominate the cost, so up to sixteen factors are multiplied first, large ones with small ones.
         for _ in range(_num_folds(float((rates.amax(1) * values[-1]).max()))):
             half = factors.shape[0] // 2
             factors[:half] *= factors[factors.shape[0] - half :]
@@ -90,7 +90,7 @@ def _sum_of_logs(b: Tensor, samples: Tensor, buffer: Tensor) -> Tensor:
 
 
 def _num_folds(largest: float) -> int:
-    """Return how often factors up to ``1 + largest`` can be multiplied pairwise, repeatedly, without overflow."""
+    """Return how many times factors up to ``1 + largest`` can be multiplied in pairs without overflow."""
     if not largest < _LARGEST:
         return 0
     return min(_MAX_FOLDS, int(math.log2(math.log(_LARGEST) / math.log(2 + largest))))

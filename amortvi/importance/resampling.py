@@ -31,9 +31,9 @@ def resample(
 
     Args:
         log_weights: ``(K, B)`` in nats; a draw with log weight ``-inf`` is never chosen.
-        draws: how many to choose.
+        draws: the number of draws to choose.
         method: ``"systematic"`` spaces the choices evenly over the cumulative weights, from a random start (Kitagawa, 1996).
-            A draw is then chosen its expected number of times, rounded down or up, which removes most of the resampling
+            Each draw is then chosen its expected number of times, rounded down or up, which removes most of the resampling
             noise; copies of a draw are adjacent. ``"multinomial"`` makes independent choices.
         seed: reproduces the choice and leaves the caller's random state untouched; ``None`` uses that state.
 

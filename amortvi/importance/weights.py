@@ -17,7 +17,7 @@ def effective_sample_size(log_weights: Tensor) -> Tensor:
     r"""Return the effective sample size of the weighted draws of each observation.
 
     This is Kish's :math:`(\sum_k w_k)^2 / \sum_k w_k^2`, which is ``K`` for equal weights and close to one if a single weight
-    dominates. It is an estimate itself, and far too large if the draws miss an important region; k-hat (`pareto_smoothed`)
+    dominates. It is itself an estimate, and far too large if the draws miss an important region; k-hat (`pareto_smoothed`)
     is the more reliable diagnostic.
 
     Args:
@@ -48,11 +48,7 @@ def effective_sample_size(log_weights: Tensor) -> Tensor:
 
 
 def checked(log_weights: Any) -> Tensor:
-    """Return log weights ``(K, B)``, detached, on the CPU.
-
-    Raises:
-        DataError: they are not a two-dimensional floating-point tensor with at least one draw.
-    """
+    """Return log weights, detached and on the CPU; raise `DataError` unless they are a floating-point tensor ``(K, B)``."""
     if not isinstance(log_weights, Tensor) or not log_weights.is_floating_point():
         kind = log_weights.dtype if isinstance(log_weights, Tensor) else type(log_weights).__name__
         raise DataError(f"log_weights must be a floating-point tensor of shape (draws, observations); got {kind}.")
@@ -66,14 +62,12 @@ def checked(log_weights: Any) -> Tensor:
 def check_largest(largest: Tensor, first: int = 0) -> None:
     """Raise `DataError` if the largest log weight of an observation, ``(B,)``, is NaN or ``+inf``.
 
-    Args:
-        largest: the maximum of each observation, which is NaN if any of its log weights is.
-        first: the position of the first of these observations among all.
+    ``first`` is the position of the first of these observations among all.
     """
     bad = ~(largest < torch.inf)
     if bad.any():
         position = int(bad.nonzero()[0])
         raise DataError(
             f"log_weights must be finite, or -inf for a weight of zero; observation {first + position} has "
-            f"{float(largest[position])}: check the log-probabilities of the model and of the posterior there."
+            f"{float(largest[position])}: check the log-probabilities of its model and of its posterior."
         )

@@ -1,7 +1,7 @@
-"""Objectives: lower bounds of the log evidence of each observation, as reductions of its log weights.
+"""Objectives: bounds of the log evidence of each observation, as reductions of its log weights.
 
-A new objective is one file here, one import below, and one row in ``tests/objectives/test_objectives.py``; to be chosen by
-name it also needs an entry in `NAMED`.
+A new objective is one file here, one import below, and one row in ``tests/objectives/test_objectives.py``; to be selected by
+name, it also needs an entry in `NAMED`.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ ObjectiveChoice: TypeAlias = str | Objective
 """A name in `NAMED`, or an objective."""
 
 NAMED: dict[str, Callable[[], Objective]] = {"elbo": ELBO, "iwae": IWAE}
-"""The objectives that can be chosen by name; ``"iwae"`` has 5 draws."""
+"""The objectives that can be selected by name; ``"iwae"`` uses 5 draws."""
 
 
 def make_objective(choice: ObjectiveChoice) -> Objective:
     """Return the chosen objective.
 
     Args:
-        choice: a name in `NAMED` or an `Objective`.
+        choice: a name in `NAMED`, or an objective.
 
     Raises:
-        OptionError: the choice is neither.
+        OptionError: ``choice`` is neither.
 
     Example:
         >>> make_objective("elbo")

@@ -1,4 +1,4 @@
-"""The contract of an objective: a lower bound of the log evidence of each observation, to be maximized."""
+"""The contract of an objective: a bound of the log evidence of each observation, to be maximized."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class Estimate:
     """The estimate of an objective on one batch.
 
     Args:
-        bound: the bound of each observation in nats, ``(B,)``. This is what the history and early stopping use: it means the
-            same in every epoch, whatever gradient training follows.
+        bound: the bound of each observation in nats, ``(B,)``, used by the history and by early stopping. It is comparable
+            between epochs, whatever gradient training follows.
         weights: the log weights from which it was computed.
-        surrogate: a quantity, ``(B,)``, whose gradient training follows, if that is not the gradient of the bound.
+        surrogate: a quantity, ``(B,)``, whose gradient training follows instead of that of the bound.
     """
 
     bound: Tensor
@@ -36,11 +36,7 @@ class Estimate:
     surrogate: Tensor | None = None
 
     def elbo(self, observations: int | None) -> Tensor:
-        """Return the mean bound per observation.
-
-        Args:
-            observations: the size of the data set, over which the sites outside the plate are shared.
-        """
+        """Return the mean bound per observation; the sites outside the plate are shared by all ``observations``."""
         return self._mean(self.bound, observations)
 
     def loss(self, observations: int | None) -> Tensor:
@@ -54,10 +50,9 @@ class Estimate:
 class Objective(ABC):
     """A bound that is a reduction of the log weights of each observation.
 
-    A subclass writes `bound`, and `surrogate` if training is to follow a different gradient than that of the bound.
-
-    A number that changes during training, such as a KL weight, must be a tensor that `advance` changes in place: a compiled
-    step reads it each time, but would keep a Python number constant.
+    A subclass implements `bound`, and `surrogate` if training is to follow another gradient than that of the bound. A number
+    that changes during training, such as a KL weight, must be a tensor that `advance` changes in place: a compiled step reads
+    a tensor each time, but keeps a Python number constant.
 
     Args:
         particles: ``K``, the number of draws for each observation.
@@ -70,19 +65,13 @@ class Objective(ABC):
         self.particles = positive_int("particles", particles)
 
     def estimate(self, model: Model, network: InferenceNetwork, batch: Batch) -> Estimate:
-        """Draw from the posteriors, score the draws under posterior and model, and reduce the log weights.
-
-        Args:
-            model: the generative model, set up.
-            network: the inference network.
-            batch: ``B`` observations.
-        """
+        """Draw latents of each observation of a batch from its posterior, and reduce their log weights."""
         context = network.context(batch)
         q = network.family(context)
         log_density = stop_score_gradient(network.family, context) if self.stops_score_gradient() else None
         weights = log_weights(model, q, batch, self.particles, kl=self.kl_form(), log_density=log_density)
         bound, surrogate = self.bound(weights), self.surrogate(weights, q)
-        # Beside a surrogate, the bound has no gradient that could be taken for that of the objective.
+        # The gradient of the objective is then that of the surrogate, so the bound has none.
         return Estimate(bound if surrogate is None else bound.detach(), weights, surrogate)
 
     @abstractmethod
@@ -90,31 +79,25 @@ class Objective(ABC):
         """Reduce the log weights ``(K, B)`` to a bound of each observation, ``(B,)``."""
 
     def surrogate(self, weights: LogWeights, q: Distribution) -> Tensor | None:
-        """Return a quantity, ``(B,)``, whose gradient training is to follow, or ``None`` for the bound itself.
-
-        Args:
-            weights: the log weights.
-            q: the posteriors, batch shape ``(B,)``, event shape ``(D,)``.
-        """
+        """Return a quantity, ``(B,)``, whose gradient training follows, or ``None`` for the bound itself."""
         return None
 
     def kl_form(self) -> KLForm:
-        """Return how the KL to the prior is computed; an objective that needs log weights needs it sampled."""
+        """Return how the KL to the prior is computed; an objective that uses `LogWeights.log_weight` needs it sampled."""
         return "sampled"
 
     def stops_score_gradient(self) -> bool:
-        """Whether the gradient of ``log q`` goes through the draws alone, not through the posterior's parameters."""
+        """Whether ``log q`` is differentiated through the draws alone, not through the parameters of the posterior."""
         return False
 
     def to(self, device: torch.device) -> None:  # noqa: B027  # most objectives have nothing to move
-        """Move what `advance` changes to the device on which training is about to begin."""
+        """Move the tensors that `advance` changes to the device used for training."""
 
     def advance(self, epochs: float) -> None:  # noqa: B027  # most objectives do not change
         """Update what changes during training; called before each step.
 
         Args:
-            epochs: passes over the data so far, including those of earlier fits; fractional within an epoch if its number of
-                steps is known.
+            epochs: passes over the data so far, earlier fits included; fractional if the number of steps per epoch is known.
         """
 
     def __repr__(self) -> str:

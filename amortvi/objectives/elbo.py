@@ -5,19 +5,17 @@ r"""The evidence lower bound (Kingma and Welling, 2014; Rezende, Mohamed and Wie
     \mathrm{ELBO}(x) = E_q[\log p(x \mid z)] - \mathrm{KL}(q(z \mid x) \,\|\, p(z))
                      = E_q[\log p(x, z) - \log q(z \mid x)] \le \log p(x).
 
-The first form uses the KL in closed form, if the prior is ``N(0, I)`` and the KL is known; the second estimates both terms
-from the same draws.
-
-Training may follow another objective than the bound, in order to reach a better optimum:
+The first form uses the KL in closed form, if the prior is ``N(0, I)`` and the KL is known; the second estimates all terms from
+the same draws. To reach a better optimum, training may follow a modified objective:
 
 .. math::
 
     E_q[\log p(x \mid z)] - \beta\, \mathrm{KL}(q(z \mid x) \,\|\, p(z)).
 
-A weight :math:`\beta > 1` favors latents that carry little information and are independent (beta-VAE; Higgins et al., 2017). A
-weight that rises from zero to one (`amortvi.objectives.schedules`), or a part of the KL that is free
-(`amortvi.objectives.free_bits`), keeps latents from being pruned before the decoder uses them. None of them changes the
-*bound*, which is always the ELBO: history, early stopping and comparisons mean the same with all of them.
+A weight :math:`\beta > 1` favors independent latents that carry little information (beta-VAE; Higgins et al., 2017). A weight
+that rises from zero to one (`amortvi.objectives.schedules`) and free bits (`amortvi.objectives.free_bits`) prevent latents from
+being pruned before the decoder uses them. None of these options changes the *bound*, which is always the ELBO, so that
+histories, early stopping and comparisons remain comparable.
 """
 
 from __future__ import annotations
@@ -46,20 +44,20 @@ class ELBO(Objective):
     """The evidence lower bound, with reparameterized gradients.
 
     Args:
-        particles: draws for each observation, over which the estimate is averaged.
+        particles: the number of draws for each observation, over which the estimate is averaged.
         kl: ``"closed_form"`` computes the KL exactly, ``"sampled"`` estimates it, and ``"auto"`` computes it exactly if the
             model's prior is a fixed ``N(0, I)`` and the KL of the posterior is known.
         gradient: ``"sticking_the_landing"`` omits the score of the posterior, which is zero on average: the noise of the
             gradient then vanishes as the posterior becomes exact (Roeder et al., 2017; see `amortvi.objectives.gradients`).
-            It needs densities of the draws, and therefore samples the KL.
-        kl_weight: by what training multiplies the KL: a number, or a function of the passes over the data so far, such as
+            It needs the densities of the draws, so the KL is sampled.
+        kl_weight: the factor of the KL in training: a number, or a function of the passes over the data so far, such as
             `LinearSchedule` or `CyclicalSchedule`.
-        free_bits: nats of KL per latent dimension, averaged over the minibatch, that training does not charge. If the KL is
-            computed in closed form and the marginals are normal, each dimension has its own allowance; otherwise the whole
+        free_bits: nats of KL per latent dimension, averaged over the minibatch, that training does not penalize. If the KL is
+            computed in closed form and the marginals are normal, each dimension has its own allowance; otherwise the total
             KL has the allowance of all dimensions.
 
     Raises:
-        OptionError: an option is out of range; or, during training, ``kl="closed_form"`` but the KL is not known.
+        OptionError: an option is out of range; or, during training, ``kl="closed_form"`` but the KL is unknown.
 
     Example:
         >>> from amortvi.objectives import LinearSchedule
@@ -115,7 +113,7 @@ class ELBO(Objective):
         return weights.reconstruction - weights.closed_form_kl
 
     def surrogate(self, weights: LogWeights, q: Distribution) -> Tensor | None:
-        """Return the reconstruction minus the weighted charge for the KL, if that differs from the KL."""
+        """Return the reconstruction minus the weighted KL beyond the free bits, unless that is the ELBO itself."""
         if self.kl_weight == 1 and self.free_bits is None:
             return None
         weight = self._weight.tensor if isinstance(self._weight, ScheduledWeight) else self._weight

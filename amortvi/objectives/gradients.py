@@ -10,8 +10,8 @@ ways, through the draw and through the density of ``q``:
         - \frac{\partial \log q_\phi(z_k)}{\partial\phi}.
 
 The second term, the score, is zero on average. **Sticking the landing** (Roeder, Wu and Duvenaud, 2017) omits it from the
-gradient of the ELBO. What remains vanishes for each draw as ``q`` becomes the exact posterior, under which :math:`\log w` is
-the same for every ``z``; the noise of the score does not vanish.
+gradient of the ELBO. The remaining term vanishes for each draw as ``q`` becomes the exact posterior, for which
+:math:`\log w` is constant; the score does not.
 
 In a bound of several draws the score is weighted by factors that depend on the draws themselves,
 
@@ -19,7 +19,7 @@ In a bound of several draws the score is weighted by factors that depend on the 
 
     s_k = \frac{w_k^{1 - \alpha}}{\sum_j w_j^{1 - \alpha}},
 
-so omitting it would introduce a bias. But its mean can be reparameterized again, because
+so omitting it would introduce a bias. However, its mean can be reparameterized again, because
 :math:`E_q[f(z)\, \partial_\phi \log q_\phi(z)] = E_q[\partial_z f(z)\, \partial_\phi z]` for any :math:`f`. With
 :math:`\partial s_k / \partial z_k = (1 - \alpha)\, s_k (1 - s_k)\, \partial \log w_k / \partial z_k` the result is
 
@@ -29,11 +29,10 @@ so omitting it would introduce a bias. But its mean can be reparameterized again
         \frac{\partial \log w_k}{\partial z_k} \frac{\partial z_k}{\partial\phi},
 
 an unbiased estimate of the same gradient. With :math:`\alpha = 0` it is the **doubly reparameterized** gradient of the
-importance-weighted bound (DReG; Tucker, Lawson, Gu and Maddison, 2019), with :math:`\alpha = 1` it is sticking the landing, and
-for Renyi's bounds it lies between the two. The gradient of the model's parameters is always the plain
-:math:`\sum_k s_k\, \partial_\theta \log p_\theta(x, z_k)`.
-
-The Jacobian of a transformed latent is part of :math:`\partial \log w_k / \partial z_k`.
+importance-weighted bound (DReG; Tucker, Lawson, Gu and Maddison, 2019), with :math:`\alpha = 1` it is sticking the landing; other
+orders give Renyi's bounds. The gradient of the model's parameters is always the plain
+:math:`\sum_k s_k\, \partial_\theta \log p_\theta(x, z_k)`. The Jacobian of a transformed latent is part of
+:math:`\partial \log w_k / \partial z_k`.
 """
 
 from __future__ import annotations
@@ -52,7 +51,7 @@ from amortvi.posterior import LogWeights
 __all__ = ["GradientForm", "check_gradient", "doubly_reparameterized", "stop_score_gradient"]
 
 GradientForm: TypeAlias = Literal["plain", "dreg"]
-"""The gradient of a bound of several draws: as automatic differentiation gives it, or doubly reparameterized."""
+"""The gradient of a bound of several draws: from plain automatic differentiation, or doubly reparameterized."""
 
 
 def check_gradient(gradient: GradientForm) -> GradientForm:
@@ -63,26 +62,14 @@ def check_gradient(gradient: GradientForm) -> GradientForm:
 
 
 def stop_score_gradient(family: Family, context: Tensor) -> Callable[[Tensor], Tensor]:
-    """Return ``log q`` as a function of the draws alone, without a gradient for context and family.
-
-    Args:
-        family: the posterior family.
-        context: ``(B, C)``.
-
-    Returns:
-        A function from draws, ``(K, B, D)``, to log densities, ``(K, B)``.
-    """
+    """Return a function from draws, ``(K, B, D)``, to ``log q``, ``(K, B)``, without a gradient for context and family."""
     density = _Density(family)
     detached = {name: parameter.detach() for name, parameter in density.named_parameters()}
     return lambda vector: functional_call(density, detached, (context.detach(), vector))
 
 
 class _Density(nn.Module):
-    """``log q`` of draws as one call: the distributions of a flow evaluate its network only when they score a draw.
-
-    Args:
-        family: the posterior family.
-    """
+    """``log q`` as a single call, because the distributions of a flow evaluate its network only in `log_prob`."""
 
     def __init__(self, family: Family) -> None:
         super().__init__()
@@ -96,16 +83,12 @@ class _Density(nn.Module):
 def doubly_reparameterized(weights: LogWeights, order: float) -> Tensor:
     """Return a quantity, ``(B,)``, with the doubly reparameterized gradient of Renyi's bound; its value has no meaning.
 
-    The gradient that reaches the draws is rescaled on its way to the posterior, so all uses of the draws must be
-    differentiated together.
-
-    Args:
-        weights: log weights whose ``log q`` comes from `stop_score_gradient`.
-        order: ``alpha``.
+    A hook rescales the gradient of the draws, so all uses of the draws must be differentiated together. The ``log q`` in
+    ``weights`` must come from `stop_score_gradient`; ``order`` is ``alpha``.
     """
     shares = torch.softmax((1 - order) * weights.log_weight.detach(), dim=0)
     if weights.vector.requires_grad:
-        # The gradient of the model has one factor s_k per draw; this is what remains for that of the posterior.
+        # The gradients of model and posterior share one factor s_k per draw; the posterior has these in addition.
         factors = (order + (1 - order) * shares).unsqueeze(-1)
         weights.vector.register_hook(lambda gradient: factors * gradient)
     return (shares * weights.log_weight).sum(0)

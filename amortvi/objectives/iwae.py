@@ -5,17 +5,17 @@ r"""The importance-weighted bound (Burda, Grosse and Salakhutdinov, 2016).
     \mathrm{IWAE}_K(x) = E\Bigl[\log \frac1K \sum_{k=1}^K w_k\Bigr] \le \log p(x),
     \qquad w_k = \frac{p(x, z_k)}{q(z_k \mid x)}.
 
-With one draw it is the ELBO. It never decreases with ``K``, and if the weights have a finite variance its distance to the
+With one draw it is the ELBO. It never decreases with ``K``, and if the weights have a finite variance, its distance to the
 evidence is about :math:`\operatorname{Var}(w) / (2 K p(x)^2)`.
 
-Its plain gradient, :math:`\sum_k \tilde w_k\, d \log w_k` with normalized weights :math:`\tilde w_k`, serves the model
-well. For the posterior it degrades: as the bound becomes tight for any ``q``, the mean of that gradient falls as ``1 / K``,
+Its plain gradient, :math:`\sum_k \tilde w_k\, d \log w_k` with normalized weights :math:`\tilde w_k`, works well for the
+model but degrades for the posterior: since the bound becomes tight for any ``q``, the mean of the gradient falls as ``1 / K``,
 but its standard deviation only as :math:`1 / \sqrt K`, so their ratio falls as :math:`1 / \sqrt K` (Rainforth et al., 2018).
-The doubly reparameterized gradient has the same mean and a ratio that *rises* as :math:`\sqrt K` (Tucker et al., 2019; see
-`amortvi.objectives.gradients`); both rates also require a finite variance of the weights. It is the default. With few draws
-from a poor posterior, single parameters may have somewhat more noise than with the plain gradient; with many draws, or near
-the posterior, it is far better. It evaluates the density of ``q`` at the draws, whereas the plain gradient knows it from the
-noise from which they were made.
+The doubly reparameterized gradient, the default, has the same mean and a ratio that *rises* as :math:`\sqrt K` (Tucker et al.,
+2019; see `amortvi.objectives.gradients`); both rates also require a finite variance of the weights. With few draws from a poor
+posterior, it can be somewhat noisier than the plain gradient for some parameters; with many draws, or close to the exact
+posterior, it is far less noisy. It evaluates the density of ``q`` at the draws, which the plain gradient derives from their
+noise.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ class IWAE(Objective):
 
     Args:
         particles: ``K``, the number of draws for each observation.
-        gradient: ``"dreg"``, doubly reparameterized, or ``"plain"``. Both are unbiased; the noise of the first does not
-            dominate as the number of draws grows.
+        gradient: ``"dreg"``, doubly reparameterized, or ``"plain"``. Both are unbiased, but with many draws the noise of the
+            plain gradient dominates.
 
     Raises:
         OptionError: an option is out of range.
@@ -61,5 +61,5 @@ class IWAE(Objective):
         return torch.logsumexp(weights.log_weight, dim=0) - math.log(self.particles)
 
     def surrogate(self, weights: LogWeights, q: Distribution) -> Tensor | None:
-        """Return a quantity with the doubly reparameterized gradient, if that was chosen."""
+        """Return a quantity with the doubly reparameterized gradient, if it was chosen."""
         return doubly_reparameterized(weights, order=0.0) if self.gradient == "dreg" else None

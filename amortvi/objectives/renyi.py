@@ -6,15 +6,15 @@ r"""Renyi's bound (Li and Turner, 2016).
     \approx \frac1{1 - \alpha} \log \frac1K \sum_{k=1}^K w_k^{1 - \alpha},
     \qquad w = \frac{p(x, z)}{q(z \mid x)}.
 
-It decreases with :math:`\alpha`: :math:`\alpha = 0` is the evidence, estimated by the importance-weighted bound,
-:math:`\alpha \to 1` is the ELBO, and larger orders are below the ELBO. With a small order ``q`` covers the posterior, with a
-large one it seeks a mode. For negative orders :math:`\mathcal L_\alpha` is above the evidence.
+It decreases with :math:`\alpha`: :math:`\alpha = 0` is the evidence, estimated by the importance-weighted bound;
+:math:`\alpha \to 1` is the ELBO; larger orders are below the ELBO, and negative ones above the evidence. With a small order
+``q`` covers the posterior, with a large one it seeks a mode.
 
-The estimate from ``K`` draws is biased, because the logarithm of a mean is not the mean of the logarithm. With one draw it is
-the ELBO for every order; with ``K`` it converges to :math:`\mathcal L_\alpha`, from below for :math:`\alpha < 1` and from
+The estimate from ``K`` draws is biased, because the mean of a logarithm is not the logarithm of the mean. With one draw it is
+the ELBO for every order; with more it converges to :math:`\mathcal L_\alpha`, from below for :math:`\alpha < 1` and from
 above for :math:`\alpha > 1`, at the rate ``1 / K`` if :math:`w^{1 - \alpha}` has a finite variance. For
 :math:`\alpha \ge 0` its mean is therefore a lower bound of the evidence for every ``K``; for negative orders and many draws
-it can exceed the evidence, and a higher value is then not a better fit. The gradients are unbiased for the mean of the bound
+it can exceed the evidence, and a higher value does not mean a better fit. The gradients are unbiased for the mean of the bound
 of ``K`` draws.
 """
 
@@ -60,10 +60,10 @@ class Renyi(Objective):
         log_weight, power = weights.log_weight, 1 - self.alpha
         if power == 0:
             return log_weight.mean(0)
-        # Near order 1 a logarithm close to zero is divided by a number close to zero: log1p and expm1 preserve its digits.
+        # Near order 1 the quotient of two numbers close to zero is computed; expm1 and log1p keep it accurate.
         largest = log_weight.detach().amax(0) if power > 0 else log_weight.detach().amin(0)
         return largest + (power * (log_weight - largest)).expm1().mean(0).log1p() / power
 
     def surrogate(self, weights: LogWeights, q: Distribution) -> Tensor | None:
-        """Return a quantity with the doubly reparameterized gradient, if that was chosen."""
+        """Return a quantity with the doubly reparameterized gradient, if it was chosen."""
         return doubly_reparameterized(weights, order=self.alpha) if self.gradient == "dreg" else None

@@ -1,20 +1,19 @@
 r"""Weights that change during training.
 
-A posterior that collapses to the prior before the decoder has learned to use its latents never recovers. Bowman et al. (2016)
-therefore raise the weight of the KL linearly from zero; Fu et al. (2019) raise it several times, so that each cycle starts
-from latents that earlier cycles have made informative.
+A posterior that collapses to the prior before the decoder has learned to use its latents rarely recovers. Bowman et al. (2016)
+therefore increase the weight of the KL linearly from zero; Fu et al. (2019) do so several times, so that each cycle starts
+with latents that earlier cycles have made informative.
 
-A schedule is any function of the passes over the data so far, fractional within an epoch, that returns the weight. Passes are
-counted like the epochs in `AmortizedVI.history`: a further ``fit`` continues where the last one ended. To start a schedule
-later, shift it: ``lambda epochs: schedule(epochs - 50)``. A further ``fit`` with the same objective object reuses what was
-compiled for it.
+A schedule is any function from the passes over the data so far, fractional within an epoch, to the weight. Passes are counted
+like the epochs in `AmortizedVI.history`: another ``fit`` continues where the last one ended, and with the same objective object
+it reuses the compiled steps. To start a schedule later, shift it: ``lambda epochs: schedule(epochs - 50)``.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import torch
@@ -52,7 +51,7 @@ class LinearSchedule:
     stop: float = 1.0
 
     def __post_init__(self) -> None:
-        _set(self, epochs=positive_float("epochs", self.epochs), **_checked_ends(self.start, self.stop))
+        _convert(self, epochs=positive_float, start=nonnegative_float, stop=nonnegative_float)
 
     def __call__(self, epochs: float) -> float:
         """Return the weight after ``epochs`` passes."""
@@ -86,16 +85,10 @@ class CyclicalSchedule:
     stop: float = 1.0
 
     def __post_init__(self) -> None:
-        rising = positive_float("rising", self.rising)
-        if rising > 1:
-            raise OptionError(f"rising must be the fraction of a cycle, at most 1; got {rising}.")
-        _set(
-            self,
-            epochs=positive_float("epochs", self.epochs),
-            cycles=positive_int("cycles", self.cycles),
-            rising=rising,
-            **_checked_ends(self.start, self.stop),
-        )
+        _convert(self, epochs=positive_float, cycles=positive_int, rising=positive_float)
+        _convert(self, start=nonnegative_float, stop=nonnegative_float)
+        if self.rising > 1:
+            raise OptionError(f"rising must be a fraction of a cycle, at most 1; got {self.rising}.")
 
     def __call__(self, epochs: float) -> float:
         """Return the weight after ``epochs`` passes."""
@@ -105,14 +98,10 @@ class CyclicalSchedule:
         return _between(self.start, self.stop, (passed - math.floor(passed)) / self.rising)
 
 
-def _checked_ends(start: float, stop: float) -> dict[str, float]:
-    return {"start": nonnegative_float("start", start), "stop": nonnegative_float("stop", stop)}
-
-
-def _set(schedule: LinearSchedule | CyclicalSchedule, **checked: float) -> None:
-    """Replace the given values, which may be NumPy or tensor scalars, with plain numbers."""
-    for name in (field.name for field in fields(schedule)):
-        object.__setattr__(schedule, name, checked[name])
+def _convert(schedule: LinearSchedule | CyclicalSchedule, **checks: Callable[[str, object], float]) -> None:
+    """Check options, which may be NumPy or tensor scalars, and replace them with plain numbers."""
+    for name, check in checks.items():
+        object.__setattr__(schedule, name, check(name, getattr(schedule, name)))
 
 
 def _between(start: float, stop: float, part: float) -> float:
@@ -121,14 +110,9 @@ def _between(start: float, stop: float, part: float) -> float:
 
 
 class ScheduledWeight:
-    """A number that follows a schedule, kept in one tensor that is changed in place, so that a compiled step can read it.
+    """The current value of a schedule, in a tensor that is changed in place, so that a compiled step can read it.
 
-    Args:
-        name: the name of the option, for messages.
-        schedule: gives the values.
-
-    Raises:
-        OptionError: the schedule does not return a finite nonnegative number.
+    ``name`` is the option that messages refer to. `OptionError` is raised unless values are finite and nonnegative.
     """
 
     def __init__(self, name: str, schedule: WeightSchedule) -> None:

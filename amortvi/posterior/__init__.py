@@ -1,4 +1,4 @@
-"""The posterior ``q(z | x)``: inference network, Pyro guide, posteriors of given observations, their draws and refinement."""
+"""The posterior ``q(z | x)``: the inference network, the Pyro guide, and posteriors of given observations."""
 
 from amortvi.posterior.guide import AmortizedGuide
 from amortvi.posterior.log_weights import LogWeights, log_weights

@@ -1,4 +1,4 @@
-"""The posteriors of given observations, computed chunk by chunk."""
+"""Posteriors of given observations, computed chunk by chunk."""
 
 from __future__ import annotations
 
@@ -28,14 +28,7 @@ Self = TypeVar("Self", bound="ChunkedPosterior")
 
 
 class ChunkedPosterior:
-    """``q(z | x)`` for each of ``N`` observations, and the loops over them in bounded memory.
-
-    Args:
-        model: the generative model, set up.
-        network: the inference network that gives the posteriors.
-        observations: the observations.
-        device: where model and network are.
-    """
+    """``q(z | x)`` for each of ``N`` observations, with loops over them in bounded memory; the base of `Posterior`."""
 
     def __init__(
         self, model: Model, network: InferenceNetwork, observations: Observations, device: torch.device
@@ -67,7 +60,7 @@ class ChunkedPosterior:
 
     @property
     def size(self) -> int | None:
-        """The number of observations, or ``None`` if only reading all of them would tell."""
+        """The number of observations, or ``None`` if it is unknown until all of them have been read."""
         return self.observations.size
 
     def __len__(self) -> int:
@@ -82,11 +75,11 @@ class ChunkedPosterior:
         """Return the posterior of some of the observations.
 
         Args:
-            rows: their positions as integers (negative ones count from the end; a single integer selects one), a slice, or a
-                boolean mask with one entry per observation.
+            rows: an integer, several integers (negative ones count from the end), a slice, or a boolean mask with one entry per
+                observation.
 
         Raises:
-            DataError: nothing is selected, a position is out of range, or the mask has another length.
+            DataError: nothing is selected, a position is out of range, or the length of the mask is wrong.
         """
         selected = copy.copy(self)
         selected.observations = subset(self.observations, positions(rows, len(self)))
@@ -96,18 +89,18 @@ class ChunkedPosterior:
         """Return the posterior with its observations read once and kept in memory."""
         if self.observations.in_memory:
             return self
-        loaded = copy.copy(self)
-        source = self.observations
+        loaded, source = copy.copy(self), self.observations
         loaded.observations = TensorObservations(source.as_batch(), source.name, source.index)
         return loaded
 
     def check_same_observations(self, other: ChunkedPosterior) -> None:
-        """Raise `DataError` unless ``other`` is of the same observations, as far as that can be told without reading them."""
+        """Raise `DataError` if the two posteriors are known, without reading data from disk, to be of different observations."""
         ours, theirs = self.observations, other.observations
         same = ours.size == theirs.size or None in (ours.size, theirs.size)
-        if same and isinstance(ours, TensorObservations) and isinstance(theirs, TensorObservations):
-            named = dict(theirs.batch.named())
-            same = all(torch.equal(value, named[name].to(value)) for name, value in ours.batch.named())
+        if same and ours.in_memory and theirs.in_memory:
+            mine, given = dict(ours.as_batch().named()), dict(theirs.as_batch().named())
+            same = mine.keys() == given.keys()
+            same = same and all(torch.equal(value, given[name].to(value)) for name, value in mine.items())
         if not same:
             raise DataError("posterior is not of the observations x: pass both for the same observations, or omit x.")
 
@@ -126,17 +119,14 @@ class ChunkedPosterior:
     ) -> dict[str, Tensor]:
         """Apply ``compute`` to chunks of observations with their posteriors, and collect the results.
 
-        Model and network run in evaluation mode, without gradients; see `Model.inference_mode`.
+        Model and network run in evaluation mode, without gradients; see `Model.inference_mode` and `amortvi.data.map_chunks`.
 
         Args:
             compute: takes a chunk with its posteriors, batch shape ``(B,)`` and event shape ``(D,)``.
-            draws: the number of draws wanted for each observation; see `amortvi.data.map_chunks`.
+            draws: the number of draws for each observation.
             observation_dim: the dimension of the results that indexes observations.
             probe: run instead of ``compute`` to measure memory.
-            check_data: whether to check first that the data are in the support of the model's likelihood.
-
-        Raises:
-            DataError: with ``check_data``, a value is outside the support.
+            check_data: whether to raise `DataError` if the data are outside the support of the model's likelihood.
         """
 
         def run(chunk: Chunk) -> Mapping[str, Tensor]:
@@ -163,8 +153,8 @@ class ChunkedPosterior:
         """Draw from each posterior, compute the log weights, and reduce them chunk by chunk.
 
         Args:
-            draws: ``K``, draws for each observation.
-            reduce: takes the weighted draws of one chunk of observations after the other; returns tensors by name.
+            draws: ``K``, the number of draws for each observation.
+            reduce: takes the weighted draws of a chunk of observations; returns tensors by name.
             observation_dim: the dimension of these tensors that indexes observations.
             keep_draws: whether ``reduce`` needs the draws themselves.
 
@@ -180,5 +170,5 @@ class ChunkedPosterior:
         )
 
     def probe_weights(self, chunk: Chunk, q: Distribution) -> Mapping[str, Tensor]:
-        """Compute the log weight of one draw, as a measure of the memory that importance sampling needs."""
+        """Compute one log weight per observation, to measure the memory that importance sampling needs."""
         return {"log_weight": weighted_draws(self.model, chunk, q).log_weight}

@@ -1,4 +1,4 @@
-"""The amortized guide: an inference network in the shape of any Pyro model."""
+"""The amortized guide: an inference network as a Pyro guide for any model."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ __all__ = ["AmortizedGuide"]
 
 
 class PointMass(Delta):
-    """A transformed latent as `pyro.sample` emits it: a point with the density of the change of variables."""
+    """A point mass at a transformed latent, with the density of the change of variables."""
 
 
 @register_kl(PointMass, Distribution)  # type: ignore[untyped-decorator]
@@ -42,12 +42,12 @@ class AmortizedGuide(nn.Module):
 
     The latents of one observation, whatever their number, shapes, nested plates and supports, form one unconstrained vector
     of size ``D``. The family gives its distribution, and each latent receives its part in its own shape and support. The
-    guide works in plain `pyro.infer.SVI` and in `pyro.infer.Predictive`. Its parameters are those of an `nn.Module`, and
-    never enter Pyro's global param store.
+    guide works with `pyro.infer.SVI` and `pyro.infer.Predictive`. Its parameters are those of an `nn.Module` and never enter
+    Pyro's global param store.
 
     Args:
-        model: a Pyro model with one plate over the observations, or a `Model`. Its parameters are not the guide's.
-        encoder: an `nn.Module` called with the model's arguments that returns the context, ``(B, C)``.
+        model: a Pyro model with one plate over the observations, or a `Model`. Its parameters are not part of the guide.
+        encoder: an `nn.Module` that is called with the model's arguments and returns the context, ``(B, C)``.
         family: a name (``"diagonal"``, ``"full"``, ``"low_rank"``, ``"flow"``), a family class, or a family with options such
             as ``LowRank(rank=5)``.
         plate: the name of the data plate, if several qualify.
@@ -92,11 +92,7 @@ class AmortizedGuide(nn.Module):
 
     @property
     def latents(self) -> LatentVector:
-        """The latent sites of one observation.
-
-        Raises:
-            NotFittedError: the guide has not seen an example.
-        """
+        """The latent sites of one observation; raises `NotFittedError` before `setup`."""
         return self.model.latents
 
     def setup(self, *args: Any, **kwargs: Any) -> AmortizedGuide:
@@ -114,7 +110,7 @@ class AmortizedGuide(nn.Module):
         if self._is_set_up:
             return self
         example = Batch(args, kwargs)
-        # The example is processed apart from the trace or plate in which the guide may be running.
+        # Hidden from a trace or plate in which the guide may be running.
         with poutine.block(), evaluation_mode(self.network.encoder, self.model):
             with torch.no_grad():
                 context = self.network.context(example)
@@ -139,22 +135,15 @@ class AmortizedGuide(nn.Module):
             return site_quantiles(self.latents, self.get_posterior(*args, **kwargs), quantiles)
 
     def forward(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
-        """Run as a Pyro guide: sample every latent site of the model.
-
-        Returns:
-            The values of the sites, in model layout.
-        """
+        """Run as a Pyro guide: sample every latent site of the model, and return their values in model layout."""
         self.setup(*args, **kwargs)
         self._announce_parameters()
         structure, context = self.model.structure, self.network.context(Batch(args, kwargs))
         observations = context.shape[0]
         posterior = self.family(context.reshape(observations, *(1,) * (-structure.dim - 1), -1))
         weight = 1.0 if structure.full_size is None else structure.full_size / observations
-        # Unlike a plate, a bare IndepMessenger has no subsample site that would be replayed into the model's plate.
-        with (
-            poutine.scale(scale=weight),
-            IndepMessenger(structure.plate, observations, dim=structure.dim),
-        ):
+        # A plate would add a subsample site, which would be replayed into the model's plate; an IndepMessenger has none.
+        with poutine.scale(scale=weight), IndepMessenger(structure.plate, observations, dim=structure.dim):
             vector = pyro.sample(f"_{structure.plate}_latent", _as_pyro(posterior), infer={"is_auxiliary": True})
             return self._emit_sites(vector, observations)
 
@@ -169,7 +158,7 @@ class AmortizedGuide(nn.Module):
         values, log_dets = latents.constrain(vector.reshape(*sample_shape, observations, latents.dim))
         emitted = {}
         for site in latents.sites:
-            # Dimensions to the left of the site's own plates: plates that the caller has put around model and guide.
+            # Dimensions to the left of the site's own plates belong to plates that the caller has put around model and guide.
             outer = sample_shape[: max(0, len(sample_shape) + 1 + right - site.layout.batch_dims)]
             value = site.layout.to_model(values[site.name].reshape(*outer, observations, *site.shape), outer)
             density = value.new_zeros(value.shape[: value.dim() - site.layout.event_dim])
@@ -186,7 +175,7 @@ class AmortizedGuide(nn.Module):
         return emitted
 
     def _announce_parameters(self) -> None:
-        """Make the parameters known to a running `pyro.infer.SVI` without the global param store."""
+        """Pass the parameters to a running `pyro.infer.SVI` without the global param store."""
         for name, parameter in self.named_parameters():
             value = parameter.view_as(parameter)
             value.unconstrained = weakref.ref(parameter)  # type: ignore[attr-defined]  # read by SVI from a param site
@@ -197,7 +186,7 @@ def _as_pyro(distribution: torch.distributions.Distribution) -> TorchDistributio
     """Return ``distribution`` in a form that `pyro.sample` accepts."""
     if isinstance(distribution, TorchDistribution):
         return distribution
-    # Imported here because it loads all of pyro.contrib, a tenth of the time it takes to import Pyro.
+    # Imported here because it loads all of pyro.contrib, which takes a tenth of the time of importing Pyro.
     from pyro.contrib.zuko import ZukoToPyro
 
     return ZukoToPyro(distribution)

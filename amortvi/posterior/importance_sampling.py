@@ -1,9 +1,9 @@
 r"""Importance sampling with a posterior as proposal: weighted draws, and draws resampled from the exact posterior.
 
-Resampling (Rubin, 1988) chooses some of many draws from :math:`q` with probabilities proportional to their weights
-:math:`p(x, z) / q(z \mid x)`, whose tail is smoothed first (Vehtari, Simpson, Gelman, Yao and Gabry, 2024). The chosen draws
-follow the exact posterior in the limit of many proposals. How many proposals that takes depends on the tail, which k-hat
-measures.
+Resampling (Rubin, 1988) chooses some of many draws from :math:`q`, the proposals, with probabilities proportional to their
+weights :math:`p(x, z) / q(z \mid x)`, whose tail is smoothed first (Vehtari, Simpson, Gelman, Yao and Gabry, 2024). As the
+number of proposals grows, the chosen draws follow the exact posterior; how many are needed depends on the tail of the weights,
+which k-hat measures.
 """
 
 from __future__ import annotations
@@ -51,18 +51,11 @@ class WeightedDraws:
 
 
 def weighted_draws(model: Model, chunk: Chunk, q: Distribution, *, keep_draws: bool = False) -> WeightedDraws:
-    """Draw from the posteriors of a chunk and compute the log weights, inside `Model.inference_mode`.
-
-    Args:
-        model: the generative model.
-        chunk: ``B`` observations, with the number of draws.
-        q: their posteriors.
-        keep_draws: whether to keep the draws themselves.
-    """
+    """Draw ``chunk.draws`` times from each posterior and compute the log weights, inside `Model.inference_mode`."""
     ratios, weights, vectors = [], [], []
     for span in chunk.draw_spans():
         drawn = log_weights(model, q, chunk.batch, len(span))
-        # On the CPU, because not every accelerator has the double precision that sums over draws need.
+        # Sums over draws need double precision, which not every accelerator has.
         ratio = drawn.log_ratio.cpu().double()
         ratios.append(ratio)
         weights.append(drawn.log_likelihood.cpu().double() - ratio)
@@ -73,18 +66,11 @@ def weighted_draws(model: Model, chunk: Chunk, q: Distribution, *, keep_draws: b
 
 
 def check_proposals(draws: int, resample: Any, proposals: Any) -> int | None:
-    """Return the number of proposals from which to resample, or ``None`` if draws are not to be resampled.
-
-    Args:
-        draws: the number of draws requested.
-        resample: the user's option.
-        proposals: the user's option; ``None`` means ten per draw, but at least 1,000.
-
-    Raises:
-        OptionError: ``resample`` is not a boolean, there are fewer proposals than draws, or proposals without ``resample``.
-    """
+    """Return the number of proposals from which to resample, or ``None`` without resampling; see `Posterior.sample`."""
     if not isinstance(resample, bool):
-        raise OptionError(f"resample must be True or False; got {resample!r}. The number of proposals is proposals=.")
+        raise OptionError(
+            f"resample must be True or False; got {resample!r}. Pass the number of proposals as proposals=."
+        )
     if not resample:
         if proposals is not None:
             raise OptionError(f"proposals={proposals!r} has no effect without resample=True.")
@@ -99,13 +85,7 @@ def check_proposals(draws: int, resample: Any, proposals: Any) -> int | None:
 
 
 def resample_chunk(model: Model, chunk: Chunk, q: Distribution, draws: int) -> tuple[Tensor, Tensor]:
-    """Draw from the exact posteriors of a chunk, inside `Model.inference_mode`.
-
-    Args:
-        model: the generative model.
-        chunk: ``B`` observations; its number of draws is the number of proposals.
-        q: the posteriors to propose from.
-        draws: the number of draws for each observation.
+    """Resample ``draws`` of ``chunk.draws`` proposals from each posterior, inside `Model.inference_mode`.
 
     Returns:
         The draws, unconstrained, ``(draws, B, D)``, on the device of the batch; and k-hat, ``(B,)``.
@@ -120,8 +100,8 @@ def resample_chunk(model: Model, chunk: Chunk, q: Distribution, draws: int) -> t
         position = int(bad.nonzero()[0])
         raise NonFiniteError(
             f"the draws of observation {chunk.rows.start + position} cannot be resampled: their largest log weight is "
-            f"{float(largest[position])}. Either a log-probability of the model is NaN or infinite, or the model gives every "
-            f"draw zero probability. amortvi.evidence lists the observations concerned."
+            f"{float(largest[position])}. Either a log-probability of the model is NaN or infinite, or the model assigns zero "
+            f"probability to every draw. amortvi.evidence lists the affected observations."
         )
     smoothed = pareto_smoothed(weighted.log_weight)
     chosen = resample(smoothed.log_weights, draws)

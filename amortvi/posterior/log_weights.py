@@ -6,9 +6,9 @@ With :math:`z_{ki} \sim q(z \mid x_i)`,
 
     \log w_{ki} = \log p(x_i, z_{ki}) - \log q(z_{ki} \mid x_i).
 
-Each is the log weight of one observation, *without* the scale that a subsampled plate puts on the log-probabilities of a
-batch. A bound of one observation is therefore a reduction over ``k`` alone, and correct for every batch size. Pyro's
-``RenyiELBO`` puts scaled log-probabilities inside the logarithm of a sum, where the scale does not factor out again.
+Log-probabilities are *not* scaled to the size of a subsampled plate. A bound for one observation is therefore a reduction over
+``k`` alone, and correct for every batch size. Pyro's ``RenyiELBO`` takes the logarithm of a sum of scaled terms, from which
+the scale does not factor out.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from amortvi.errors import OptionError
 from amortvi.families import kl_to_standard_normal
 from amortvi.model import Model, log_jacobian, sum_sites
 
-__all__ = ["KLForm", "LogWeights", "log_weights"]
+__all__ = ["KLForm", "LogWeights", "closed_form_kl", "log_weights"]
 
 KLForm: TypeAlias = Literal["auto", "closed_form", "sampled"]
-"""How to compute the KL to the prior: in closed form if it is known, in closed form or not at all, or from draws."""
+"""How to compute the KL to the prior: ``"auto"`` uses the closed form if it is known, ``"closed_form"`` requires it."""
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,8 @@ class LogWeights:
         log_likelihoods: for each observed site its log-probability, ``(K, B)``.
         log_priors: for each latent site its log-probability, ``(K, B)``.
         log_posterior: ``log q(z | x)`` in the support of the sites, ``(K, B)``.
-        closed_form_kl: ``KL(q || p(z))``, ``(B,)``; if it is given, ``log_priors`` and ``log_posterior`` were not computed.
-        global_log_prob: the log-probability of the sites outside the data plate, a scalar; it belongs to the data set as a
-            whole, not to an observation.
+        closed_form_kl: ``KL(q || p(z))``, ``(B,)``, computed instead of ``log_priors`` and ``log_posterior``.
+        global_log_prob: the log-probability of the sites outside the data plate, a scalar that belongs to the whole data set.
         vector: the draws, unconstrained, ``(K, B, D)``.
     """
 
@@ -80,7 +79,7 @@ class LogWeights:
         return self.log_ratio.mean(0) if self.closed_form_kl is None else self.closed_form_kl
 
     def terms(self) -> dict[str, Tensor]:
-        """Return every term with a description, to locate the one that is not finite."""
+        """Return every term by its description, to locate one that is not finite."""
         named = {f"observed site {name!r}": value for name, value in self.log_likelihoods.items()}
         named |= {f"latent site {name!r} (prior)": value for name, value in self.log_priors.items()}
         if self.log_posterior is not None:
@@ -100,22 +99,26 @@ def log_weights(
     kl: KLForm = "sampled",
     log_density: Callable[[Tensor], Tensor] | None = None,
 ) -> LogWeights:
-    """Draw ``draws`` latents of each observation from its posterior and score them under model and posterior.
+    """Draw latents of each observation from its posterior and evaluate their densities under model and posterior.
 
     Args:
         model: the generative model.
         q: the posteriors, batch shape ``(B,)``, event shape ``(D,)``, reparameterized.
         batch: ``B`` observations.
         draws: ``K``.
-        kl: whether the KL to the prior is computed in closed form instead of from the two densities that estimate it.
-        log_density: evaluates ``log q`` of the draws, ``(K, B, D)`` to ``(K, B)``; by default that of ``q`` itself.
+        kl: how to compute the KL to the prior.
+        log_density: maps draws, ``(K, B, D)``, to ``log q``, ``(K, B)``; by default the density of ``q`` itself.
 
     Raises:
-        ModelError: the model fails, or its data plate does not have the size of the batch.
-        OptionError: ``kl="closed_form"``, but it is not known.
+        ModelError: the model fails, or the size of its data plate does not match the batch.
+        OptionError: ``kl="closed_form"``, but the closed form is unknown.
     """
     vector = q.rsample(torch.Size([draws]))
-    exact_kl = None if kl == "sampled" else _closed_form_kl(model, q, required=kl == "closed_form")
+    exact_kl = None if kl == "sampled" else closed_form_kl(model, q)
+    if exact_kl is None and kl == "closed_form":
+        standard_normal = model.structure.standard_normal_prior
+        reason = f"that of {type(q).__name__} is unknown" if standard_normal else "the prior is not a fixed N(0, I)"
+        raise OptionError(f"kl='closed_form' is not possible: {reason}; use kl='auto' or kl='sampled'.")
     values, log_dets = model.latents.constrain(vector)
     scores = model.log_probs(batch, values, skip_priors=exact_kl is not None)
     log_posterior = None
@@ -133,10 +136,6 @@ def log_weights(
     )
 
 
-def _closed_form_kl(model: Model, q: Distribution, *, required: bool) -> Tensor | None:
-    standard_normal = model.structure.standard_normal_prior
-    kl = kl_to_standard_normal(q) if standard_normal else None
-    if kl is None and required:
-        reason = f"that of {type(q).__name__} is unknown" if standard_normal else "the prior is not a fixed N(0, I)"
-        raise OptionError(f"kl='closed_form' is not possible: {reason}; use kl='auto' or kl='sampled'.")
-    return kl
+def closed_form_kl(model: Model, q: Distribution) -> Tensor | None:
+    """Return the KL to the prior in nats, ``(B,)``, or ``None`` if its closed form is unknown."""
+    return kl_to_standard_normal(q) if model.structure.standard_normal_prior else None

@@ -1,13 +1,14 @@
 """Means, standard deviations and quantiles of each latent site, in its own support.
 
-A site without a transform has the moments of the posterior. If the transform is elementwise, quantiles are exact: they are the
-transformed quantiles of the marginals; and moments are computed by Gauss-Hermite quadrature if the marginals are normal.
-Everything else (a simplex, a flow) is estimated from draws.
+A site without a transform has the moments of the posterior. If the transform is elementwise, its quantiles are the transformed
+quantiles of the marginals, and if the marginals are normal, its moments are computed by Gauss-Hermite quadrature. Everything
+else (a simplex, a flow) is estimated from draws.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -25,13 +26,8 @@ _QUADRATURE_NODES = 64
 
 
 def site_moments(latents: LatentVector, q: Distribution) -> dict[str, tuple[Tensor, Tensor]]:
-    """Return the mean and the standard deviation of each element of each site, each ``(B, *nested, *event)``.
-
-    Args:
-        latents: the sites.
-        q: batch shape ``(B,)``, event shape ``(D,)``.
-    """
-    known, marginal, draws = moments(q), marginals(q), _Draws(latents, q)
+    """Return the mean and the standard deviation of each element of each site, each ``(B, *nested, *event)``."""
+    known, marginal, draws = moments(q), marginals(q), _lazy_draws(latents, q)
     result = {}
     for site in latents.sites:
         if known is not None and site.is_unconstrained:
@@ -41,31 +37,19 @@ def site_moments(latents: LatentVector, q: Distribution) -> dict[str, tuple[Tens
             mean, std = (latents.split(moment)[site.name] for moment in (marginal.mean, marginal.stddev))
             result[site.name] = _quadrature(site, mean, std)
         else:
-            sample = draws.of(site)
+            sample = draws()[site.name]
             result[site.name] = sample.mean(0), sample.std(0)
     return result
 
 
 def site_quantiles(latents: LatentVector, q: Distribution, quantiles: Sequence[float]) -> dict[str, Tensor]:
-    """Return quantiles of each element of each site.
-
-    Args:
-        latents: the sites.
-        q: batch shape ``(B,)``, event shape ``(D,)``.
-        quantiles: probabilities strictly between 0 and 1.
-
-    Returns:
-        For each site ``(len(quantiles), B, *nested, *event)``.
-
-    Raises:
-        OptionError: a probability is not strictly between 0 and 1.
-    """
+    """Return quantiles of each element of each site, ``(len(quantiles), B, *nested, *event)``."""
     levels = check_quantiles(quantiles)
-    draws, result = _Draws(latents, q), {}
+    draws, result = _lazy_draws(latents, q), {}
     for site in latents.sites:
         found = _marginal_quantiles(latents, site, q, levels) if site.is_elementwise else None
         if found is None:
-            sample = draws.of(site)
+            sample = draws()[site.name]
             found = torch.quantile(sample, sample.new_tensor(levels), dim=0)
         result[site.name] = found
     return result
@@ -82,11 +66,7 @@ def site_summary(latents: LatentVector, q: Distribution, quantiles: Sequence[flo
 
 
 def check_quantiles(quantiles: Sequence[float]) -> list[float]:
-    """Return probabilities as a list of floats.
-
-    Raises:
-        OptionError: they are not a sequence of numbers strictly between 0 and 1.
-    """
+    """Return probabilities as floats; raise `OptionError` unless all lie strictly between 0 and 1."""
     try:
         levels = [float(probability) for probability in quantiles]
     except (TypeError, ValueError) as error:
@@ -105,7 +85,7 @@ def _marginal_quantiles(
     marginal = marginals(q)
     if marginal is None:
         return None
-    # A decreasing transform (an upper bound) maps the lower quantile to the upper one.
+    # A decreasing transform (of a site with an upper bound) maps the lower quantile to the upper one.
     upward = bool(torch.as_tensor(site.transform.sign > 0).all())
     probabilities = [level if upward else 1 - level for level in levels]
     try:
@@ -125,16 +105,6 @@ def _quadrature(site: LatentSite, mean: Tensor, std: Tensor) -> tuple[Tensor, Te
     return center, (weight * (values - center).square()).sum(0).sqrt()
 
 
-class _Draws:
-    """Draws shared by all sites that need them, made when first needed."""
-
-    def __init__(self, latents: LatentVector, q: Distribution) -> None:
-        self._latents = latents
-        self._q = q
-        self._values: dict[str, Tensor] | None = None
-
-    def of(self, site: LatentSite) -> Tensor:
-        """Return draws of ``site``, ``(draws, B, *nested, *event)``."""
-        if self._values is None:
-            self._values, _ = self._latents.constrain(self._q.sample(torch.Size([_DRAWS])))
-        return self._values[site.name]
+def _lazy_draws(latents: LatentVector, q: Distribution) -> Callable[[], dict[str, Tensor]]:
+    """Return a function that draws all sites at its first call, and returns the same draws at each further one."""
+    return functools.cache(lambda: latents.constrain(q.sample(torch.Size([_DRAWS])))[0])

@@ -1,4 +1,4 @@
-"""The inference network: an encoder and a posterior family, from an observation to ``q(z | x)``."""
+"""The inference network: an encoder and a posterior family, which together map an observation to ``q(z | x)``."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["InferenceNetwork"]
 
 
 class InferenceNetwork(nn.Module):
-    """The map ``x -> context -> q(z | x)``, which everything that needs a posterior goes through.
+    """The map ``x -> context -> q(z | x)``, the only way in which posteriors are computed.
 
     Args:
         encoder: called with the model's arguments; returns the context, ``(B, C)``.
@@ -50,22 +50,21 @@ class InferenceNetwork(nn.Module):
         return posterior
 
     def context(self, batch: Batch) -> Tensor:
-        """Return the context of each observation, ``(B, C)``: its own, if it was optimized, or the encoder's output.
+        """Return the context of each observation, ``(B, C)``: the refined one if the batch has it, else the encoder's output.
 
         Raises:
             EncoderError: the encoder fails, or does not return a floating-point tensor ``(B, C)``.
         """
         if batch.context is not None:
             return batch.context
-        # The parameters of a PyroModule are the guide's already: they must not become statements of a trace.
+        # The parameters of a PyroModule already belong to the guide: they must not become param statements of a trace.
         with _private_pyro_scope() if self._encoder_is_pyro else contextlib.nullcontext():
             try:
                 context = self.encoder(*batch.args, **batch.kwargs)
             except AmortviError:
                 raise
-            except (
-                Exception
-            ) as error:  # the user's network can raise anything; the message says what it was called with
+            # The user's network can raise any exception; the new message adds what it was called with.
+            except Exception as error:
                 raise EncoderError(
                     f"the encoder {type(self.encoder).__name__} failed on {batch.describe()}: {quoted(error)}{batch.hint()}"
                 ) from error

@@ -1,4 +1,4 @@
-"""The posterior of given observations: moments, quantiles, draws and densities, computed when they are requested."""
+"""The posterior of given observations: moments, quantiles, draws and densities, computed on request."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from amortvi.posterior.moments import check_quantiles, site_moments, site_quanti
 __all__ = ["Posterior"]
 
 _ESTIMATES = 0
-"""The seed of the draws from which a quantity without a closed form is estimated, so that it is reproducible."""
+"""The seed of the draws from which quantities without a closed form are estimated, so that they are reproducible."""
 
 
 class Posterior(ChunkedPosterior):
     """``q(z | x)`` for each of ``N`` observations.
 
-    It holds the observations (the user's own array if no conversion was needed: do not change it in the meantime). Nothing is
-    computed until it is requested, and then in chunks: beyond the result itself, memory does not grow with ``N``. Values of a
-    latent site have shape ``(N, *nested, *event)``: observations first, then nested plates, then one value, in the site's
-    own support. They are on the CPU.
+    It refers to the observations (to the user's own array if no conversion was needed: do not modify it). Everything is
+    computed on request and in chunks: beyond the result itself, memory does not grow with ``N``. The values of a latent site
+    have shape ``(N, *nested, *event)``: observations, nested plates, and one value in the site's own support. All results are
+    on the CPU.
 
     Args:
         model: the generative model, set up.
@@ -55,15 +55,12 @@ class Posterior(ChunkedPosterior):
     @property
     def mean(self) -> dict[str, Tensor]:
         """The mean of each site, ``(N, *nested, *event)``."""
-        return self._moment(0)
+        return self._estimate(lambda q: {name: mean for name, (mean, _) in site_moments(self.latents, q).items()})
 
     @property
     def std(self) -> dict[str, Tensor]:
         """The standard deviation of each site, ``(N, *nested, *event)``."""
-        return self._moment(1)
-
-    def _moment(self, which: int) -> dict[str, Tensor]:
-        return self._estimate(lambda q: {name: pair[which] for name, pair in site_moments(self.latents, q).items()})
+        return self._estimate(lambda q: {name: std for name, (_, std) in site_moments(self.latents, q).items()})
 
     @property
     def median(self) -> dict[str, Tensor]:
@@ -129,17 +126,17 @@ class Posterior(ChunkedPosterior):
         Args:
             draws: the number of draws for each observation.
             resample: whether to draw from the *exact* posterior, as far as ``q`` allows: ``proposals`` draws from ``q`` are
-                weighted with the model as it is now, and ``draws`` of them are chosen in proportion to their Pareto-smoothed
-                weights. A proposal may be chosen several times. A warning is issued if k-hat says that the weights of some
-                observations are unreliable.
-            proposals: the number of draws from which to resample; by default ten per draw, but at least 1,000.
+                weighted with the current model, and ``draws`` of them are chosen, with replacement, in proportion to their
+                Pareto-smoothed weights. A warning is issued if k-hat shows that the weights of some observations are
+                unreliable.
+            proposals: the number of draws from ``q`` from which to resample; by default ten per draw, but at least 1,000.
             seed: reproduces the draws and leaves the caller's random state untouched; ``None`` uses that state.
 
         Returns:
             For each site ``(draws, N, *nested, *event)``.
 
         Raises:
-            OptionError: ``draws`` is not a positive integer, there are fewer proposals than draws, or proposals without
+            OptionError: ``draws`` is not a positive integer, or ``proposals`` is smaller than ``draws`` or given without
                 ``resample``.
             NonFiniteError: with ``resample``, an observation has a weight that is NaN or infinite, or no positive weight.
         """
@@ -177,7 +174,7 @@ class Posterior(ChunkedPosterior):
             ``log q(z | x)`` in the support of the sites (the Jacobian of the transforms included), ``(*S, N)``.
 
         Raises:
-            DataError: a site is missing or unknown, its shape does not fit, or a value is outside its support.
+            DataError: a site is missing or unknown, its shape is wrong, or a value is outside its support.
         """
         *sample_shape, observations = self.latents.leading_shape(values)
         if observations != len(self):
@@ -203,8 +200,8 @@ class Posterior(ChunkedPosterior):
             quantiles: probabilities strictly between 0 and 1.
 
         Returns:
-            Columns ``mean``, ``std`` and one for each quantile, such as ``5%``. The index consists of the observation, by the
-            user's label if there is one, and the element, such as ``z[0]``.
+            Columns ``mean``, ``std`` and one for each quantile, such as ``5%``. The index consists of the observation (the
+            user's label, if there is one) and the element, such as ``z[0]``.
 
         Raises:
             OptionError: a probability is not strictly between 0 and 1.

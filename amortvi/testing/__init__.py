@@ -1,4 +1,4 @@
-"""Conformance suites: what every posterior family and every objective, including your own, must satisfy."""
+"""Conformance suites: checks that every posterior family and every objective, including your own, must pass."""
 
 from amortvi.testing.families import FAMILY_CHECKS
 from amortvi.testing.objectives import OBJECTIVE_CHECKS

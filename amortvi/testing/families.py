@@ -1,9 +1,8 @@
 """The conformance suite of posterior families: checks that every family must pass, to run on your own.
 
-Each check takes a `families.FamilyChoice` and raises `AssertionError` if the family violates the contract. Closed forms are
-asked of the distributions (see ``amortvi.families.closed_forms``) and checked if they are known; checks of parameters apply to a
-`families.ParametricFamily` only. Statistical checks fix the seed, so they are repeatable, and allow for five standard errors.
-The family is set up with a head, for one to four latent dimensions.
+Each check takes a `families.FamilyChoice` and raises `AssertionError` if the family violates the contract. Closed forms (see
+``amortvi.families.closed_forms``) are checked if they are known, parameters only of a `families.ParametricFamily`. Statistical
+checks use a fixed seed and allow for five standard errors. The family is set up with a head, for one to four latent dimensions.
 
 Example:
     >>> import amortvi as avi
@@ -29,7 +28,7 @@ __all__ = ["FAMILY_CHECKS"]
 
 _CONTEXT_FEATURES = 5
 _DRAWS = 50_000
-# A standard normal variable exceeds five less than once in a million times.
+# A standard normal variable exceeds five in absolute value less than once in a million times.
 _STANDARD_ERRORS = 5.0
 
 
@@ -38,7 +37,7 @@ def _perturbed(choice: FamilyChoice, dim: int, dtype: torch.dtype = torch.float6
     family = make_family(choice, dim, _CONTEXT_FEATURES).to(dtype)
     with torch.no_grad():
         for parameter in family.parameters():
-            # The outputs of every layer have about the same scale, however wide it is.
+            # The outputs of every layer have about the same scale, regardless of its width.
             fan_in = parameter[0].numel() if parameter.dim() > 1 else _CONTEXT_FEATURES
             parameter.normal_(0.0, 0.9 / fan_in**0.5)
     return family
@@ -54,7 +53,7 @@ def _posterior(choice: FamilyChoice, dim: int) -> Distribution:
 
 
 def _assert_mean(estimates: Tensor, expected: Tensor, what: str) -> None:
-    """Compare the mean over dimension 0 of independent ``estimates`` with ``expected``, given its standard error."""
+    """Check that the mean of independent ``estimates`` over dimension 0 is ``expected``, within Monte Carlo error."""
     error = (estimates.mean(0) - expected).abs()
     allowed = _STANDARD_ERRORS * estimates.std(0) / estimates.shape[0] ** 0.5 + 1e-9
     assert bool((error <= allowed).all()), f"{what} is off by {error.max():.3g}, beyond Monte Carlo error"
@@ -67,7 +66,7 @@ def check_setup(choice: FamilyChoice) -> None:
     assert not list(family.parameters()), "the family has parameters before setup"
     try:
         family(_contexts(3).float())
-    except Exception:  # which error is raised depends on the family
+    except Exception:  # any error is correct here; which one is raised depends on the family
         pass
     else:
         raise AssertionError("the family returns posteriors before setup")
@@ -80,7 +79,7 @@ def check_setup(choice: FamilyChoice) -> None:
 
 
 def check_batch_shapes(choice: FamilyChoice) -> None:
-    """Contexts with any batch shape, in both floating-point types, give distributions with that batch shape."""
+    """Contexts of any batch shape, in single and double precision, give distributions with that batch shape."""
     for dim, dtype in ((4, torch.float32), (4, torch.float64), (1, torch.float64)):
         family = _perturbed(choice, dim, dtype)
         for batch_shape in ((), (3,), (2, 3)):
@@ -94,7 +93,7 @@ def check_batch_shapes(choice: FamilyChoice) -> None:
 
 
 def check_independence(choice: FamilyChoice) -> None:
-    """The posterior of an observation does not depend on the others in its batch, nor on the shape of the batch."""
+    """The posterior of an observation depends neither on the others in its batch nor on the shape of the batch."""
     family, context, z = _perturbed(choice, 4), _contexts(2, 3), torch.randn(2, 3, 4, dtype=torch.float64)
     together = family(context).log_prob(z).flatten()
     rows = zip(context.flatten(0, 1), z.flatten(0, 1), strict=True)
@@ -116,7 +115,7 @@ def check_gradients(choice: FamilyChoice) -> None:
 
 
 def check_own_draws(choice: FamilyChoice) -> None:
-    """The density of a draw, which a distribution may store, equals that of a copy of the draw, gradients included."""
+    """The density of a draw, which a distribution may cache, equals that of a copy of the draw, gradients included."""
     family, context = _perturbed(choice, 4), _contexts(3)
     results = []
     for copied in (False, True):
@@ -148,7 +147,7 @@ def check_normalization(choice: FamilyChoice) -> None:
 
 
 def check_moments(choice: FamilyChoice) -> None:
-    """Mean, variance and covariance, if they are known, are those of the draws."""
+    """Mean, variance and covariance, if they are known, agree with draws."""
     q = _posterior(choice, 3)
     z = q.sample(torch.Size([_DRAWS]))
     deviation = z - z.mean(0)
@@ -161,7 +160,7 @@ def check_moments(choice: FamilyChoice) -> None:
 
 
 def check_marginals(choice: FamilyChoice) -> None:
-    """The marginals, if they are known, have the right shape, and draws fall below their quantiles as often as they should."""
+    """The marginals, if they are known, have the right shape, and their quantiles agree with draws."""
     q = _posterior(choice, 3)
     marginal = closed_forms.marginals(q)
     if marginal is None:
@@ -179,7 +178,7 @@ def check_marginals(choice: FamilyChoice) -> None:
 
 
 def check_kl_and_entropy(choice: FamilyChoice) -> None:
-    """KL to ``N(0, I)`` and entropy, if they are known, are the means over draws of ``log q - log p`` and of ``-log q``."""
+    """KL to ``N(0, I)`` and entropy, if they are known, equal the means of ``log q - log p`` and of ``-log q``."""
     q = _posterior(choice, 3)
     z = q.sample(torch.Size([_DRAWS]))
     log_q, kl = q.log_prob(z), closed_forms.kl_to_standard_normal(q)
@@ -193,7 +192,7 @@ def check_kl_and_entropy(choice: FamilyChoice) -> None:
 
 
 def check_expand(choice: FamilyChoice) -> None:
-    """Expanding to plates around the distribution, as Pyro does, keeps the density and draws independent noise."""
+    """Expanded to surrounding plates, as in Pyro, a distribution keeps its density and draws independent noise."""
     q = _posterior(choice, 4)
     wide = q.expand(torch.Size([5, 3]))
     z = wide.rsample()
@@ -216,14 +215,14 @@ def check_copies(choice: FamilyChoice) -> None:
 
 
 def check_start(choice: FamilyChoice) -> None:
-    """The initial scale is between 0.01 and 10 for contexts of unit scale."""
+    """For contexts of unit scale, the initial standard deviations are between 0.01 and 10."""
     q = make_family(choice, 4, _CONTEXT_FEATURES)(_contexts(200, dtype=torch.float32))
     spread = q.sample(torch.Size([200])).std(0)
     assert bool(((spread > 0.01) & (spread < 10)).all()), f"scales start at {spread.min():.3g} to {spread.max():.3g}"
 
 
 def check_parameters(choice: FamilyChoice) -> None:
-    """Of a `ParametricFamily`: parameters have the right sizes, and the posterior of the head's output is the same without it."""
+    """In a `ParametricFamily`, parameters have the right sizes, and `without_head` gives the same posteriors."""
     family = _perturbed(choice, 4)
     if not isinstance(family, ParametricFamily):
         return
@@ -241,7 +240,7 @@ def check_parameters(choice: FamilyChoice) -> None:
 
 
 def check_parameters_near(choice: FamilyChoice) -> None:
-    """Of a `ParametricFamily`: `parameters_near`, if it is implemented, returns the location and, roughly, the scale."""
+    """In a `ParametricFamily`, `parameters_near`, if implemented, gives the location and, roughly, the scale."""
     family = _perturbed(choice, 3)
     if not isinstance(family, ParametricFamily):
         return
@@ -257,7 +256,7 @@ def check_parameters_near(choice: FamilyChoice) -> None:
 
 
 def check_extreme_parameters(choice: FamilyChoice) -> None:
-    """Of a `ParametricFamily`: draws and densities are finite even for extreme parameters."""
+    """In a `ParametricFamily`, draws and densities are finite even for extreme parameters."""
     family = _perturbed(choice, 4)
     if not isinstance(family, ParametricFamily):
         return
@@ -297,4 +296,4 @@ FAMILY_CHECKS: tuple[Callable[[FamilyChoice], None], ...] = tuple(
         check_extreme_parameters,
     )
 )
-"""Every check, ``(choice) -> None``. They leave the caller's random state untouched."""
+"""All checks, ``(choice) -> None``; they leave the caller's random state untouched."""

@@ -1,7 +1,7 @@
 """The conformance suite of objectives: what every objective must satisfy, checked on a model whose evidence is known.
 
-Each check takes an `objectives.Objective` and raises `AssertionError` with the reason. Statistical checks fix the seed and
-allow five standard errors.
+Each check takes an `objectives.Objective` and raises `AssertionError` with the reason. Statistical checks use a fixed seed and
+allow for five standard errors.
 
 Example:
     >>> import amortvi as avi
@@ -39,23 +39,6 @@ def _model() -> LinearGaussian:
     return LinearGaussian(loadings, scale=0.7)
 
 
-def _data() -> Tensor:
-    return _model().simulate(_OBSERVATIONS, seed=0)
-
-
-def _guide(program: Callable[..., Any], x: Tensor) -> AmortizedGuide:
-    """Return a guide close to the exact posterior, so that bounds are close to the evidence but below it."""
-    exact = _model()
-    precision = exact.precision()
-    encoder = nn.Linear(3, 4, dtype=torch.float64)
-    with torch.no_grad():
-        encoder.weight.zero_()
-        encoder.weight[:2] = torch.linalg.solve(precision, exact.W.mT) / exact.scale.square()
-        encoder.bias[:2] = 0.05
-        encoder.bias[2:] = -0.5 * precision.diagonal().log()
-    return AmortizedGuide(program, encoder, Diagonal(head=False)).setup(x)
-
-
 def _subsampled(x: Tensor) -> None:
     """The same model with ``x`` as a subsample of a plate of 10,000 observations."""
     exact = _model()
@@ -64,23 +47,34 @@ def _subsampled(x: Tensor) -> None:
         pyro.sample("x", dist.Normal(z @ exact.W.mT, exact.scale).to_event(1), obs=x)
 
 
-def _estimate(objective: Objective, guide: AmortizedGuide, x: Tensor) -> Estimate:
-    return objective.estimate(guide.model, guide.network, Batch((x,)))
+def _problem(program: Callable[..., Any] | None = None) -> tuple[AmortizedGuide, Tensor]:
+    """Return a guide close to the exact posterior, so that bounds are close to the evidence but below it, and the data."""
+    exact = _model()
+    x, precision = exact.simulate(_OBSERVATIONS, seed=0), exact.precision()
+    encoder = nn.Linear(3, 4, dtype=torch.float64)
+    with torch.no_grad():
+        encoder.weight.zero_()
+        encoder.weight[:2] = torch.linalg.solve(precision, exact.W.mT) / exact.scale.square()
+        encoder.bias[:2] = 0.05
+        encoder.bias[2:] = -0.5 * precision.diagonal().log()
+    return AmortizedGuide(program or exact, encoder, Diagonal(head=False)).setup(x), x
 
 
-def _bounds(objective: Objective, program: Callable[..., Any], x: Tensor, runs: int) -> Tensor:
+def _estimate(objective: Objective, guide: AmortizedGuide, x: Tensor, seed: int | None = 0) -> Estimate:
+    with random_state(seed):
+        return objective.estimate(guide.model, guide.network, Batch((x,)))
+
+
+def _bounds(objective: Objective, guide: AmortizedGuide, x: Tensor, runs: int) -> Tensor:
     """Return the bound of each observation in independent runs, ``(runs, B)``."""
-    guide = _guide(program, x)
     with random_state(0), torch.no_grad():
-        return torch.stack([_estimate(objective, guide, x).bound for _ in range(runs)])
+        return torch.stack([_estimate(objective, guide, x, seed=None).bound for _ in range(runs)])
 
 
 def check_shape_and_gradient(objective: Objective) -> None:
     """Bound and surrogate have one value per observation, and the loss has a finite gradient for each parameter."""
-    x = _data()
-    guide = _guide(_model(), x)
-    with random_state(0):
-        estimate = _estimate(objective, guide, x)
+    guide, x = _problem()
+    estimate = _estimate(objective, guide, x)
     for name, value in (("bound", estimate.bound), ("surrogate", estimate.surrogate)):
         shape = (_OBSERVATIONS,) if value is None else tuple(value.shape)
         assert shape == (_OBSERVATIONS,), f"the {name} has shape {shape}, expected ({_OBSERVATIONS},)"
@@ -91,15 +85,13 @@ def check_shape_and_gradient(objective: Objective) -> None:
 
 
 def check_bound_stays_the_same(objective: Objective) -> None:
-    """The bound is the same quantity throughout a fit, so that epochs can be compared, with and without gradients."""
-    x = _data()
-    guide = _guide(_model(), x)
+    """The bound is the same quantity throughout a fit, with and without gradients, so that epochs can be compared."""
+    guide, x = _problem()
     bounds = []
     for epochs in (0.0, 0.5, 1.0, 7.25, 1000.0):
         objective.advance(epochs)
-        with random_state(0):
-            bounds.append(_estimate(objective, guide, x).bound.detach())
-    with random_state(0), torch.no_grad():
+        bounds.append(_estimate(objective, guide, x).bound.detach())
+    with torch.no_grad():
         bounds.append(_estimate(objective, guide, x).bound)
     same = all(torch.allclose(bound, bounds[0], rtol=1e-12) for bound in bounds)
     assert same, "the bound of the same draws changes during training: return an unweighted bound, and a surrogate"
@@ -107,13 +99,12 @@ def check_bound_stays_the_same(objective: Objective) -> None:
 
 def check_can_be_recorded(objective: Objective) -> None:
     """A recorded step computes the same as an eager one, even after `Objective.advance`."""
-    x = _data()
-    guide = _guide(_model(), x)
+    guide, x = _problem()
 
     def loss_and_gradients(x: Tensor) -> list[Tensor]:
         # Validation, which reads values of tensors, is off during a fit.
         with pyro.validation_enabled(False):
-            loss = _estimate(objective, guide, x).loss(_OBSERVATIONS)
+            loss = _estimate(objective, guide, x, seed=None).loss(_OBSERVATIONS)
         return [loss.detach(), *torch.autograd.grad(loss, list(guide.parameters()))]
 
     objective.advance(0.25)
@@ -125,16 +116,13 @@ def check_can_be_recorded(objective: Objective) -> None:
         with random_state(1), torch.no_grad():
             recorded = recording.graph(x, *(tensor.detach() for tensor in recording.outside))[: recording.results]
         same = all(torch.allclose(a, b, rtol=1e-9, atol=1e-12) for a, b in zip(recorded, expected, strict=True))
-        assert same, (
-            "a recorded step differs from an eager one: keep what `advance` changes in a tensor, changed in place"
-        )
+        assert same, "a recorded step differs from an eager one: `advance` must change tensors in place"
 
 
 def check_below_evidence(objective: Objective) -> None:
     """The mean of the bound does not exceed the log evidence, within Monte Carlo error."""
-    exact, x = _model(), _data()
-    estimates = _bounds(objective, exact, x, runs=100).mean(1)
-    evidence = exact.log_evidence(x).mean()
+    guide, x = _problem()
+    estimates, evidence = _bounds(objective, guide, x, runs=100).mean(1), _model().log_evidence(x).mean()
     allowed = _STANDARD_ERRORS * estimates.std() / math.sqrt(len(estimates))
     assert bool(estimates.mean() <= evidence + allowed), f"{estimates.mean():.4f} exceeds the evidence {evidence:.4f}"
 
@@ -144,11 +132,11 @@ def check_batch_size(objective: Objective) -> None:
 
     Objectives that apply a nonlinear function to scaled log-probabilities fail this check.
     """
-    x = _data()
-    plain, subsampled = _bounds(objective, _model(), x, runs=1), _bounds(objective, _subsampled, x, runs=1)
-    assert torch.allclose(plain, subsampled, rtol=1e-10), "a subsampled plate changes the bound of an observation"
-    few = _bounds(objective, _model(), x[:10], runs=200).mean(1)
-    many = _bounds(objective, _model(), x, runs=200)[:, :10].mean(1)
+    guide, x = _problem()
+    plain, subsampled = _estimate(objective, guide, x), _estimate(objective, *_problem(_subsampled))
+    same = torch.allclose(plain.bound, subsampled.bound, rtol=1e-10)
+    assert same, "a subsampled plate changes the bound of an observation"
+    few, many = (_bounds(objective, guide, rows, runs=200)[:, :10].mean(1) for rows in (x[:10], x))
     allowed = _STANDARD_ERRORS * ((few.var() + many.var()) / 200).sqrt()
     assert abs(few.mean() - many.mean()) <= allowed, "the bound depends on the batch size"
 
@@ -160,4 +148,4 @@ OBJECTIVE_CHECKS: tuple[Callable[[Objective], None], ...] = (
     check_below_evidence,
     check_batch_size,
 )
-"""Every check, each ``(objective) -> None``; the caller's random state is left untouched."""
+"""All checks, ``(objective) -> None``; they leave the caller's random state untouched."""

@@ -1,4 +1,4 @@
-"""Refinement: the best posterior of a family for each observation, starting from the encoder's output."""
+"""Refinement: the posterior of each observation, optimized individually from the encoder's output."""
 
 from amortvi.posterior.refinement.refine import RefineMethod, RefineOptions, refine
 

@@ -1,4 +1,4 @@
-"""Adam (Kingma and Ba, 2015) for many small problems at once, with noisy gradients, each until it stops improving."""
+"""Adam (Kingma and Ba, 2015) with noisy gradients for many small problems at once, each run until it stops improving."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ __all__ = ["climb"]
 
 _AVERAGES = (0.9, 0.99)
 _ROUND = 50
-"""Steps between two evaluations of the functions."""
+"""The number of steps between two evaluations of the functions."""
 _REDUCTION = 0.3
 _REDUCTIONS = 3
-"""How often the learning rate is reduced before a problem that no longer improves has converged."""
+"""How often the learning rate is reduced before a problem that no longer improves counts as converged."""
 
 
 @dataclass
 class _Climbers:
-    """The state of the problems that have not converged: positions, points, moments of the gradients, learning rates."""
+    """The state of the problems that have not converged: rows, points, moments of the gradients, rates, reductions."""
 
     rows: Tensor
     point: Tensor
@@ -46,31 +46,22 @@ def climb(
 ) -> OptimizeResult:
     """Maximize ``N`` functions of ``P`` variables each, given noisy gradients.
 
-    After every 50 steps, the functions are evaluated at the average of the last 25 points. If a function has not risen by
-    ``tolerance``, its learning rate is multiplied by 0.3; when it fails to rise after the third reduction, it has converged.
+    After every 50 steps, the functions are evaluated at the average of the last 25 points. If a function has not increased by
+    ``tolerance``, its learning rate is multiplied by 0.3; if it has not increased after the third reduction, it has converged.
     The result is the best of these averages.
 
     Args:
-        gradient: called with the positions ``(R,)`` of some of the problems and their points ``(R, P)``; returns noisy
-            gradients ``(R, P)``.
-        bound: called with the same arguments; returns the functions, ``(R,)``, on the same noise at each call.
+        gradient: maps the rows of some of the problems, ``(R,)``, and their points, ``(R, P)``, to noisy gradients, ``(R, P)``.
+        bound: maps the same to the values of the functions, ``(R,)``, with the same noise at each call.
         start: ``(N, P)``.
-        lr: about how far a coordinate moves in one step.
+        lr: the approximate change of a coordinate in one step.
         tolerance: in units of the functions.
         max_steps: the number of steps after which a problem counts as not converged.
     """
-    count = start.shape[0]
-    rows = torch.arange(count, device=start.device)
-    found = OptimizeResult(
-        start.detach().clone(),
-        torch.zeros(count, dtype=torch.bool, device=start.device),
-        torch.zeros(count, dtype=torch.long, device=start.device),
-    )
+    found = OptimizeResult.initial(start)
+    rows, zeros = torch.arange(len(start), device=start.device), torch.zeros_like(start)
     best = bound(rows, start)
-    zeros = torch.zeros_like(start)
-    at = _Climbers(
-        rows, start.detach().clone(), zeros, zeros.clone(), start.new_full((count,), lr), torch.zeros_like(rows)
-    )
+    at = _Climbers(rows, start.detach(), zeros, zeros, start.new_full((len(start),), lr), torch.zeros_like(rows))
     for taken in range(0, max_steps, _ROUND):
         steps = min(_ROUND, max_steps - taken)
         average = _round(at, gradient, taken, steps)
@@ -80,11 +71,11 @@ def climb(
         better = gained > 0
         found.point[at.rows[better]] = average[better]
         best[at.rows[better]] = reached[better]
-        # Negated, so that a value that is not finite counts as no improvement.
+        # Negated, so that NaN counts as no improvement.
         stalled = ~(gained > tolerance)
         at.rate = torch.where(stalled, _REDUCTION * at.rate, at.rate)
         at.reduced = at.reduced + stalled
-        # The search continues from the best point, not from where the noise has led.
+        # A stalled search continues from the best point found so far.
         at.point = torch.where(stalled.unsqueeze(-1), found.point[at.rows], at.point)
         done = at.reduced > _REDUCTIONS
         found.converged[at.rows[done]] = True

@@ -1,9 +1,8 @@
 r"""The ELBO of each observation as a function of the parameters of its posterior.
 
-With standard normal noise :math:`\epsilon_k` held fixed it is an ordinary function, which can be maximized to any accuracy
-(Giordano, Ingram and Broderick, 2024). The maximum is only as good as the noise represents the normal distribution, so the
-noise is made to have mean zero and covariance one exactly. The ELBO of a Gaussian under a Gaussian model is then exact, and
-what remains depends on how far the posterior is from Gaussian.
+With fixed standard normal noise it is a deterministic function, which can be maximized to any accuracy (Giordano, Ingram and
+Broderick, 2024). The noise has a mean of exactly zero and a covariance of exactly one, so that the ELBO of a Gaussian under a
+Gaussian model is exact; for other models the error depends on how far the posterior is from Gaussian.
 """
 
 from __future__ import annotations
@@ -23,15 +22,9 @@ __all__ = ["Noise", "ObservationELBO", "matched_noise"]
 
 
 def matched_noise(draws: int, dim: int, generator: torch.Generator) -> Tensor:
-    """Return antithetic noise with mean zero and, given enough draws, covariance one exactly.
+    """Return antithetic noise ``(draws, D)`` in double precision, with mean zero and, given enough draws, covariance one.
 
-    Args:
-        draws: the number of draws, at least two; an odd number is rounded up.
-        dim: ``D``.
-        generator: the source of random numbers.
-
-    Returns:
-        ``(draws, D)``, in double precision.
+    An odd number of draws is rounded up.
 
     Example:
         >>> noise = matched_noise(8, 2, torch.Generator().manual_seed(0))
@@ -41,18 +34,18 @@ def matched_noise(draws: int, dim: int, generator: torch.Generator) -> Tensor:
     half = torch.randn(-(-draws // 2), dim, generator=generator, dtype=torch.float64)
     if half.shape[0] >= dim:
         orthonormal, triangle = torch.linalg.qr(half)
-        # With these signs the frame is uniformly distributed, like the directions of the noise.
+        # With these signs the orthonormal frame is uniformly distributed.
         half = orthonormal * triangle.diagonal().sign() * half.shape[0] ** 0.5
     return torch.cat([half, -half])
 
 
 @dataclass(frozen=True)
 class Noise:
-    """The noise from which ``K`` draws of each observation are made.
+    """The noise of ``K`` draws of each observation.
 
     Args:
         standard: normal noise, ``(K, D)``, the same for every observation; see `matched_noise`.
-        seed: the seed of the draws of a distribution that is not made from normal noise.
+        seed: the seed for distributions that are not transformations of normal noise.
     """
 
     standard: Tensor
@@ -68,12 +61,7 @@ class Noise:
 class ObservationELBO:
     """The ELBO of each observation of a batch, in nats, as a function of the parameters of its posterior.
 
-    Args:
-        model: the generative model.
-        family: the family of the posteriors.
-        batch: ``B`` observations.
-        all_parameters: parameters of all observations from which these were selected, ``(N, P)``.
-        rows: the positions of these observations among them, ``(B,)``.
+    The ``B`` observations of ``batch`` are at ``rows`` among all observations, whose parameters are ``all_parameters``.
     """
 
     model: Model
@@ -101,9 +89,9 @@ class ObservationELBO:
         return elbo.detach(), gradient
 
     def path_gradient(self, parameters: Tensor, noise: Noise) -> Tensor:
-        """Return the gradient ``(B, P)`` through the draws alone, which has no noise where the posterior is exact.
+        """Return the gradient through the draws alone, ``(B, P)``, which has no noise if the posterior is exact.
 
-        The omitted part, the score of the draws, is zero on average (Roeder, Wu and Duvenaud, 2017).
+        The omitted score is zero on average (Roeder, Wu and Duvenaud, 2017).
         """
         with torch.enable_grad():
             point = parameters.detach().requires_grad_()
@@ -119,7 +107,7 @@ class ObservationELBO:
             expanded = noise.standard.to(parameters).unsqueeze(1).expand(draws, self.batch.size, dim)
             drawn: Tensor = from_noise(expanded)
             return drawn
-        # Drawn for all observations together, so that the noise of one does not depend on which others are still searched.
+        # Drawn for all observations together, so that the noise of one does not depend on which others have converged.
         everyone = self.all_parameters.index_copy(0, self.rows, parameters)
         with random_state(noise.seed, parameters.device):
             return self.family.distribution(everyone).rsample(torch.Size([draws]))[:, self.rows]

@@ -1,4 +1,4 @@
-"""L-BFGS (Nocedal and Wright, 2006, chapter 7) for many small problems at once, each with its own step sizes and memory."""
+"""L-BFGS (Nocedal and Wright, 2006, chapter 7) for many small problems at once, each with its own step size and memory."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ __all__ = ["STATE_PER_PARAMETER", "OptimizeResult", "minimize"]
 
 _MEMORY = 10
 STATE_PER_PARAMETER = 2 * _MEMORY
-"""The number of values in the memory of the optimizer for each variable."""
+"""The number of values that the optimizer stores for each variable."""
 _SUFFICIENT_DECREASE = 1e-4
 _SHORTEST_STEP = 2.0**-12
 _IN_A_ROW = 2
-"""How many consecutive predicted decreases must be small, because the first steps know little about the curvature."""
+"""How many consecutive predicted decreases must be small; early predictions rest on a poor estimate of the curvature."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class OptimizeResult:
 
     Args:
         point: the best points found, ``(N, P)``.
-        converged: whether the next step would have gained less than the tolerance, ``(N,)``.
+        converged: whether the search ended because no more than the tolerance was left to gain, ``(N,)``.
         steps: the number of steps taken, ``(N,)``.
     """
 
@@ -34,9 +34,15 @@ class OptimizeResult:
     converged: Tensor
     steps: Tensor
 
+    @classmethod
+    def initial(cls, start: Tensor) -> OptimizeResult:
+        """Return the result before the first step from ``start``, ``(N, P)``."""
+        steps = torch.zeros(len(start), dtype=torch.long, device=start.device)
+        return cls(start.detach().clone(), torch.zeros_like(steps, dtype=torch.bool), steps)
+
 
 ValueAndGradient: TypeAlias = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-"""Called with the positions ``(R,)`` of some of the problems and their points ``(R, P)``; returns ``(R,)`` and ``(R, P)``."""
+"""Maps the rows of some of the problems, ``(R,)``, and their points, ``(R, P)``, to values, ``(R,)``, and gradients."""
 
 
 def minimize(
@@ -44,22 +50,11 @@ def minimize(
 ) -> OptimizeResult:
     """Minimize ``N`` functions of ``P`` variables each.
 
-    A problem has converged when the predicted decrease of the next step is less than ``tolerance``. The prediction is half
-    the product of gradient and step, which is exact for Newton's step on a quadratic function. Converged problems are no
-    longer evaluated.
-
-    Args:
-        value_and_gradient: the functions and their gradients.
-        start: ``(N, P)``.
-        tolerance: in units of the functions.
-        max_steps: the number of steps after which a problem counts as not converged.
+    A problem has converged when the predicted decrease of two consecutive steps is less than ``tolerance``, in units of the
+    functions. The prediction is half the product of gradient and step, which is exact for Newton's step on a quadratic
+    function. Converged problems are no longer evaluated; problems that remain after ``max_steps`` steps are not converged.
     """
-    count = start.shape[0]
-    found = OptimizeResult(
-        start.detach().clone(),
-        torch.zeros(count, dtype=torch.bool, device=start.device),
-        torch.zeros(count, dtype=torch.long, device=start.device),
-    )
+    found = OptimizeResult.initial(start)
     at = _Points.first(value_and_gradient, start.detach())
     for _ in range(max_steps):
         direction = at.direction()
@@ -73,12 +68,10 @@ def minimize(
         moved = at.step(value_and_gradient, direction)
         found.point[at.rows] = at.point
         found.steps[at.rows] += 1
-        # Where even the steepest direction gives no decrease, only rounding errors remain.
+        # Where even steepest descent gives no decrease, only rounding errors remain.
         stuck = ~moved & (at.pairs == 0)
         at.forget(~moved)
         at = at.take(~stuck)
-        if not len(at.rows):
-            break
     return found
 
 
@@ -89,11 +82,11 @@ class _Points:
     Args:
         rows: their positions among all problems, ``(R,)``.
         point: the current points, ``(R, P)``.
-        value: the functions there, ``(R,)``.
+        value: the values of the functions, ``(R,)``.
         gradient: their gradients, ``(R, P)``.
-        steps: the last steps, newest first, ``(R, M, P)``.
+        steps: the last ``M`` steps, newest first, ``(R, M, P)``.
         changes: the changes of the gradient over these steps, ``(R, M, P)``.
-        weights: the inverse products of the two, ``(R, M)``; zero for a pair that was not stored.
+        weights: the inverse inner products of the two, ``(R, M)``; zero for a pair that is not stored.
         pairs: the number of pairs stored, ``(R,)``.
         small: the number of consecutive small predicted decreases, ``(R,)``.
     """
@@ -111,12 +104,10 @@ class _Points:
     @classmethod
     def first(cls, value_and_gradient: ValueAndGradient, point: Tensor) -> _Points:
         """Return the state at the start."""
-        count, size = point.shape
-        rows = torch.arange(count, device=point.device)
-        value, gradient = value_and_gradient(rows, point)
-        memory, none = point.new_zeros(count, _MEMORY, size), torch.zeros_like(rows)
-        weights = point.new_zeros(count, _MEMORY)
-        return cls(rows, point, value, gradient, memory, memory.clone(), weights, pairs=none, small=none)
+        rows = torch.arange(len(point), device=point.device)
+        memory, none = point.new_zeros(len(point), _MEMORY, point.shape[1]), torch.zeros_like(rows)
+        value_there = value_and_gradient(rows, point)
+        return cls(rows, point, *value_there, memory, memory.clone(), memory[:, :, 0].clone(), pairs=none, small=none)
 
     def take(self, rows: Tensor) -> _Points:
         """Return the state of some of the problems."""
@@ -136,7 +127,7 @@ class _Points:
         return -left
 
     def _first_guess(self) -> Tensor:
-        """Return the scale of the inverse Hessian: that of the last step, or one that limits the first step to length one."""
+        """Return the scale of the initial inverse Hessian: from the last pair or, if there is none, for a step of length one."""
         squared = self.changes[:, 0].square().sum(-1)
         by_step = 1 / (self.weights[:, 0] * squared).clamp_min(torch.finfo(squared.dtype).tiny)
         by_length = 1 / self.gradient.norm(dim=-1).clamp_min(1.0)
@@ -159,7 +150,7 @@ class _Points:
                 whole[left[good]] = part[good]
             moved[left[good]] = True
             left, tried = left[~good], value[~good]
-            # The minimum of the interpolating parabola, within bounds; half the length where it is not finite.
+            # The minimum of the interpolating parabola, within bounds; half the length if it is not finite.
             fall = -slope[left] * length[left]
             shorter = fall / (2 * (tried - self.value[left] + fall))
             length[left] *= torch.nan_to_num(shorter, nan=0.5, posinf=0.5, neginf=0.5).clamp(0.1, 0.5)
@@ -180,6 +171,6 @@ class _Points:
         self.pairs = torch.where(keep, self.pairs + 1, self.pairs)
 
     def forget(self, rows: Tensor) -> None:
-        """Clear the memory of some problems, which restarts them from the steepest direction."""
+        """Clear the memory of some problems, so that they restart with steepest descent."""
         self.weights[rows] = 0
         self.pairs = torch.where(rows, 0, self.pairs)

@@ -33,19 +33,7 @@ _MOMENT_DRAWS = 256
 
 @dataclass(frozen=True)
 class RefineOptions:
-    """Options of a refinement; see `amortvi.AmortizedVI.refine`.
-
-    Args:
-        method: ``"lbfgs"``, on fixed noise, or ``"adam"``, on fresh noise.
-        draws: ``K``, the draws per ELBO; ``None`` means four per dimension, but at least 32.
-        lr: Adam's learning rate.
-        tolerance: an observation has converged when less than this remains to be gained, in nats.
-        max_steps: the number of steps after which an observation is reported as not converged.
-        seed: the seed of the noise.
-
-    Raises:
-        OptionError: an option is out of range.
-    """
+    """The options of `amortvi.AmortizedVI.refine`; raises `OptionError` if one is out of range."""
 
     method: RefineMethod = "lbfgs"
     draws: int | None = None
@@ -63,30 +51,22 @@ class RefineOptions:
         positive_float("tolerance", self.tolerance)
         positive_int("max_steps", self.max_steps)
 
-    def draws_for(self, dim: int) -> int:
-        """Return ``K`` for ``dim`` latent dimensions."""
-        return max(32, 4 * dim) if self.draws is None else self.draws
-
 
 def refine(posterior: Posterior, family: FamilyChoice | None, options: RefineOptions) -> Posterior:
     """Optimize the parameters of each observation's posterior.
 
-    All observations of a chunk are optimized at once, each with its own step sizes and until it has converged. The result is
-    validated on noise that the search has not seen; an observation that did not improve keeps its start.
+    The observations of a chunk are optimized at once, each with its own step sizes and until it has converged. The result is
+    validated on noise that the search has not used; an observation that did not improve keeps its initial posterior.
 
     Args:
-        posterior: where the search starts. The generative model does not change.
+        posterior: the initial posterior. The generative model does not change.
         family: the family to search in; ``None`` for that of ``posterior``.
         options: how to search.
 
     Returns:
         The posteriors, with their observations in memory.
-
-    Raises:
-        FamilyError: the family is unknown, has no parameters for each observation, or cannot start from another family.
-        DataError: a value is outside the support of the model's likelihood.
     """
-    # Data that change at each reading, such as images binarized on the fly, are read once: the parameters belong to these.
+    # Data that change whenever they are read, such as images binarized on the fly, are read once and kept with the result.
     posterior = posterior.in_memory()
     search = _Search(posterior, family, options)
     found = posterior.map_chunks(search.refine_chunk, probe=search.probe, check_data=True)
@@ -101,19 +81,13 @@ def refine(posterior: Posterior, family: FamilyChoice | None, options: RefineOpt
 
 
 class _Search:
-    """The refinement of one chunk after the other.
-
-    Args:
-        posterior: where the search starts.
-        choice: the family to search in; ``None`` for that of ``posterior``.
-        options: how to search.
-    """
+    """A refinement, chunk by chunk; the arguments are those of `refine`."""
 
     def __init__(self, posterior: Posterior, choice: FamilyChoice | None, options: RefineOptions) -> None:
         self.posterior = posterior
         self.options = options
         self.dim = posterior.latents.dim
-        self.draws = options.draws_for(self.dim)
+        self.draws = max(32, 4 * self.dim) if options.draws is None else options.draws
         self._source: ParametricFamily | None = None
         if choice is None:
             self._source = require_parametric(posterior.family, "refine")
@@ -131,13 +105,10 @@ class _Search:
         found = self._optimize(elbo, start, generator)
         fresh = Noise.sample(max(_VALIDATION_DRAWS, self.draws), self.dim, generator)
         improved = elbo(found.point, fresh) > elbo(start, fresh)
-        return {
-            "parameters": torch.where(improved.unsqueeze(-1), found.point, start),
-            "converged": found.converged,
-        }
+        return {"parameters": torch.where(improved.unsqueeze(-1), found.point, start), "converged": found.converged}
 
     def probe(self, chunk: Chunk, q: Distribution) -> Mapping[str, Tensor]:
-        """Take one gradient and allocate the memory of the optimizer, to measure what a chunk needs."""
+        """Compute one gradient and allocate the optimizer's state, to measure the memory that a chunk needs."""
         start = self._start(chunk.batch, q)
         noise = Noise.sample(self.draws, self.dim, torch.Generator().manual_seed(0))
         gradient = self._elbo(chunk.batch, start).with_gradient(start, noise)[1]
@@ -148,7 +119,7 @@ class _Search:
         return ObservationELBO(self.posterior.model, self.family, batch, start, rows)
 
     def _start(self, batch: Batch, q: Distribution) -> Tensor:
-        """Return the parameters of ``q``, or those of a posterior of the new family with the same location and scale."""
+        """Return the parameters of ``q``, or of a posterior of the new family with about the same location and scale."""
         if self._source is not None:
             parameters: Tensor = self._source.to_parameters(self.posterior.network.context(batch))
             return parameters
@@ -162,23 +133,21 @@ class _Search:
     def _optimize(self, elbo: ObservationELBO, start: Tensor, generator: torch.Generator) -> OptimizeResult:
         """Maximize the ELBO of each observation from ``start``, ``(B, P)``."""
         options, fixed = self.options, Noise.sample(self.draws, self.dim, generator)
+        tolerance, max_steps = options.tolerance, options.max_steps
+
+        def bound(rows: Tensor, points: Tensor) -> Tensor:
+            return elbo.select(rows)(points, fixed)
+
+        def gradient(rows: Tensor, points: Tensor) -> Tensor:
+            return elbo.select(rows).path_gradient(points, Noise.sample(_STEP_DRAWS, self.dim, generator))
+
+        def loss(rows: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
+            value, slope = elbo.select(rows).with_gradient(points, fixed)
+            return -value, -slope
+
         if options.method == "adam":
-            return climb(
-                lambda rows, points: elbo.select(rows).path_gradient(
-                    points, Noise.sample(_STEP_DRAWS, self.dim, generator)
-                ),
-                lambda rows, points: elbo.select(rows)(points, fixed),
-                start,
-                lr=options.lr,
-                tolerance=options.tolerance,
-                max_steps=options.max_steps,
-            )
-
-        def negative(rows: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
-            value, gradient = elbo.select(rows).with_gradient(points, fixed)
-            return -value, -gradient
-
-        return minimize(negative, start, tolerance=options.tolerance, max_steps=options.max_steps)
+            return climb(gradient, bound, start, lr=options.lr, tolerance=tolerance, max_steps=max_steps)
+        return minimize(loss, start, tolerance=tolerance, max_steps=max_steps)
 
 
 def _warn_of_unconverged(converged: Tensor, options: RefineOptions) -> None:
