@@ -6,39 +6,31 @@ import pyro
 import pytest
 import torch
 from pyro import distributions as dist
+from pyro.distributions import constraints
 from torch import nn
 
 from amortvi.data import Batch
-from amortvi.errors import DataError, ModelError
+from amortvi.errors import ModelError
 from amortvi.model import ModelStructure, Program
-from amortvi.model.structure import read_structure
-from tests.any_models import CASES, FULL, ROWS, Case, standard
-
-every_model = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
-
-X = torch.randn(6, 2)
+from amortvi.model.plates import NestedPlate, PlateLayout
+from amortvi.model.structure import fixed_support, has_bijection, read_structure
+from tests.any_models import CASES, FULL, ROWS, standard
 
 
-def structure_of(case: Case) -> ModelStructure:
-    return read_structure(Program(case.make()), Batch(case.args, case.kwargs), ROWS, None)
+def read(model: Any, x: torch.Tensor) -> ModelStructure:
+    return read_structure(Program(model), Batch((x,)), x.shape[0], None)
 
 
-def read(model: Any, x: torch.Tensor = X, plate: str | None = None) -> ModelStructure:
-    return read_structure(Program(model), Batch((x,)), x.shape[0], plate)
-
-
-@every_model
-def test_any_model(case: Case) -> None:
-    structure = structure_of(case)
+@pytest.mark.parametrize("name", CASES)
+def test_any_model(name: str) -> None:
+    case = CASES[name]
+    structure = read_structure(Program(case.make()), Batch(case.args, case.kwargs), ROWS, None)
     assert structure.plate == "data"
+    in_second = {"a plate on the right", "plates on both sides", "subsampled in parts", "a mask"}
+    assert structure.dim == (-2 if name in in_second else -1)
     assert {site.name: tuple(site.shape) for site in structure.latents.sites} == case.shapes
     assert structure.full_size == (FULL if case.scale > 1 else None)
     assert all(site.layout.dim == structure.dim for site in structure.latents.sites)
-
-
-def test_dimension_of_the_data_plate() -> None:
-    assert structure_of(CASES["a module"]).dim == -1
-    assert structure_of(CASES["a plate on the right"]).dim == -2
 
 
 def test_nested_plates_are_listed_from_the_outermost() -> None:
@@ -47,24 +39,13 @@ def test_nested_plates_are_listed_from_the_outermost() -> None:
             z = pyro.sample("z", dist.Normal(0.0, 1.0))
             pyro.sample("x", dist.Normal(z, 1.0), obs=x.unsqueeze(0).expand(3, *x.shape))
 
-    (site,) = read(model).latents.sites
+    (site,) = read(model, torch.randn(6, 2)).latents.sites
     assert [plate.name for plate in site.layout.nested] == ["outer", "inner"]
     assert site.shape == (2, 3)
 
 
-def prior(distribution: Any) -> Any:
-    """Return a model whose latent has the prior ``distribution(x)``."""
-
-    def model(x: torch.Tensor) -> None:
-        with pyro.plate("data", x.shape[0]):
-            z = pyro.sample("z", distribution(x))
-            pyro.sample("x", dist.Normal(z.reshape(len(x), -1)[:, :1], 1.0).to_event(1), obs=x)
-
-    return model
-
-
 @pytest.mark.parametrize(
-    ("distribution", "expected"),
+    ("prior", "expected"),
     [
         (lambda x: standard(), True),
         (lambda x: dist.Normal(0.0, 1.0), True),
@@ -77,55 +58,48 @@ def prior(distribution: Any) -> Any:
         (lambda x: dist.Normal(nn.Parameter(torch.zeros(())), 1.0), False),
     ],
 )
-def test_fixed_standard_normal_priors_are_recognized(distribution: Any, expected: bool) -> None:
-    assert read(prior(distribution)).standard_normal_prior is expected
-
-
-def test_the_data_plate_can_be_named() -> None:
-    def model(x: torch.Tensor) -> None:
-        with pyro.plate("first", x.shape[0], dim=-1), pyro.plate("second", x.shape[1], dim=-2):
-            z = pyro.sample("z", dist.Normal(0.0, 1.0))
-            pyro.sample("x", dist.Normal(z, 1.0), obs=x.mT)
-
-    square = torch.randn(4, 4)
-    with pytest.raises(ModelError, match=r"several plates of batch size 4 contain latents: .*plate="):
-        read(model, square)
-    assert read(model, square, plate="second").plate == "second"
-    assert read(model).plate == "first"
-
-
-def test_repeated_names_are_refused() -> None:
+def test_fixed_standard_normal_priors_are_recognized(prior: Any, expected: bool) -> None:
     def model(x: torch.Tensor) -> None:
         with pyro.plate("data", x.shape[0]):
-            pyro.sample("z", dist.Normal(0.0, 1.0))
-            pyro.sample("z", dist.Normal(0.0, 1.0))
-            pyro.sample("x", standard(), obs=x)
+            z = pyro.sample("z", prior(x))
+            pyro.sample("x", dist.Normal(z.reshape(len(x), -1)[:, :1], 1.0).to_event(1), obs=x)
 
-    with pytest.raises(ModelError, match="several sites named 'z'"):
-        read(model)
+    assert read(model, torch.randn(6, 2)).standard_normal_prior is expected
 
 
-def test_errors_of_the_model_are_reported_with_the_shapes() -> None:
-    def model(x: torch.Tensor) -> None:
-        raise KeyError("missing")
-
-    with pytest.raises(ModelError, match=r"the model failed on x of shape \(6, 2\) .*KeyError: 'missing'") as caught:
-        read(model)
-    assert isinstance(caught.value.__cause__, KeyError)
+def test_supports_with_a_bijection() -> None:
+    for support in (constraints.real, constraints.simplex, constraints.corr_cholesky, constraints.interval(0.0, 1.0)):
+        assert has_bijection(support)
+    for support in (constraints.lower_cholesky, constraints.sphere, constraints.positive_definite):
+        assert not has_bijection(support)
 
 
-def test_data_outside_the_support_are_refused() -> None:
-    def model(x: torch.Tensor) -> None:
-        with pyro.plate("data", x.shape[0]):
-            z = pyro.sample("z", dist.Normal(0.0, 1.0))
-            pyro.sample("x", dist.Poisson(z.exp().unsqueeze(-1).expand(x.shape)).to_event(1), obs=x)
-
-    with pytest.raises(DataError, match=r"observed site 'x' \(Poisson\) has support"):
-        read(model)
+LAYOUT = PlateLayout(-2, (NestedPlate("parts", -1, 3),), event_dim=1)
 
 
-def test_reading_leaves_the_model_and_the_store_untouched() -> None:
-    model = prior(lambda x: standard())
-    pyro.clear_param_store()
-    read(model)
-    assert not list(pyro.get_param_store().keys())
+@pytest.mark.parametrize(
+    "bound",
+    [torch.tensor(2.0), torch.tensor([1.0, 2.0]), torch.arange(3.0).reshape(1, 3, 1)],
+    ids=["scalar", "one per element", "one per nested position"],
+)
+def test_bounds_of_one_observation_are_extracted(bound: torch.Tensor) -> None:
+    expanded, expected = bound.expand(4, 3, 2), bound.expand(1, 3, 2)[0]
+    for support in (constraints.greater_than(expanded), constraints.less_than(expanded)):
+        (found,) = vars(fixed_support("z", constraints.independent(support, 1), LAYOUT)).values()
+        assert torch.equal(found, expected)
+    half = fixed_support("z", constraints.interval(-1.0, expanded), LAYOUT)
+    assert half.lower_bound == -1.0
+    assert torch.equal(half.upper_bound, expected)
+    assert fixed_support("z", constraints.independent(constraints.positive, 2), LAYOUT) is constraints.positive
+
+
+@pytest.mark.parametrize(
+    ("bound", "message"),
+    [
+        (torch.arange(4.0).reshape(4, 1, 1).expand(4, 3, 2), r"differs between observations \(upper_bound"),
+        (torch.tensor(1.0, requires_grad=True), r"has a trainable bound \(upper_bound\)"),
+    ],
+)
+def test_bounds_that_vary_are_refused(bound: torch.Tensor, message: str) -> None:
+    with pytest.raises(ModelError, match=rf"latent site 'z' {message}"):
+        fixed_support("z", constraints.interval(-1.0, bound), LAYOUT)
