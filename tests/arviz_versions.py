@@ -35,19 +35,8 @@ def loo(data: Any, **options: Any) -> Loo:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Estimated shape parameter of Pareto distribution", UserWarning)
         found = arviz.loo(data, pointwise=True, **options)
-    return (
-        Loo(float(found.elpd_loo), found.loo_i, found.pareto_k)
-        if IS_OLD
-        else Loo(float(found.elpd), found.elpd_i, found.pareto_k)
-    )
-
-
-def compare(named: dict[str, Any]) -> Any:
-    """Return `arviz.compare`, without its warnings about high k-hats and about future versions of pandas."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Estimated shape parameter of Pareto distribution", UserWarning)
-        warnings.filterwarnings("ignore", "The inplace keyword in DataFrame.sort_values", Warning)
-        return arviz.compare(named)
+    total, pointwise = (found.elpd_loo, found.loo_i) if IS_OLD else (found.elpd, found.elpd_i)
+    return Loo(float(total), pointwise, found.pareto_k)
 
 
 PLOTS: dict[str, Callable[..., Any]] = {

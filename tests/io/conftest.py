@@ -10,7 +10,7 @@ from tests.io.exports import DRAWS, EXACT, MODELS, PRIOR_DRAWS, X
 
 
 class Export(NamedTuple):
-    """An export with the estimator and the observations it was made of."""
+    """An export, with the estimator and the observations."""
 
     name: str
     vi: avi.AmortizedVI
@@ -20,7 +20,8 @@ class Export(NamedTuple):
 
 @pytest.fixture(scope="package", params=MODELS)
 def exported(request: pytest.FixtureRequest) -> Export:
-    vi, x = MODELS[request.param]()
+    model, features, x = MODELS[request.param]()
+    vi = avi.AmortizedVI(model, avi.encoders.MLP(features, [8]), "full").fit(x, epochs=1, progress=False, seed=0)
     return Export(request.param, vi, x, vi.to_arviz(x, draws=DRAWS, prior_draws=PRIOR_DRAWS, seed=0))
 
 

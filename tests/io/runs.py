@@ -31,18 +31,17 @@ def load(path: Path | str, family: Any = None) -> avi.AmortizedVI:
     return avi.AmortizedVI.load(path, make_model(), make_encoder(), family)
 
 
-def state_of(vi: avi.AmortizedVI) -> dict[str, Tensor]:
-    parts = {"guide": vi.guide, "model": vi.generative}
-    return {f"{part}.{name}": value for part, module in parts.items() for name, value in module.state_dict().items()}
-
-
 def assert_same(one: avi.AmortizedVI, two: avi.AmortizedVI) -> None:
-    """Compare everything that is saved, bit for bit."""
-    states = state_of(one), state_of(two)
-    assert states[0].keys() == states[1].keys()
-    for name in states[0]:
-        assert torch.equal(states[0][name], states[1][name]), name
-        assert states[0][name].dtype == states[1][name].dtype
-    pd.testing.assert_frame_equal(one.history, two.history)
-    assert (one.dtype, one.freeze_model, one.objective) == (two.dtype, two.freeze_model, two.objective)
-    assert repr(one) == repr(two)
+    """Compare everything that is saved, bit for bit, except the durations of epochs."""
+    for mine, theirs in ((one.guide, two.guide), (one.generative, two.generative)):
+        mine, theirs = mine.state_dict(), theirs.state_dict()
+        assert mine.keys() == theirs.keys()
+        for name, value in mine.items():
+            if isinstance(value, Tensor):
+                assert torch.equal(value, theirs[name]), name
+                assert value.dtype == theirs[name].dtype
+            else:
+                assert value == theirs[name]  # the extra state of a module
+    pd.testing.assert_frame_equal(one.history.drop(columns="seconds"), two.history.drop(columns="seconds"))
+    assert (repr(one), one.dtype, one.freeze_model) == (repr(two), two.dtype, two.freeze_model)
+    assert one.objective == two.objective

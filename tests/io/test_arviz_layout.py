@@ -16,7 +16,7 @@ def export(model, data, features):
     """Return the groups of an export, and the dimensions of their variables."""
     vi = avi.AmortizedVI(model, avi.encoders.MLP(features, [])).setup(data, seed=0)
     found = groups(vi.to_arviz(data, draws=3, prior_draws=2, seed=0))
-    return found, {group: {k: v.dims for k, v in dataset.data_vars.items()} for group, dataset in found.items()}
+    return found, {name: {k: v.dims for k, v in group.data_vars.items()} for name, group in found.items()}
 
 
 def test_a_plate_with_the_name_of_an_arviz_dimension():
@@ -47,9 +47,9 @@ def test_slashes_of_scopes_are_replaced(tmp_path):
             z = pyro.sample("z", dist.Normal(0.0, 1.0))
             pyro.sample("x", dist.Normal(z, 1.0), obs=x)
 
-    data = avi.AmortizedVI(model, avi.encoders.MLP(1, [])).setup(X, seed=0).to_arviz(X, draws=3, seed=0)
-    assert list(groups(data)["posterior"]) == ["part.z"]
-    data.to_netcdf(str(tmp_path / "run.nc"))
+    found, dims = export(model, X, 1)
+    assert list(dims["posterior"]) == ["part.z"]
+    found["posterior"].to_netcdf(tmp_path / "run.nc")
 
 
 def test_arguments_without_names():
@@ -73,8 +73,7 @@ def test_a_factor_is_a_likelihood_without_data():
     assert set(dims["log_likelihood"]) == {"fit"}
     expected = -((X.numpy() - found["posterior"]["z"]) ** 2)
     np.testing.assert_allclose(found["log_likelihood"]["fit"], expected, rtol=1e-4, atol=1e-6)
-    assert "observed_data" not in dims
-    assert "posterior_predictive" not in dims
+    assert not {"observed_data", "posterior_predictive"} & dims.keys()
     assert set(dims["constant_data"]) == {"x"}
 
 
@@ -97,9 +96,7 @@ def test_two_observed_sites_and_images():
             pyro.sample("label", dist.Bernoulli(logits=z), obs=label.float())
 
     image = torch.randn(4, 3, 2, generator=torch.Generator().manual_seed(0))
-    found, dims = export(model, (image, torch.tensor([0, 1, 1, 0])), 7)
+    _, dims = export(model, (image, torch.tensor([0, 1, 1, 0])), 7)
     assert dims["observed_data"] == {"image": ("data", "image_dim_0", "image_dim_1"), "label": ("data",)}
     assert "constant_data" not in dims
-    total = found["log_likelihood"]["image"] + found["log_likelihood"]["label"]
-    prior = dist.Normal(0.0, 1.0).log_prob(torch.tensor(found["posterior"]["z"].values))
-    np.testing.assert_allclose(found["sample_stats"]["log_joint"], total + prior.numpy(), rtol=1e-5)
+    assert dims["log_likelihood"] == dict.fromkeys(("image", "label"), ("chain", "draw", "data"))
