@@ -28,9 +28,6 @@ __all__ = ["Whitening", "correlation_test", "location_test", "spread_test"]
 
 _QUANTITY = "whitened latents"
 
-_UNCORRELATED = 0.05**2
-"""The mean squared correlation below which a posterior counts as uncorrelated."""
-
 
 @dataclass(frozen=True)
 class Whitening:
@@ -133,7 +130,7 @@ def correlation_test(truth: Array, second_moment: Array, squared_correlation: Ar
     p_value = min(1.0, 2 * len(z) * float(stats.t.sf(abs(z[worst]), simulations - 1)))
     scale = np.sqrt(product.diagonal())
     remaining = (difference / scale[:, None] / scale)[above][worst]
-    missing = float(squared_correlation[above].mean()) < _UNCORRELATED
+    missing = float(squared_correlation[above].mean()) < 0.05**2
     fault = "missing correlation" if missing else "wrong correlation"
     return CalibrationTest("correlation", _QUANTITY, float(remaining), p_value, fault)
 

@@ -26,8 +26,6 @@ from amortvi.diagnostics.calibration.verdicts import NOT_CALIBRATED, Array
 
 __all__ = ["ecdf_band", "shape_of", "uniform_ranks", "uniformity"]
 
-_BAND_SIMULATIONS = 4000
-
 
 def uniform_ranks(truth: Tensor, draws: Tensor) -> Tensor:
     """Return the randomized ranks, strictly between 0 and 1, of true values ``(*S,)`` among draws ``(K, *S)``.
@@ -98,7 +96,7 @@ def ecdf_band(simulations: int, *, probability: float = 0.95, points: int = 100)
     # At each point, the level of the narrowest two-sided interval that contains a count.
     level = 2 * np.minimum(stats.binom.cdf(numbers, count, at), stats.binom.sf(numbers - 1, count, at))
     generator = np.random.default_rng(0)
-    counts = generator.multinomial(count, np.full(cells, 1 / cells), size=_BAND_SIMULATIONS).cumsum(axis=1)
+    counts = generator.multinomial(count, np.full(cells, 1 / cells), size=4000).cumsum(axis=1)
     narrowest = level[counts, np.arange(cells)].min(axis=1)
     inside = level >= np.quantile(narrowest, 1 - inside_with)
     lower = inside.argmax(axis=0) / count

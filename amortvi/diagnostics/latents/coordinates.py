@@ -42,12 +42,6 @@ _INACTIVE_KL = 0.01
 _ACTIVE_VARIANCE = 0.01
 """The variance of the posterior mean, relative to the prior variance, above which a coordinate is active (Burda et al.)."""
 
-_PRIOR_RUNS = 16
-"""Draws of the other latents over which a prior that depends on them is averaged."""
-
-_PRIOR_DRAWS = 1000
-"""The least number of draws from which the moments of the prior are estimated."""
-
 
 @dataclass(frozen=True, eq=False)
 class CoordinateUsage:
@@ -146,16 +140,16 @@ def coordinate_usage(posterior: Posterior, draws: int) -> CoordinateUsage:
 
 def abbreviated(labels: list[str]) -> str:
     """Return ``": "`` and the first labels, or an empty string without labels."""
-    return (f": {', '.join(labels[:8])}" if labels else "") + (
-        f" and {len(labels) - 8} more" if len(labels) > 8 else ""
-    )
+    more = f" and {len(labels) - 8} more" if len(labels) > 8 else ""
+    return f": {', '.join(labels[:8])}{more}" if labels else ""
 
 
 def _prior_runs(posterior: Posterior) -> int:
     """Return the number of runs of the model on each observation from which its prior is estimated."""
     with posterior.model.inference_mode():
         depends = priors_depend_on_latents(posterior.model, posterior.first())
-    return max(_PRIOR_RUNS if depends else 1, _PRIOR_DRAWS // len(posterior))
+    # The moments are estimated from about 1,000 draws; a prior that depends on other latents is averaged over 16 draws of them.
+    return max(16 if depends else 1, 1000 // len(posterior))
 
 
 def _measure(model: Model, batch: Batch, q: Distribution, draws: int, runs: int) -> dict[str, Tensor]:

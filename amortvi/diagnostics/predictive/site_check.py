@@ -87,10 +87,9 @@ class CheckedStatistic:
         return 2 * min(self.p_value, 1 - self.p_value)
 
     def __str__(self) -> str:
-        spread = self.replicated.std() if len(self.replicated) > 1 else torch.zeros(())
         return (
             f"{self.site} {self.name}: {self.observed:.4g}, replicated {float(self.replicated.mean()):.4g} ± "
-            f"{float(spread):.2g}, two-sided p = {self.two_sided:.2g}"
+            f"{float(self.replicated.std(correction=0)):.2g}, two-sided p = {self.two_sided:.2g}"
         )
 
 

@@ -27,8 +27,6 @@ from amortvi.errors import DataError
 
 __all__ = ["Distances", "distances", "sliced_wasserstein"]
 
-_DIRECTIONS = 128
-
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Distances:
@@ -122,7 +120,7 @@ def sliced_wasserstein(a: Tensor, b: Tensor) -> Tensor:
         >>> sliced_wasserstein(points, points + 3)
         tensor(3.)
     """
-    direction = torch.nn.functional.normalize(torch.randn(a.shape[1], _DIRECTIONS, dtype=a.dtype), dim=0)
+    direction = torch.nn.functional.normalize(torch.randn(a.shape[1], 128, dtype=a.dtype), dim=0)
     count = max(len(a), len(b))
     # Both quantile functions are evaluated at the resolution of the larger sample.
     level = (torch.arange(count, dtype=a.dtype) + 0.5) / count

@@ -12,14 +12,13 @@ from amortvi.errors import OptionError
 
 def result(*tests: tuple[str, str, float], levels: int = 4) -> Calibration:
     """Return a calibration with tests given by kind, fault and p-value."""
-    found = holm_corrected([CalibrationTest(kind, "z", 0.5, p_value, fault) for kind, fault, p_value in tests])
+    found = holm_corrected([CalibrationTest(kind, "z", 0.5, p, fault) for kind, fault, p in tests])
     uniform = (np.arange(levels) + 0.5)[:, None] / levels
     return Calibration(10, found, {"z": uniform[:, 0]}, uniform, np.repeat(uniform, 2, axis=1), np.zeros((levels, 1)))
 
 
 def test_the_correction_of_holm() -> None:
-    p_values = [0.01, 0.04, 0.03, 0.005]
-    tests = holm_corrected([CalibrationTest("marginal", "z", 0.0, p, "shifted") for p in p_values])
+    tests = result(*(("marginal", "shifted", p) for p in (0.01, 0.04, 0.03, 0.005))).tests
     assert [test.corrected for test in tests] == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert [test.verdict for test in tests] == ["shifted", "calibrated", "calibrated", "shifted"]
 
@@ -30,10 +29,7 @@ def test_the_correction_of_holm() -> None:
         ([("spread", "too narrow", 0.5), ("joint", "not calibrated", 0.5)], "calibrated"),
         ([("location", "shifted", 0.0), ("marginal", "too narrow", 0.0)], "shifted"),
         ([("spread", "not calibrated", 0.0), ("marginal", "too wide", 0.0), ("marginal", "too wide", 0.0)], "too wide"),
-        (
-            [("spread", "too narrow", 0.0), ("correlation", "missing correlation", 0.0)],
-            "too narrow, missing correlation",
-        ),
+        ([("spread", "too wide", 0.0), ("correlation", "wrong correlation", 0.0)], "too wide, wrong correlation"),
         ([("coverage", "overconfident", 0.0), ("marginal", "shifted", 0.9)], "not calibrated"),
     ],
 )
@@ -58,14 +54,9 @@ def test_frame_and_text() -> None:
 
 def test_the_coverage_of_uniform_levels_is_the_claimed_probability() -> None:
     calibration = result(("spread", "too narrow", 0.5), levels=1000)
-    table = calibration.coverage([0.5, 0.9])
-    np.testing.assert_allclose(table["highest_density"], [0.5, 0.9])
-    np.testing.assert_allclose(table["around_references"], [0.5, 0.9])
-    np.testing.assert_allclose(table["standard_error"], np.sqrt([0.25 / 1000, 0.09 / 1000]))
+    errors = np.sqrt([0.25 / 1000, 0.09 / 1000])
+    np.testing.assert_allclose(calibration.coverage([0.5, 0.9]), np.stack([[0.5, 0.9], [0.5, 0.9], errors], axis=1))
     assert calibration.area_to_curve == pytest.approx(0, abs=1e-6)
-
-
-@pytest.mark.parametrize("levels", [[0.0, 0.5], [1.0], [], [[0.5]]])
-def test_coverage_refuses_levels_that_are_not_probabilities(levels: list[float]) -> None:
-    with pytest.raises(OptionError, match="levels"):
-        result(("spread", "too narrow", 0.5)).coverage(levels)
+    for wrong in ([0.0, 0.5], [1.0], [], [[0.5]]):
+        with pytest.raises(OptionError, match="levels"):
+            calibration.coverage(wrong)

@@ -1,5 +1,6 @@
-"""The values of observed sites and their statistics."""
+"""The values of observed sites and their statistics, which ignore missing values."""
 
+import numpy as np
 import pyro
 import pytest
 import torch
@@ -9,8 +10,10 @@ from pyro import poutine
 import amortvi as avi
 from amortvi.diagnostics.predictive import CheckedStatistic
 from amortvi.diagnostics.predictive.site_check import ObservedSite, SiteCheck, read_observed_sites
-from amortvi.errors import DataError, ModelError
+from amortvi.diagnostics.predictive.statistics import NAMED, choose, evaluate
+from amortvi.errors import DataError, ModelError, OptionError
 from tests.any_models import CASES
+from tests.any_models.estimators import fitted
 
 
 @pytest.mark.parametrize(
@@ -52,14 +55,65 @@ def test_p_values_of_missing_observations_are_missing():
     assert (statistic.observed, statistic.replicated.tolist()) == (3.0, [3.0])
 
 
-def test_model_without_observed_values_cannot_be_checked():
-    case = CASES["a factor alone"]
-    vi = avi.AmortizedVI(case.make(), case.make_encoder()).setup(case.x, seed=0)
+def test_what_cannot_be_compared():
     with pytest.raises(ModelError, match="nothing to replicate"):
-        avi.predictive_check(vi, case.x, draws=3)
-
-
-def test_replications_must_be_finite():
+        avi.predictive_check(fitted("a factor alone"), CASES["a factor alone"].x, draws=3)
     check = SiteCheck(ObservedSite("x", torch.zeros(2, 3), discrete=False), {"mean": "mean"})
     with pytest.raises(ModelError, match="draws values of site 'x' that are not finite"):
         check.add(torch.full((1, 2, 3), torch.inf))
+
+
+VALUES = torch.tensor([[0.0, 2.0, torch.nan], [torch.nan, -1.0, 4.0], [torch.nan, torch.nan, torch.nan]])
+NUMPY = {"mean": np.nanmean, "std": np.nanstd, "min": np.nanmin, "max": np.nanmax}
+NUMPY["zeros"] = lambda values, axis=None: np.sum(values == 0, axis=axis) / np.sum(~np.isnan(values), axis=axis)
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_missing_values_are_ignored(name):
+    whole = NAMED[name](VALUES, [0, 1])
+    assert float(whole) == pytest.approx(NUMPY[name](VALUES.numpy()))
+    rows = NAMED[name](VALUES, [1])
+    np.testing.assert_allclose(rows[:2], NUMPY[name](VALUES[:2].numpy(), axis=1))
+    assert rows[2].isnan()
+
+
+def test_infinite_values_are_not_missing():
+    assert float(NAMED["max"](torch.tensor([1.0, torch.inf]), [0])) == torch.inf
+    assert float(NAMED["min"](torch.tensor([1.0, -torch.inf]), [0])) == -torch.inf
+
+
+def test_choice_of_statistics():
+    def skewness(values):
+        return values.mean()
+
+    assert list(choose(None, discrete=True)) == list(NAMED)
+    assert "zeros" not in choose(None, discrete=False)
+    assert list(choose(["mean", skewness], discrete=False)) == ["mean", "skewness"]
+    assert list(choose({"mine": skewness, "location": "mean"}, discrete=False)) == ["mine", "location"]
+
+
+@pytest.mark.parametrize("wrong", ["mean", 3, [], ["median"], ["mean", "mean"], [lambda v: v, lambda v: v]])
+def test_invalid_choice(wrong):
+    with pytest.raises(OptionError, match="statistics"):
+        choose(wrong, discrete=False)
+
+
+def test_callables_can_return_several_numbers():
+    values = torch.arange(6.0).reshape(3, 2)
+    found = evaluate("means", lambda v: v.mean(0), values, "x")
+    assert found.tolist() == [2, 3]
+    assert found.dtype == torch.float64
+    assert evaluate("count", lambda v: np.int64(len(v)), values, "x").tolist() == [3]
+
+
+@pytest.mark.parametrize(
+    ("statistic", "message"),
+    [
+        (lambda v: v[5], r"statistic 'mine' failed .* site 'x', of shape \(3, 2\): IndexError"),
+        (lambda v: v.mean() / v.mean(), "'mine' must return finite numbers"),
+        (lambda v: v[:0], "'mine' must return finite numbers"),
+    ],
+)
+def test_failing_callables_are_named(statistic, message):
+    with pytest.raises(OptionError, match=message):
+        evaluate("mine", statistic, torch.zeros(3, 2), "x")
