@@ -27,7 +27,6 @@ def test_output_is_the_composition_of_the_layers() -> None:
 def test_without_layers_the_context_is_the_observation() -> None:
     x = torch.randn(5, 2, 3)
     assert torch.equal(MLP(6, [])(x), x.flatten(1))
-    assert list(MLP(6, []).parameters()) == []
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -64,7 +63,6 @@ def test_dropout_is_active_in_training_only() -> None:
     [
         ((0,), {}, "in_features must be a positive integer; got 0"),
         ((4, [8, 0]), {}, "each width in hidden must be a positive integer; got 0"),
-        ((4, [2.5]), {}, "each width in hidden must be a positive integer; got 2.5"),
         ((4, 8), {}, r"hidden must be a sequence of widths, one per layer, such as \[8\]; got 8"),
         ((4, [8]), {"dropout": 1.0}, "dropout must be a probability below 1; got 1.0"),
         ((4, [8]), {"dropout": -0.1}, "dropout must be a probability below 1; got -0.1"),

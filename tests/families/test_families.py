@@ -6,38 +6,23 @@ import torch
 from amortvi import families
 from amortvi.errors import FamilyError
 
-GAUSSIANS = {"diagonal": families.Diagonal(), "full": families.FullCovariance(), "low_rank": families.LowRank(rank=2)}
-every_gaussian = pytest.mark.parametrize("choice", GAUSSIANS.values(), ids=GAUSSIANS.keys())
 DOUBLE = torch.float64
 
 
-def posterior(choice: families.FamilyChoice, dim: int = 5) -> families.Gaussian:
-    torch.manual_seed(3)
-    family = families.make_family(choice, dim, 4).double()
-    with torch.no_grad():
-        for parameter in family.parameters():
-            parameter.normal_(0, 0.4)
-    return family(torch.randn(6, 4, dtype=DOUBLE))
+def posterior(choice: str) -> families.Gaussian:
+    family = families.make_family(choice, 5, 4)
+    return family.distribution(0.4 * torch.randn(6, family.num_parameters, dtype=DOUBLE))
 
 
 @pytest.mark.parametrize("dim", [1, 2, 5, 50])
-def test_full_covariance_starts_as_diagonal(dim: int) -> None:
-    context = torch.randn(3, 4)
-    starts = []
-    for choice in (families.Diagonal, families.FullCovariance):
+def test_families_with_equal_seeds_start_at_equal_locations_and_full_covariance_as_diagonal(dim: int) -> None:
+    starts, context = [], torch.randn(3, 4)
+    for choice in ("diagonal", "full", "low_rank"):
         torch.manual_seed(0)
-        q = families.make_family(choice, dim, 4)(context)
-        starts.append((q.mean, q.covariance_matrix))
-    torch.testing.assert_close(*starts)
-
-
-def test_heads_with_equal_seeds_start_at_equal_locations() -> None:
-    means = []
-    for choice in GAUSSIANS.values():
-        torch.manual_seed(0)
-        means.append(families.make_family(choice, 4, 3)(torch.ones(2, 3)).mean)
-    assert torch.equal(means[0], means[1])
-    assert torch.equal(means[0], means[2])
+        starts.append(families.make_family(choice, dim, 4)(context))
+    assert torch.equal(starts[0].mean, starts[1].mean)
+    assert torch.equal(starts[0].mean, starts[2].mean)
+    torch.testing.assert_close(starts[0].covariance_matrix, starts[1].covariance_matrix)
 
 
 def test_low_rank_reaches_every_diagonal_plus_low_rank_covariance() -> None:
@@ -68,34 +53,27 @@ def test_the_gradient_of_low_rank_does_not_vanish_at_the_start() -> None:
     assert gradient[8:].abs().max() > 1e-4
 
 
-@every_gaussian
-def test_the_density_of_an_own_draw_needs_no_solve(
-    choice: families.FamilyChoice, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def refuse(*args: object, **kwargs: object) -> None:
+    raise AssertionError("refused")
+
+
+@pytest.mark.parametrize("choice", ["diagonal", "full", "low_rank"])
+def test_the_density_of_an_own_draw_needs_no_solve(choice: str, monkeypatch: pytest.MonkeyPatch) -> None:
     q = posterior(choice)
     z = q.rsample(torch.Size([3]))
     expected = q.log_prob(z.clone())
-
-    def refuse(*args: object) -> None:
-        raise AssertionError("a solve")
-
     monkeypatch.setattr(type(q.scale), "solve", refuse)
     torch.testing.assert_close(q.log_prob(z), expected)
-    with pytest.raises(AssertionError, match="a solve"):
+    with pytest.raises(AssertionError, match="refused"):
         q.log_prob(z.clone())
 
 
 def test_full_covariance_factorizes_no_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*args: object, **kwargs: object) -> None:
-        raise AssertionError("a factorization")
-
     for name in ("cholesky", "cholesky_ex", "inv", "eigh", "svd", "lu"):
         monkeypatch.setattr(torch.linalg, name, refuse)
-    q = posterior(families.FullCovariance)
-    q.log_prob(q.rsample())
-    q.log_prob(torch.zeros(6, 5, dtype=DOUBLE))
-    families.kl_to_standard_normal(q)
-    q.entropy()
+    q = posterior("full")
+    for computed in (q.log_prob(q.rsample()), q.log_prob(q.mean + 1), families.kl_to_standard_normal(q), q.entropy()):
+        assert computed.isfinite().all()
 
 
 def test_many_draws_do_not_copy_the_matrix() -> None:
@@ -118,7 +96,6 @@ def test_many_draws_do_not_copy_the_matrix() -> None:
 def test_without_a_head_the_context_is_the_parameters(bare: families.ParametricFamily, size: int) -> None:
     family = families.make_family(bare, 3, size)
     context = torch.randn(5, size)
-    assert not list(family.parameters())
     q = family(context)
     torch.testing.assert_close(q.mean, context[:, :3])
     torch.testing.assert_close(q.log_prob(q.mean), family.distribution(context).log_prob(context[:, :3]))
@@ -135,17 +112,6 @@ def test_parameters_of_full_covariance_without_a_head_are_the_rows_of_the_triang
     torch.testing.assert_close(family(parameters).covariance_matrix, factor @ factor.mT)
 
 
-@every_gaussian
-def test_parameters_near_a_gaussian(choice: families.FamilyChoice) -> None:
-    torch.manual_seed(0)
-    family = families.make_family(choice, 3, 2)
-    loc, scale = torch.randn(4, 3), torch.rand(4, 3) + 0.2
-    q = family.distribution(family.parameters_near(loc, scale))
-    torch.testing.assert_close(q.mean, loc)
-    # Off-diagonal parameters of low rank start small, not at zero.
-    torch.testing.assert_close(q.variance.sqrt(), scale, rtol=0.2, atol=0)
-
-
 def test_learning_rates_scale_the_outputs_of_the_head() -> None:
     family = families.FullCovariance(off_diagonal_rate=0.03).setup(3, 2)
     assert family.learning_rates().tolist() == pytest.approx([1.0] * 3 + [0.3] * 3 + [0.01] * 3)
@@ -154,16 +120,3 @@ def test_learning_rates_scale_the_outputs_of_the_head() -> None:
         family.to_parameters.bias.zero_()
     found = family.to_parameters(torch.ones(2))
     torch.testing.assert_close(found, 2 * family.learning_rates())
-
-
-def test_a_family_that_cannot_start_near_a_gaussian_says_so() -> None:
-    class Own(families.ParametricFamily):
-        @property
-        def num_parameters(self) -> int:
-            return self.dim
-
-        def distribution(self, parameters: torch.Tensor) -> torch.distributions.Distribution:
-            return torch.distributions.Independent(torch.distributions.Normal(parameters, 1.0), 1)
-
-    with pytest.raises(FamilyError, match=r"Own cannot be refined from .* implement parameters_near"):
-        Own().setup(2, 2).parameters_near(torch.zeros(2), torch.ones(2))
