@@ -1,8 +1,6 @@
 """Encoders in an estimator: any module works, and its failures are reported with the shapes of its arguments."""
 
 import numpy as np
-import pyro
-import pyro.distributions as dist
 import pytest
 import torch
 from torch import Tensor, nn
@@ -67,23 +65,6 @@ def test_any_module_can_be_an_encoder() -> None:
     assert torch.equal(encoder.fixed.weight, fixed)
     assert encoder.normal.num_batches_tracked == 3
     assert np.isfinite(vi.evaluate(_images(), particles=2)["elbo"]).all()
-
-
-def test_several_arguments_and_integers() -> None:
-    """Counts, exposures and a group label, which model and encoder both receive."""
-
-    def model(counts: Tensor, exposure: Tensor, group: Tensor) -> None:
-        with pyro.plate("data", len(counts)):
-            rate = pyro.sample("rate", dist.LogNormal(group.float(), 1.0))
-            expected = (rate * exposure).unsqueeze(-1).expand(counts.shape)
-            pyro.sample("counts", dist.Poisson(expected).to_event(1), obs=counts)
-
-    generator = torch.Generator().manual_seed(0)
-    counts = torch.randint(5, (30, 2), generator=generator)
-    exposure, group = torch.rand(30, generator=generator) + 0.5, torch.randint(2, (30,), generator=generator)
-    for data in ((counts, exposure, group), {"group": group, "counts": counts, "exposure": exposure}):
-        vi = avi.AmortizedVI(model, MLP(4, [8])).setup(data, seed=0)
-        assert vi.posterior(data).mean["rate"].shape == (30,)
 
 
 def test_a_lazy_encoder_infers_its_sizes() -> None:
