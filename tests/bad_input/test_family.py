@@ -13,7 +13,6 @@ from tests.bad_input.helpers import (
     data,
     estimator,
     fit,
-    nothing_changes,
     refused,
 )
 
@@ -34,7 +33,7 @@ KNOWN = ("family must be one of", "diagonal", "flow", "full", "low_rank")
     ids=["name", "none", "list", "module", "arguments", "raises", "another result"],
 )
 def test_unknown_families(family: Any, facts: tuple[str, ...]) -> None:
-    with nothing_changes(), refused(FamilyError, *facts):
+    with refused(FamilyError, *facts):
         estimator(family=family)
 
 
@@ -48,21 +47,17 @@ def test_unknown_families(family: Any, facts: tuple[str, ...]) -> None:
 )
 def test_families_that_cannot_be_built(family: Any, facts: tuple[str, ...]) -> None:
     vi = estimator(family=family)
-    with nothing_changes(), refused(FamilyError, *facts):
+    with refused(FamilyError, *facts):
         fit(vi, data())
     with refused(NotFittedError, "fit or setup"):
         vi.posterior(data())
-    assert vi.history.empty
 
 
 @pytest.mark.parametrize("value", NOT_POSITIVE_INTEGERS, ids=repr)
 def test_integer_options(value: Any) -> None:
-    with refused(OptionError, "rank must be a positive integer", "got"):
-        LowRank(value)
-    with refused(OptionError, "transforms must be a positive integer", "got"):
-        Flow(value)
-    with refused(OptionError, "hidden must be a positive integer", "got"):
-        Flow(hidden=(4, value))
+    for name, call in (("rank", LowRank), ("transforms", Flow), ("hidden", lambda n: Flow(hidden=(4, n)))):
+        with refused(OptionError, f"{name} must be a positive integer", "got"):
+            call(value)
 
 
 @pytest.mark.parametrize("value", NOT_POSITIVE_NUMBERS, ids=repr)

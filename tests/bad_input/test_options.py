@@ -13,12 +13,12 @@ from amortvi.errors import OptionError
 from tests.bad_input.helpers import (
     NOT_POSITIVE_INTEGERS,
     NOT_POSITIVE_NUMBERS,
-    check_refused_by_fit,
+    assert_same,
     data,
     estimator,
     fit,
-    nothing_changes,
     refused,
+    refused_by_fit,
     state_of,
 )
 
@@ -58,7 +58,7 @@ OPTIONS: list[tuple[str, Any, tuple[str, ...]]] = [
 )
 def test_options_of_fit(option: str, value: Any, facts: tuple[str, ...], trained: avi.AmortizedVI) -> None:
     validation = {"validation_data": data()} if option == "patience" else {}
-    check_refused_by_fit(trained, data(), OptionError, option, *facts, **{option: value}, **validation)
+    refused_by_fit(trained, data(), OptionError, option, *facts, **{option: value}, **validation)
 
 
 def test_numbers_of_other_libraries_are_accepted() -> None:
@@ -68,7 +68,7 @@ def test_numbers_of_other_libraries_are_accepted() -> None:
         options = {"epochs": whole(2), "batch_size": whole(7), "lr": real(0.25), "gradient_clip": real(8.0)}
         fits.append(state_of(fit(estimator(), data(), seed=np.uint8(1), **options)))
     for other in fits[1:]:
-        assert all(torch.equal(value, other[name]) for name, value in fits[0].items())
+        assert_same(fits[0], other)
 
 
 COUNTS: dict[str, tuple[str, Callable[[avi.AmortizedVI, Any], Any]]] = {
@@ -85,64 +85,46 @@ COUNTS: dict[str, tuple[str, Callable[[avi.AmortizedVI, Any], Any]]] = {
 @pytest.mark.parametrize("value", [*NOT_POSITIVE_INTEGERS, None], ids=repr)
 def test_numbers_of_draws(method: str, value: Any, trained: avi.AmortizedVI) -> None:
     name, call = COUNTS[method]
-    with nothing_changes(trained), refused(OptionError, f"{name} must be a positive integer", "got"):
+    with refused(OptionError, f"{name} must be a positive integer", "got", vi=trained):
         call(trained, value)
 
 
-@pytest.mark.parametrize("value", NOT_POSITIVE_INTEGERS[1:], ids=repr)
-def test_number_of_prior_draws(value: Any, trained: avi.AmortizedVI) -> None:
-    with nothing_changes(trained), refused(OptionError, "prior_draws must be a nonnegative integer", "got"):
-        trained.to_arviz(data(), 2, prior_draws=value, seed=0)
+RESAMPLING: list[tuple[dict[str, Any], tuple[str, ...]]] = [
+    ({"resample": 100}, ("resample must be True or False", "100", "proposals")),
+    ({"proposals": 100}, ("proposals=100", "resample=True")),
+    ({"resample": True, "proposals": 2}, ("proposals must be at least", "3", "2")),
+    ({"resample": True, "proposals": 0}, ("proposals must be a positive integer", "0")),
+]
+METHODS: list[tuple[str, dict[str, Any], tuple[str, ...]]] = [
+    *[("sample", *each) for each in RESAMPLING],
+    *[("to_arviz", *each) for each in RESAMPLING],
+    *[("to_arviz", {"prior_draws": n}, ("prior_draws must be a nonnegative integer",)) for n in (-1, True, 2.0)],
+    ("refine", {"method": "newton"}, ("method must be 'lbfgs' or 'adam'", "'newton'")),
+    ("refine", {"draws": 1}, ("draws must be at least 2", "1")),
+    ("refine", {"draws": 0}, ("draws", *INTEGER)),
+    ("refine", {"lr": 0.0}, ("lr", *POSITIVE)),
+    ("refine", {"tolerance": math.nan}, ("tolerance", *POSITIVE)),
+    ("refine", {"max_steps": 1.5}, ("max_steps", *INTEGER)),
+    ("refine", {"seed": None}, ("seed must be a nonnegative integer", "None")),
+]
 
 
-@pytest.mark.parametrize(
-    ("options", "facts"),
-    [
-        ({"resample": 100}, ("resample must be True or False", "100", "proposals")),
-        ({"proposals": 100}, ("proposals=100", "resample=True")),
-        ({"resample": True, "proposals": 2}, ("proposals must be at least", "3", "2")),
-        ({"resample": True, "proposals": 0}, ("proposals must be a positive integer", "0")),
-    ],
-    ids=["resample", "no effect", "too few", "none"],
-)
-def test_options_of_resampling(options: dict[str, Any], facts: tuple[str, ...], trained: avi.AmortizedVI) -> None:
-    for call in (
-        lambda: trained.posterior(data()).sample(3, **options),
-        lambda: trained.to_arviz(data(), 3, **options),
-    ):
-        with nothing_changes(trained), refused(OptionError, *facts):
-            call()
-
-
-@pytest.mark.parametrize(
-    ("option", "value", "facts"),
-    [
-        ("method", "newton", ("method must be 'lbfgs' or 'adam'", "'newton'")),
-        ("draws", 1, ("draws must be at least 2", "1")),
-        ("draws", 0, ("draws", *INTEGER)),
-        ("lr", 0.0, ("lr", *POSITIVE)),
-        ("tolerance", math.nan, ("tolerance", *POSITIVE)),
-        ("max_steps", 1.5, ("max_steps", *INTEGER)),
-        ("seed", None, ("seed must be a nonnegative integer", "None")),
-    ],
-    ids=lambda value: str(value) if isinstance(value, str) else "",
-)
-def test_options_of_refine(option: str, value: Any, facts: tuple[str, ...], trained: avi.AmortizedVI) -> None:
-    with nothing_changes(trained), refused(OptionError, *facts):
-        trained.refine(data(), **{option: value})
+@pytest.mark.parametrize(("method", "options", "facts"), METHODS, ids=lambda value: str(value))
+def test_options_of_methods(
+    method: str, options: dict[str, Any], facts: tuple[str, ...], trained: avi.AmortizedVI
+) -> None:
+    draws = {} if method == "refine" else {"draws": 3}
+    owner, x = (trained.posterior(data()), ()) if method == "sample" else (trained, (data(),))
+    with refused(OptionError, *facts, vi=trained):
+        getattr(owner, method)(*x, **draws, **options)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_seeds(seed: Any, trained: avi.AmortizedVI) -> None:
-    calls: list[Callable[[], Any]] = [
-        lambda: trained.evaluate(data(), particles=2, seed=seed),
-        lambda: trained.predict(data(), 2, seed=seed),
-        lambda: trained.sample_prior(2, seed=seed),
-        lambda: trained.to_arviz(data(), 2, seed=seed),
-        lambda: trained.posterior(data()).sample(2, seed=seed),
-        lambda: estimator().setup(data(), seed=seed),
-    ]
-    with nothing_changes(trained):
-        for call in calls:
-            with refused(OptionError, "seed must be an integer from 0", "or None", "got"):
-                call()
+    posterior, other = trained.posterior(data()), estimator()
+    for call in (trained.evaluate, trained.predict, trained.to_arviz, other.setup):
+        with refused(OptionError, "seed must be an integer from 0", "or None", "got", vi=trained):
+            call(data(), seed=seed)
+    for draw in (trained.sample_prior, posterior.sample):
+        with refused(OptionError, "seed must be an integer from 0", "or None", "got", vi=trained):
+            draw(2, seed=seed)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 
 import amortvi as avi
 from amortvi.errors import DataError, NotFittedError, OptionError
-from tests.bad_input.helpers import LATENTS, ROWS, data, estimator, nothing_changes, refused
+from tests.bad_input.helpers import LATENTS, ROWS, data, estimator, refused
 
 SITES = ("values must be a dict with the latent sites ['z']",)
 VALUES: dict[str, tuple[Any, tuple[str, ...]]] = {
@@ -29,7 +30,7 @@ VALUES: dict[str, tuple[Any, tuple[str, ...]]] = {
 @pytest.mark.parametrize("case", VALUES)
 def test_values_of_log_prob(case: str, trained: avi.AmortizedVI) -> None:
     values, facts = VALUES[case]
-    with nothing_changes(trained), refused(DataError, *facts):
+    with refused(DataError, *facts, vi=trained):
         trained.posterior(data()).log_prob(values)
 
 
@@ -37,7 +38,7 @@ def test_values_of_log_prob(case: str, trained: avi.AmortizedVI) -> None:
 def test_quantiles(quantiles: Any, trained: avi.AmortizedVI) -> None:
     posterior = trained.posterior(data())
     for call in (posterior.quantiles, posterior.to_frame):
-        with nothing_changes(trained), refused(OptionError, "quantiles must", "got"):
+        with refused(OptionError, "quantiles must", "got", vi=trained):
             call(quantiles)
 
 
@@ -54,33 +55,18 @@ def test_quantiles(quantiles: Any, trained: avi.AmortizedVI) -> None:
     ids=["empty", "empty slice", "out of range", "fraction", "mask", "matrix"],
 )
 def test_rows_of_select(rows: Any, facts: tuple[str, ...], trained: avi.AmortizedVI) -> None:
-    with nothing_changes(trained), refused(DataError, *facts):
+    with refused(DataError, *facts, vi=trained):
         trained.posterior(data()).select(rows)
 
 
-CALLS: dict[str, Callable[[avi.AmortizedVI], Any]] = {
-    "posterior": lambda vi: vi.posterior(data()),
-    "evaluate": lambda vi: vi.evaluate(data()),
-    "predict": lambda vi: vi.predict(data()),
-    "to_arviz": lambda vi: vi.to_arviz(data()),
-    "refine": lambda vi: vi.refine(data()),
-    "sample_prior": lambda vi: vi.sample_prior(3),
-    "sample_prior, x": lambda vi: vi.sample_prior(3, data()),
-    "example": lambda vi: vi.example,
-    "latents": lambda vi: vi.guide.latents,
-    "structure": lambda vi: vi.generative.structure,
-}
-
-
-@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
-def test_before_any_data(call: Callable[[avi.AmortizedVI], Any]) -> None:
-    vi = estimator()
-    with nothing_changes(vi), refused(NotFittedError, "call fit or setup first"):
-        call(vi)
-    assert vi.history.empty
-
-
-def test_save_before_any_data(tmp_path: Path) -> None:
-    with nothing_changes(), refused(NotFittedError, "call fit or setup first"):
-        estimator().save(tmp_path / "run")
-    assert not (tmp_path / "run").exists()
+def test_before_any_data(tmp_path: Path) -> None:
+    vi, path = estimator(), tmp_path / "run"
+    calls: list[Callable[[], Any]] = [
+        *[partial(call, data()) for call in (vi.posterior, vi.evaluate, vi.predict, vi.to_arviz, vi.refine)],
+        *[partial(vi.sample_prior, 3), partial(vi.sample_prior, 3, data()), partial(vi.save, path)],
+        *[lambda: vi.example, lambda: vi.guide.latents, lambda: vi.generative.structure],
+    ]
+    for call in calls:
+        with refused(NotFittedError, "call fit or setup first", vi=vi):
+            call()
+    assert not path.exists()

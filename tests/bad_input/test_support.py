@@ -10,7 +10,7 @@ from pyro import distributions as dist
 from torch import Tensor
 
 from amortvi.errors import DataError, NonFiniteError
-from tests.bad_input.helpers import FEATURES, decoded, estimator, fit, nothing_changes, prior, refused
+from tests.bad_input.helpers import FEATURES, decoded, estimator, fit, prior, refused
 
 
 def poisson(x: Tensor) -> None:
@@ -31,7 +31,7 @@ def counts(value: float) -> Tensor:
 def test_data_outside_the_support_of_the_likelihood(value: float) -> None:
     facts = ("observed site 'x' (Poisson)", "IntegerGreaterThan(lower_bound=0)", "1 of the", str(value))
     for x in (counts(value), counts(value)[240:]):
-        with nothing_changes(), refused(DataError, *facts):
+        with refused(DataError, *facts):
             fit(estimator(poisson), x)
     vi = estimator(poisson).setup(counts(1.0), seed=0)
     calls: list[Callable[[Tensor], Any]] = [
@@ -43,7 +43,7 @@ def test_data_outside_the_support_of_the_likelihood(value: float) -> None:
         lambda x: vi.posterior(x).sample(2, resample=True, seed=0),
     ]
     for call in calls:
-        with nothing_changes(vi), refused(DataError, *facts):
+        with refused(DataError, *facts, vi=vi):
             call(counts(value))
 
 

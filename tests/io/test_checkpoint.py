@@ -68,7 +68,8 @@ CASES: dict[str, dict[str, Any]] = {
     # NumPy scalars in the state of the optimizer
     "schedule": {"fit": {"lr_schedule": lambda optimizer: torch.optim.lr_scheduler.LambdaLR(optimizer, np.cos)}},
     "momentum": {"fit": {"optimizer": partial(torch.optim.SGD, momentum=0.9)}},
-    "line search": {"fit": {"optimizer": torch.optim.LBFGS, "batch_size": 80, "lr": 1e-3}},
+    # Sums over long vectors depend on how these are aligned in memory.
+    "quasi-Newton": {"fit": {"optimizer": torch.optim.LBFGS, "batch_size": 80, "lr": 1e-3}, "tolerance": 1e-4},
     "validation": {"fit": {"validation_data": X[:10], "patience": 50}},
     "iwae": {"fit": {"objective": "iwae"}},
 }
@@ -89,7 +90,7 @@ def test_a_loaded_run_is_equal_and_continues(case: dict[str, Any], tmp_path: Pat
     for one, two in zip(vi.sample_prior(2, seed=0).values(), loaded.sample_prior(2, seed=0).values(), strict=True):
         assert torch.equal(one, two)
     # Each fit has its own schedule, so the original is fitted twice too.
-    assert_same(vi.fit(x, **options), loaded.fit(x, **options))
+    assert_same(vi.fit(x, **options), loaded.fit(x, **options), case.get("tolerance", 0.0))
 
 
 @pytest.mark.parametrize("epochs", [0, 2])
