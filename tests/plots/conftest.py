@@ -1,7 +1,5 @@
 """Posteriors and fits to draw. Figures are closed and matplotlib's settings must be unchanged after each test."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import matplotlib

@@ -1,7 +1,5 @@
 """Plots of a calibration show its ranks and levels."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
@@ -47,26 +45,23 @@ def test_curves_are_the_distribution_functions_of_the_ranks(ax: Axes) -> None:
     assert legend_texts(ax) == [BAND, "all quantities"]
 
 
-def test_quantities_with_nonuniform_ranks_are_named_and_colored(ax: Axes) -> None:
-    plot_ranks(calibration(4, wrong=2), ax=ax)
-    assert legend_texts(ax) == [BAND, "z[0]", "z[1]", "other quantities"]
-    colors = [to_hex(line.get_color()) for line in ax.lines if len(line.get_xdata()) > 2]
-    assert len(set(colors[:2])) == 2
-    assert colors[2:] == [to_hex("0.5")] * 2
-
-
-def test_at_most_ten_quantities_are_colored(ax: Axes) -> None:
+def test_at_most_ten_quantities_with_nonuniform_ranks_are_named_and_colored(ax: Axes) -> None:
     plot_ranks(calibration(13, wrong=12), ax=ax)
     assert legend_texts(ax) == [BAND, *(f"z[{i}]" for i in range(10)), "other quantities"]
+    colors = [to_hex(line.get_color()) for line in ax.lines if len(line.get_xdata()) > 2]
+    assert len(set(colors[:10])) == 10
+    assert colors[10:] == [to_hex("0.5")] * 3
 
 
 def test_histogram_shows_the_ranks_of_one_quantity(ax: Axes) -> None:
     found = calibration(4, wrong=0)
     assert plot_rank_histogram(found, "log joint", ax=ax) is ax
-    heights = [bar.get_height() for bar in ax.patches]  # type: ignore[attr-defined]  # rectangles
+    heights = [bar.get_height() for bar in ax.patches]
     np.testing.assert_array_equal(heights, np.histogram(found.ranks["log joint"], bins=20, range=(0, 1))[0])
     assert ax.lines[0].get_ydata()[0] == SIMULATIONS / 20
     assert ax.get_xlabel() == "rank of log joint among the draws"
+    with pytest.raises(OptionError, match=r"quantity must be one of \['z\[0\]', .*; got 'w'"):
+        plot_rank_histogram(found, "w")
 
 
 def test_coverage_is_that_of_the_calibration(ax: Axes) -> None:
@@ -81,11 +76,3 @@ def test_coverage_is_that_of_the_calibration(ax: Axes) -> None:
     np.testing.assert_allclose(highest, expected["highest_density"])
     np.testing.assert_allclose(np.mean(around, axis=0), expected["around_references"])
     assert legend_texts(ax) == [BAND, "balls around reference points (TARP)", "highest-density regions"]
-
-
-def test_invalid_arguments_are_refused() -> None:
-    for plot in (plot_ranks, plot_coverage, lambda given: plot_rank_histogram(given, "z[0]")):
-        with pytest.raises(OptionError, match=r"calibration must be the Calibration .* got dict"):
-            plot({})
-    with pytest.raises(OptionError, match=r"quantity must be one of \['z\[0\]', .*; got 'w'"):
-        plot_rank_histogram(calibration(4, wrong=0), "w")

@@ -1,9 +1,5 @@
 """plot_gaps draws the means of the results of `amortvi.gaps`."""
 
-from __future__ import annotations
-
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
@@ -49,9 +45,6 @@ def test_bars_are_the_means_of_the_reliable_observations(ax: Axes) -> None:
 def test_a_single_result_is_labeled_with_its_family(ax: Axes) -> None:
     plot_gaps(FOUND["first"], ax=ax)
     assert [label.get_text() for label in ax.get_yticklabels()] == ["diagonal"]
-
-
-@pytest.mark.parametrize("wrong", [{}, None, {"full": 1}, "gaps"])
-def test_other_objects_are_refused(wrong: Any, ax: Axes) -> None:
-    with pytest.raises(OptionError, match=r"gaps must be a result of amortvi\.gaps"):
-        plot_gaps(wrong, ax=ax)
+    for wrong in ({}, {"full": 1}):
+        with pytest.raises(OptionError, match=r"gaps must be a result of amortvi\.gaps"):
+            plot_gaps(wrong, ax=ax)

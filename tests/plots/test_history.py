@@ -1,7 +1,5 @@
 """plot_history draws `AmortizedVI.history`."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np
@@ -59,31 +57,27 @@ def test_one_epoch_without_validation_is_a_point_without_legend(x: Tensor, ax: A
     assert ax.lines[0].get_marker() == "o"  # a line of one epoch would be invisible
 
 
-def test_the_range_leaves_out_a_start_far_below() -> None:
-    low, high = shown_range([np.array([-5000.0, -40.0, -30.0, -28.0, -27.0, -26.5, -26.2, -26.1])])
-    assert -60 < low < -40 + 1e-9
-    assert -26.1 < high < -24
+EVEN = np.linspace(-20, -10, 11)
 
 
-def test_the_range_contains_curves_that_rise_evenly_or_lie_below_the_others() -> None:
-    even, poor = np.linspace(-20, -10, 11), np.full(11, -90.0)
-    low, high = shown_range([even, even, even, even, poor])
-    assert low < -90
-    assert high > -10
-
-
-def test_the_range_ignores_missing_values_and_is_never_empty() -> None:
-    low, high = shown_range([np.array([-3.0, np.nan, -3.0])])
-    assert low < -3 < high
-
-
-def test_fits_without_epochs_are_refused(vi: avi.AmortizedVI) -> None:
-    with pytest.raises(NotFittedError, match="call fit first"):
-        plot_history({"new": vi})
-    assert not pyplot.get_fignums()
+@pytest.mark.parametrize(
+    ("curves", "low", "high"),
+    [
+        ([np.array([-5000.0, -40.0, -30.0, -28.0, -27.0, -26.5, -26.2, -26.1])], (-60, -39.9), (-26.1, -24)),
+        ([EVEN, EVEN, EVEN, EVEN, np.full(11, -90.0)], (-100, -90), (-10, -1)),
+        ([np.array([-3.0, np.nan, -3.0])], (-4, -3), (-3, -2)),
+    ],
+    ids=["a start far below", "even curves and one below", "a constant with a missing value"],
+)
+def test_the_shown_range(curves: list[np.ndarray], low: tuple[float, float], high: tuple[float, float]) -> None:
+    for found, (above, below) in zip(shown_range(curves), (low, high), strict=True):
+        assert above < found < below
 
 
 @pytest.mark.parametrize("wrong", [{}, [1], {"full": 3}, avi.FamilyFits([])])
-def test_other_objects_are_refused(wrong: Any) -> None:
+def test_other_objects_and_fits_without_epochs_are_refused(wrong: Any, vi: avi.AmortizedVI) -> None:
     with pytest.raises(OptionError, match="fits"):
         plot_history(wrong)
+    with pytest.raises(NotFittedError, match="call fit first"):
+        plot_history({"new": vi})
+    assert not pyplot.get_fignums()

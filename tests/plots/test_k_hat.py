@@ -1,16 +1,12 @@
 """plot_k_hat draws the k-hats of an `Evidence`."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 import torch
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 
-import amortvi as avi
 from amortvi.diagnostics.evidence import Evidence
-from amortvi.errors import OptionError
 from amortvi.plots import plot_k_hat
 from amortvi.plots._axes import color
 from tests.plots.conftest import legend_texts
@@ -58,8 +54,3 @@ def test_extreme_k_hats_are_at_the_edge() -> None:
     together = np.concatenate(list(points(ax).values()))
     expected = [(0, 0.1), (1, high), (2, low), (3, 0.6), (4, high), (5, 0.3)]
     np.testing.assert_allclose(together[together[:, 0].argsort()], expected)
-
-
-def test_other_objects_are_refused(vi: avi.AmortizedVI, ax: Axes) -> None:
-    with pytest.raises(OptionError, match=r"evidence must be .* amortvi\.evidence returns; got AmortizedVI"):
-        plot_k_hat(vi, ax=ax)  # type: ignore[arg-type]

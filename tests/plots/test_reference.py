@@ -1,7 +1,5 @@
 """plot_reference draws an approximate posterior over draws from the exact one."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +7,6 @@ import pytest
 import torch
 from matplotlib.axes import Axes
 
-import amortvi as avi
 from amortvi.diagnostics.reference import Reference
 from amortvi.errors import DataError, OptionError
 from amortvi.plots import plot_reference
@@ -70,26 +67,19 @@ def test_the_seed_reproduces_the_draws(exact: Reference, few: Posterior, ax: Axe
     np.testing.assert_array_equal(first, again)
 
 
-def test_invalid_arguments_are_refused(
-    exact: Reference, few: Posterior, posterior: Posterior, vi: avi.AmortizedVI, ax: Axes
-) -> None:
-    with pytest.raises(OptionError, match="observation must be a position among the 3 observations; got 3"):
-        plot_reference(exact, few, 3, ax=ax)
-    with pytest.raises(OptionError, match="coordinates must be a position among the 3 coordinates; got 'z'"):
-        plot_reference(exact, few, 0, "z", ax=ax)  # type: ignore[arg-type]
-    with pytest.raises(OptionError, match="coordinates must be one or two positions; got 3"):
-        plot_reference(exact, few, 0, (0, 1, 2), ax=ax)
-    with pytest.raises(OptionError, match=r"reference must be .* got Posterior"):
-        plot_reference(few, few, ax=ax)  # type: ignore[arg-type]
+def test_invalid_arguments_are_refused(exact: Reference, few: Posterior, posterior: Posterior, ax: Axes) -> None:
+    for arguments, message in (
+        ([3], "observation must be a position among the 3 observations; got 3"),
+        ([0, "z"], "coordinates must be a position among the 3 coordinates; got 'z'"),
+        ([0, (0, 1, 2)], "coordinates must be one or two positions; got 3"),
+    ):
+        with pytest.raises(OptionError, match=message):
+            plot_reference(exact, few, *arguments, ax=ax)
     with pytest.raises(OptionError, match="posterior must be a Posterior"):
-        plot_reference(exact, vi, ax=ax)  # type: ignore[arg-type]
+        plot_reference(exact, exact, ax=ax)
     with pytest.raises(DataError, match="got 60 observations"):
         plot_reference(exact, posterior, ax=ax)
+    labeled = few.select(slice(None))
+    labeled.observations.index = [1, 2, 4]
     with pytest.raises(DataError, match="labels differ"):
-        plot_reference(replace(exact, index=[1, 2, 3]), labeled(few, [1, 2, 4]), ax=ax)
-
-
-def labeled(posterior: Posterior, index: list[int]) -> Posterior:
-    found = posterior.select(slice(None))
-    found.observations.index = index
-    return found
+        plot_reference(replace(exact, index=[1, 2, 3]), labeled, ax=ax)

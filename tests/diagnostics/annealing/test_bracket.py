@@ -26,27 +26,16 @@ def errors(bracket: EvidenceBracket) -> tuple[Tensor, Tensor]:
     return bracket.lower.log_evidence - truth, bracket.upper.log_evidence - truth
 
 
-@pytest.mark.parametrize(("start", "temperatures", "within"), [("posterior", 30, 0.3), ("prior", 100, 2.0)])
-def test_the_evidence_is_between_the_bounds(vi, start: str, temperatures: int, within: float) -> None:
-    bracket = bracket_evidence(vi, 40, start=start, temperatures=temperatures, leapfrog_steps=2, **QUIET)
-    lower, upper = errors(bracket)
-    for error, sign in ((lower, 1), (upper, -1)):
-        assert abs(error.mean()) < within
-        assert sign * error.mean() < 5 * error.std() / math.sqrt(len(error))
-    assert bracket.mean_gap == pytest.approx(float((upper - lower).mean()))
+def test_the_evidence_is_between_the_bounds_which_more_temperatures_narrow(vi: avi.AmortizedVI) -> None:
+    gaps = []
+    for start, temperatures in (("prior", 5), ("prior", 60), ("posterior", 30)):
+        bracket = bracket_evidence(vi, 40, start=start, temperatures=temperatures, leapfrog_steps=2, **QUIET)
+        lower, upper = errors(bracket)
+        for error, sign in ((lower, 1), (upper, -1)):
+            assert sign * error.mean() < 5 * error.std() / math.sqrt(len(error))
+        assert bracket.mean_gap == pytest.approx(float((upper - lower).mean()))
+        gaps.append(bracket.mean_gap)
+    assert gaps[0] > 3 * gaps[1]
+    assert gaps[2] < 0.6
     assert list(bracket.to_frame().columns) == ["lower", "lower_se", "upper", "upper_se", "gap"]
     assert "<= mean log p(x) <=" in str(bracket)
-
-
-@pytest.mark.slow
-def test_many_temperatures_bracket_every_observation_closely(vi: avi.AmortizedVI) -> None:
-    for error in errors(bracket_evidence(vi, 25, temperatures=2000, **QUIET)):
-        assert (error.abs() < 0.2).all()
-
-
-def test_more_temperatures_narrow_the_bracket(vi: avi.AmortizedVI) -> None:
-    few, many = (
-        bracket_evidence(vi, 40, start="prior", temperatures=temperatures, leapfrog_steps=2, **QUIET).mean_gap
-        for temperatures in (5, 60)
-    )
-    assert few > 3 * many

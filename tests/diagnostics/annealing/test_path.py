@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from amortvi.data import Batch
-from amortvi.diagnostics.annealing.path import PosteriorStart, PriorStart, Start, evaluate_point, hmc_move
-from amortvi.families import Diagonal
+from amortvi.diagnostics.annealing.path import Start, evaluate_point, hmc_move
 from tests.exact import linear_gaussian, solved
 
 MODEL = linear_gaussian(2, 3)
@@ -57,18 +56,3 @@ def test_diverging_trajectories_are_rejected() -> None:
     moved, acceptance = hmc_move(start, point, 0.5, step, scale, 3)
     assert (acceptance == 0).all()
     assert torch.equal(moved.vector, point.vector)
-
-
-def test_densities_of_both_starts() -> None:
-    """The prior is N(0, I), and prior times likelihood is evidence times exact posterior."""
-    vector = torch.randn(7, 1, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    q = Diagonal().setup(2, 1).distribution(torch.zeros(1, 4, dtype=torch.float64))
-    batch, model = Batch((X,)), VI.generative
-    joint = MODEL.log_evidence(X) + MODEL.posterior(X).log_prob(vector)
-    normal = torch.distributions.Normal(0.0, 1.0).log_prob(vector).sum(-1)
-    for start in (PosteriorStart(model, batch, q), PriorStart(model, batch)):
-        with model.inference_mode():
-            log_start, log_joint = start.log_densities(vector)
-            assert start.sample(3).shape == (3, 1, 2)
-        torch.testing.assert_close(log_start, normal)
-        torch.testing.assert_close(log_joint, joint)

@@ -12,11 +12,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 import amortvi as avi
-from amortvi._util import chunks
 from amortvi.diagnostics.evidence import Evidence, evidence
-from amortvi.errors import AmortviWarning, DataError, NotFittedError, OptionError
-from tests.any_models import CASES
-from tests.any_models.estimators import every_model, make_vi
+from amortvi.errors import AmortviWarning, NotFittedError, OptionError
 from tests.exact import linear_gaussian, solved
 
 MODEL = linear_gaussian()
@@ -69,24 +66,6 @@ def test_estimates_and_standard_errors_agree_with_theory(wide: avi.AmortizedVI, 
     assert variance == pytest.approx((1 / ESS_SHARE - 1) / draws, rel=0.1)
 
 
-def test_intervals_cover(wide: avi.AmortizedVI) -> None:
-    elbo = EXACT - 1.5 * (WIDEN**2 - 1 - math.log(WIDEN**2))
-    inside, elbo_inside = [], []
-    for seed in range(15):
-        found = evidence(wide, X, draws=400, seed=seed)
-        inside.append((found.log_evidence - EXACT).abs() < 1.96 * found.standard_error)
-        elbo_inside.append((found.elbo - elbo).abs() < 1.96 * found.elbo_se)
-    # The share of 3,000 intervals has a standard error of 0.004; at 400 draws the delta method is off by up to 0.01.
-    assert float(torch.stack(inside).double().mean()) == pytest.approx(0.95, abs=5 * 0.004 + 0.01)
-    assert float(torch.stack(elbo_inside).double().mean()) == pytest.approx(0.95, abs=5 * 0.004 + 0.01)
-
-
-def test_errors_decrease_with_the_square_root_of_the_draws(wide: avi.AmortizedVI) -> None:
-    few, many = ((evidence(wide, X, draws=k, seed=0).log_evidence - EXACT).square().mean().sqrt() for k in (100, 6400))
-    # Each error is known to 5%, from 200 observations.
-    assert float(few / many) == pytest.approx(8, rel=0.35)
-
-
 def test_narrow_posteriors_are_unreliable() -> None:
     """With 0.3 of the exact width, the shape of the tail is 1 - 0.3^2; with 0.9 of it, 1 - 0.9^2."""
     narrow = evidence(solved(MODEL, widen=0.3), X, seed=0)
@@ -98,50 +77,12 @@ def test_narrow_posteriors_are_unreliable() -> None:
     assert close.k_hat.mean() < narrow.k_hat.mean() - 0.3
 
 
-def test_estimates_agree_with_evaluate(wide: avi.AmortizedVI) -> None:
-    frame = evidence(wide, X, draws=50, seed=3).to_frame()
-    table = wide.evaluate(X, particles=50, seed=3)
-    np.testing.assert_allclose(frame["log_evidence"], table["iwae"], rtol=1e-12)
-    np.testing.assert_allclose(frame[["elbo", "elbo_se"]], table[["elbo", "elbo_se"]], rtol=1e-12)
-
-
-def test_selected_and_refined_posteriors(wide: avi.AmortizedVI) -> None:
-    rows = [3, 5, 8]
-    assert_unbiased(evidence(wide, posterior=wide.posterior(X).select(rows), draws=2000, seed=0), EXACT[rows])
+def test_refined_posteriors_have_smaller_errors() -> None:
     diagonal = solved(MODEL, avi.families.Diagonal)
     refined = diagonal.refine(X[:20], "full")
     better, worse = evidence(diagonal, X[:20], posterior=refined, seed=0), evidence(diagonal, X[:20], seed=0)
     assert (better.standard_error < 0.3 * worse.standard_error).all()
     torch.testing.assert_close(better.log_evidence, EXACT[:20], rtol=0, atol=0.02)
-
-
-def test_posteriors_of_other_estimators_or_data_are_refused(wide: avi.AmortizedVI, exact: avi.AmortizedVI) -> None:
-    with pytest.raises(OptionError, match="posterior belongs to another"):
-        evidence(wide, posterior=exact.posterior(X))
-    with pytest.raises(DataError, match="posterior is not of the observations"):
-        evidence(wide, X[:5], posterior=wide.posterior(X[5:10]))
-    with pytest.raises(DataError, match="Posterior"):
-        evidence(wide, wide.posterior(X))
-
-
-def test_a_flow() -> None:
-    model = linear_gaussian(2, 3, dtype=torch.float32)
-    x = model.simulate(200, seed=2)
-    torch.manual_seed(0)
-    vi = avi.AmortizedVI(model, avi.encoders.MLP(3, [16]), "flow", freeze_model=True)
-    vi.fit(x, epochs=40, batch_size=50, lr=0.01, seed=0, progress=False)
-    found = evidence(vi, x, seed=0)
-    known = found.reliable & (found.standard_error < 0.1)
-    assert known.double().mean() > 0.5
-    assert ((found.log_evidence - model.log_evidence(x))[known].abs() < 0.5).all()
-
-
-@pytest.mark.parametrize("numbers", [16, 500])
-def test_chunks_of_any_size(wide: avi.AmortizedVI, numbers: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chunks, "NUMBERS_AT_ONCE", numbers)
-    found = evidence(wide, X[:30], draws=60, seed=0)
-    assert_unbiased(found, EXACT[:30])
-    assert found.k_hat.shape == (30,)
 
 
 def test_frames_seeds_and_loaders(wide: avi.AmortizedVI) -> None:
@@ -162,43 +103,35 @@ def test_table_and_text(wide: avi.AmortizedVI) -> None:
     columns = ["log_evidence", "standard_error", "smoothed", "elbo", "elbo_se", "k_hat", "ess", "reliable"]
     assert list(frame.columns) == columns
     assert len(frame) == len(found) == 200
-    assert frame["reliable"].dtype == bool
     assert found.threshold == pytest.approx(2 / 3)
     assert str(found) == repr(found)
     assert f"mean log evidence {frame['log_evidence'].mean():.3f} ± " in str(found)
     assert "200 observations from 1000 draws each" in str(found)
     assert str(evidence(wide, X[:1], draws=21, seed=0)).startswith("Evidence of 1 observation from 21 draws")
-    with pytest.raises(AttributeError):
-        found.draws = 3  # type: ignore[misc]
 
 
-@every_model
-def test_any_model(name: str) -> None:
-    case = CASES[name]
-    vi = make_vi(case).setup(case.x, seed=0)
-    found = evidence(vi, case.x, draws=30, seed=0)
-    assert len(found) == 12
-    assert found.to_frame().drop(columns="k_hat").notna().all(axis=None)
-    np.testing.assert_allclose(found.log_evidence, vi.evaluate(case.x, particles=30, seed=0)["iwae"], rtol=1e-9)
+@pytest.mark.parametrize("family", ["full", "flow"])
+def test_estimates_agree_with_evaluate(family: str) -> None:
+    vi = avi.AmortizedVI(MODEL, avi.encoders.MLP(5, [4]), family).to(dtype=torch.float64).setup(X, seed=0)
+    frame = evidence(vi, X, draws=50, seed=3).to_frame()
+    table = vi.evaluate(X, particles=50, seed=3)[["iwae", "elbo", "elbo_se"]]
+    np.testing.assert_allclose(frame[["log_evidence", "elbo", "elbo_se"]], table, rtol=1e-12)
 
 
 def failing(x: Tensor) -> None:
-    """A model whose log-probability is NaN if ``x[0]`` is 1, ``+inf`` if it is 2 and ``-inf`` if it is 3."""
+    """A model whose log-probability is NaN if ``x`` is 1, ``+inf`` if it is 2 and ``-inf`` if it is 3."""
     with pyro.plate("data", x.shape[0]):
         z = pyro.sample("z", dist.Normal(0.0, 1.0))
-        pyro.sample("x", dist.Normal(z.unsqueeze(-1), 1.0).expand([x.shape[0], 2]).to_event(1), obs=x)
-        kind = x[:, 0]
-        wrong = torch.where(kind == 1, torch.nan, torch.where(kind == 2, torch.inf, -torch.inf))
-        extreme = (z.abs() > 0.01) | (kind == 3)
-        pyro.factor("failure", torch.where((kind > 0) & extreme, wrong, 0.0))
+        pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+        wrong = torch.tensor([0.0, torch.nan, torch.inf, -torch.inf])[x.long()]
+        pyro.factor("failure", torch.where((z.abs() > 0.01) | (x == 3), wrong, 0.0))
 
 
 def test_nonfinite_weights_are_reported() -> None:
-    vi = avi.AmortizedVI(failing, avi.encoders.MLP(2, [])).setup(torch.zeros(5, 2), seed=0)
-    x = torch.tensor([[0.0, 1.0], [1.0, 0.0], [2.0, 0.0], [3.0, 0.0], [0.0, 0.0]])
+    vi = avi.AmortizedVI(failing, avi.encoders.MLP(1, [])).setup(torch.zeros(5), seed=0)
+    x = torch.tensor([0.0, 1.0, 2.0, 3.0, 0.0])
     with pytest.warns(AmortviWarning, match="evidence of 3 of 5 observations is not finite; the first is 1"):
         found = evidence(vi, x, draws=100, seed=0)
-    assert found.log_evidence.isfinite().tolist() == [True, False, False, False, True]
     assert found.log_evidence.isnan().tolist() == [False, True, True, False, False]
     assert found.log_evidence[3] == found.elbo[3] == -torch.inf
     assert found.effective_sample_size[1:4].tolist() == [0, 0, 0]
@@ -206,16 +139,18 @@ def test_nonfinite_weights_are_reported() -> None:
     assert not found.reliable[1:4].any()
     assert found.k_hat[[0, 4]].isfinite().all()
     assert found.standard_error[3] == found.elbo_se[3] == torch.inf
-    frame = pd.DataFrame(x.numpy(), index=list("abcde"))
+    frame = pd.Series(x.numpy(), index=list("abcde"))
     with pytest.warns(AmortviWarning, match="the first is 'b'"):
         evidence(vi, frame, draws=100, seed=0)
 
 
-def test_bad_input(wide: avi.AmortizedVI) -> None:
+def test_bad_input(wide: avi.AmortizedVI, exact: avi.AmortizedVI) -> None:
     for draws in (0, 1, 2.5):
         with pytest.raises(OptionError, match="draws"):
             evidence(wide, X, draws=draws)  # type: ignore[arg-type]
     with pytest.raises(OptionError, match="posterior"):
         evidence(wide)
+    with pytest.raises(OptionError, match="posterior belongs to another"):
+        evidence(wide, posterior=exact.posterior(X))
     with pytest.raises(NotFittedError):
         evidence(avi.AmortizedVI(MODEL, avi.encoders.MLP(5, [])), X)

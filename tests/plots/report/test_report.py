@@ -1,15 +1,11 @@
-"""The report: one file with the results of the diagnostics, which a browser can show."""
-
-from __future__ import annotations
+"""The report: one file with the results of the diagnostics."""
 
 import base64
 import html
 import re
-import shutil
-import subprocess
 import sys
-from html.parser import HTMLParser
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pandas as pd
 import pyro
@@ -26,7 +22,6 @@ from amortvi.plots.report import report
 from amortvi.plots.report.page import make_table
 from tests.exact import linear_gaussian
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 TITLES = ["Verdicts", "Comparison", "Gaps", "Reliability", "Calibration", "Latents", "Training"]
 
 
@@ -36,49 +31,24 @@ def data(x: Tensor) -> Tensor:
 
 
 @pytest.fixture(scope="module")
-def path(fits: avi.FamilyFits, data: Tensor, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def page(fits: avi.FamilyFits, data: Tensor, tmp_path_factory: pytest.TempPathFactory) -> str:
     """The report of two families with two seeds."""
-    folder = tmp_path_factory.mktemp("report") / "new" / "folder"
-    return report(fits, data, folder / "report.html", labels=data[:, 0] > 0, draws=100, simulations=100)
-
-
-@pytest.fixture(scope="module")
-def page(path: Path) -> str:
-    return path.read_text(encoding="utf-8")
-
-
-class Reader(HTMLParser):
-    """Records every tag, and checks that all are closed in order."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.seen: list[tuple[str, dict[str, str | None]]] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.seen.append((tag, dict(attrs)))
-        if tag not in ("meta", "img"):
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
+    path = tmp_path_factory.mktemp("report") / "new" / "folder" / "report.html"
+    return report(fits, data, path, labels=data[:, 0] > 0, draws=100, simulations=100).read_text(encoding="utf-8")
 
 
 def test_the_file_contains_its_figures_and_refers_to_nothing_else(page: str) -> None:
-    reader = Reader()
-    reader.feed(page)
-    assert reader.open == []
-    images = [attributes for tag, attributes in reader.seen if tag == "img"]
+    # With its empty tags closed, the page without its first line (the document type) is XML.
+    root = ElementTree.fromstring(re.sub(r"(<(?:meta|img)[^>]*)>", r"\1/>", page.partition("\n")[2]))
+    images = root.findall(".//img")
     # Comparison, gaps and history; for each fit k-hat, ranks, coverage, usage and map.
     assert len(images) == 3 + 5 * 2
     for image in images:
-        kind, _, content = (image["src"] or "").partition(",")
+        kind, _, content = image.get("src").partition(",")
         assert kind == "data:image/png;base64"
         assert base64.b64decode(content).startswith(b"\x89PNG")
-        assert image["alt"]
-    links = [attributes["href"] for tag, attributes in reader.seen if tag == "a"]
-    anchors = {attributes.get("id") for tag, attributes in reader.seen if tag == "section"}
-    assert {(link or "").removeprefix("#") for link in links} == anchors
+        assert image.get("alt")
+    assert [link.get("href") for link in root.iter("a")] == [f"#{part.get('id')}" for part in root.iter("section")]
     assert not re.search(r"(src|href)=\"(?!data:|#)", page)
 
 
@@ -147,24 +117,22 @@ def test_numbers_in_tables() -> None:
 def test_invalid_arguments_are_refused_before_any_computation(
     fits: avi.FamilyFits, vi: avi.AmortizedVI, data: Tensor, tmp_path: Path
 ) -> None:
-    path = tmp_path / "folder" / "a.html"
-    for options, message in (
-        ({"simulations": 5}, "simulations must be 0 or at least 100"),
-        ({"draws": 20}, "draws must be an integer of at least 21"),
-        ({"tolerance": 0}, "tolerance must be a finite positive number"),
-        ({"seed": -1}, "seed must be a nonnegative integer"),
-        ({"labels": [1, 2, 3]}, "labels must be one label per observation, 20 in total; got 3"),
-        ({"labels": 3}, "labels must be .*; got int"),
+    path, fit = tmp_path / "folder" / "a.html", fits["full"]
+    for given, x, options, error, message in (
+        (fits, data, {"simulations": 5}, OptionError, "simulations must be 0 or at least 100"),
+        (fits, data, {"draws": 20}, OptionError, "draws must be an integer of at least 21"),
+        (fits, data, {"tolerance": 0}, OptionError, "tolerance must be a finite positive number"),
+        (fits, data, {"seed": -1}, OptionError, "seed must be a nonnegative integer"),
+        (fits, data, {"labels": [1, 2, 3]}, OptionError, "labels must be one .*, 20 in total; got 3"),
+        (fits, data, {"labels": 3}, OptionError, "labels must be .*; got int"),
+        ([fit], data, {}, OptionError, "fits must be an AmortizedVI, the result of fit_families, .* got list"),
+        ({"full": 1}, data, {}, OptionError, "fits must be .* got dict"),
+        ({}, data, {}, OptionError, "fits is empty"),
+        (fits, fit.posterior(data), {}, DataError, "Posterior"),
+        (vi, data, {"draws": 30}, NotFittedError, "fit"),  # set up, but not trained
     ):
-        with pytest.raises(OptionError, match=message):
-            report(fits, data, path, **options)  # type: ignore[arg-type]  # mixed types
-    for wrong in ([fits["full"]], {}, {"full": 1}):
-        with pytest.raises(OptionError, match="fits must be an AmortizedVI, the result of fit_families"):
-            report(wrong, data, path)  # type: ignore[arg-type]
-    with pytest.raises(DataError):
-        report(fits, fits["full"].posterior(data), path)
-    with pytest.raises(NotFittedError):
-        report(vi, data, path, draws=30)  # set up, but not trained
+        with pytest.raises(error, match=message):
+            report(given, x, path, **options)
     assert not path.parent.exists()
 
 
@@ -174,19 +142,3 @@ def test_without_jinja_the_error_names_the_extra(
     monkeypatch.setitem(sys.modules, "jinja2", None)
     with pytest.raises(MissingDependencyError, match=r"amortvi\[report\]"):
         report(fits["full"], data[:5], tmp_path / "a.html", draws=30, simulations=0)
-
-
-@pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine (Debian: apt install chromium)")
-def test_a_browser_shows_the_report(page: str, tmp_path: Path) -> None:
-    assert BROWSER is not None
-    # A script added to a copy of the page counts the figures that the browser cannot show.
-    script = "document.body.dataset.broken=[...document.images].filter(i=>!i.naturalWidth).length"
-    probe = tmp_path / "probe.html"
-    probe.write_text(page.replace("</body>", f"<script>onload=()=>{script}</script></body>"), encoding="utf-8")
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
-    flags += [f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=5000", "--dump-dom"]
-    command = [BROWSER, *flags, probe.resolve().as_uri()]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    for title in TITLES:
-        assert f">{title}</h2>" in run.stdout
-    assert 'data-broken="0"' in run.stdout
