@@ -23,15 +23,13 @@ __all__ = [
 ]
 
 Checked = TypeVar("Checked")
+N = TypeVar("N", int, float)
 
 
 def positive_int(name: str, value: object, *, at_least: int = 1) -> int:
     """Return ``value`` as an ``int`` if it is an integer of at least ``at_least``, else raise `OptionError`."""
-    number = _as_int(value)
-    if number is None or number < at_least:
-        expected = "a positive integer" if at_least == 1 else f"an integer of at least {at_least}"
-        raise OptionError(f"{name} must be {expected}; got {_shown(value, number)}.")
-    return number
+    expected = "be a positive integer" if at_least == 1 else f"be an integer of at least {at_least}"
+    return _checked(name, value, _as_int(value), expected, lambda number: number >= at_least)
 
 
 def layer_widths(name: str, value: Sequence[int]) -> tuple[int, ...]:
@@ -43,42 +41,29 @@ def layer_widths(name: str, value: Sequence[int]) -> tuple[int, ...]:
 
 def nonnegative_int(name: str, value: object) -> int:
     """Return ``value`` as an ``int`` if it is a nonnegative integer, else raise `OptionError`."""
-    number = _as_int(value)
-    if number is None or number < 0:
-        raise OptionError(f"{name} must be a nonnegative integer; got {_shown(value, number)}.")
-    return number
+    return _checked(name, value, _as_int(value), "be a nonnegative integer", lambda number: number >= 0)
 
 
 def positive_float(name: str, value: object) -> float:
     """Return ``value`` as a ``float`` if it is a finite positive number, else raise `OptionError`."""
-    number = _as_float(value)
-    if number is None or not math.isfinite(number) or number <= 0:
-        raise OptionError(f"{name} must be a finite positive number; got {_shown(value, number)}.")
-    return number
+    return _checked(name, value, _as_float(value), "be a finite positive number", lambda number: 0 < number < math.inf)
 
 
 def nonnegative_float(name: str, value: object) -> float:
     """Return ``value`` as a ``float`` if it is a finite nonnegative number, else raise `OptionError`."""
-    number = _as_float(value)
-    if number is None or not math.isfinite(number) or number < 0:
-        raise OptionError(f"{name} must be a finite nonnegative number; got {_shown(value, number)}.")
-    return number
+    return _checked(
+        name, value, _as_float(value), "be a finite nonnegative number", lambda number: 0 <= number < math.inf
+    )
 
 
 def finite_float(name: str, value: object) -> float:
     """Return ``value`` as a ``float`` if it is a finite number, else raise `OptionError`."""
-    number = _as_float(value)
-    if number is None or not math.isfinite(number):
-        raise OptionError(f"{name} must be a finite number; got {_shown(value, number)}.")
-    return number
+    return _checked(name, value, _as_float(value), "be a finite number", math.isfinite)
 
 
 def probability(name: str, value: object) -> float:
     """Return ``value`` as a ``float`` if it lies strictly between 0 and 1, else raise `OptionError`."""
-    number = _as_float(value)
-    if number is None or not 0 < number < 1:
-        raise OptionError(f"{name} must lie strictly between 0 and 1; got {_shown(value, number)}.")
-    return number
+    return _checked(name, value, _as_float(value), "lie strictly between 0 and 1", lambda number: 0 < number < 1)
 
 
 def optional(check: Callable[[str, object], Checked], name: str, value: object) -> Checked | None:
@@ -94,8 +79,11 @@ def seed_or_none(value: object) -> int | None:
     return number
 
 
-def _shown(value: object, number: float | None) -> str:
-    return f"{value!r} of type {type(value).__name__}" if number is None else str(number)
+def _checked(name: str, value: object, number: N | None, expected: str, is_valid: Callable[[N], bool]) -> N:
+    if number is None or not is_valid(number):
+        got = f"{value!r} of type {type(value).__name__}" if number is None else str(number)
+        raise OptionError(f"{name} must {expected}; got {got}.")
+    return number
 
 
 def _as_int(value: object) -> int | None:

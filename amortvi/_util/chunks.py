@@ -1,4 +1,4 @@
-"""How much to hold in memory at once, and where the results of successive chunks go."""
+"""Sizes of chunks that fit in memory, and the collection of their results."""
 
 from __future__ import annotations
 
@@ -30,20 +30,13 @@ def spans(total: int, step: int) -> Iterator[range]:
 
 
 class Gathered:
-    """Collects the results of successive chunks of observations, each written to its place in the whole.
+    """Concatenates the results of successive chunks of observations.
 
-    The whole is allocated once: keeping the chunks and concatenating them at the end would take twice the memory.
+    Each chunk is written to its place in a tensor that is allocated once: ``torch.cat`` would take twice the memory.
 
     Args:
         size: the number of observations, or ``None`` if it is unknown until the last chunk.
         dim: the dimension of the results that indexes observations.
-
-    Example:
-        >>> gathered = Gathered(size=3, dim=0)
-        >>> gathered.add({"a": torch.tensor([1, 2])})
-        >>> gathered.add({"a": torch.tensor([3])})
-        >>> gathered.result()
-        {'a': tensor([1, 2, 3])}
     """
 
     def __init__(self, size: int | None, dim: int = 0) -> None:

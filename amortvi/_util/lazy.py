@@ -1,6 +1,6 @@
-"""Packages that are imported at their first use: each takes about as long to import as Pyro itself.
+"""Packages that are imported at first use, because each takes about as long to import as Pyro itself.
 
-Import them from here as if they were the packages: ``from amortvi._util.lazy import pandas as pd``.
+Write ``from amortvi._util.lazy import pandas as pd`` in place of ``import pandas as pd``.
 """
 
 from __future__ import annotations
@@ -36,15 +36,9 @@ if not TYPE_CHECKING:
 
 
 def require(module: str, *, extra: str, purpose: str) -> ModuleType:
-    """Import an optional dependency.
+    """Import an optional dependency, or raise `MissingDependencyError` with the ``extra`` of amortvi that installs it.
 
-    Args:
-        module: the dotted name of the module.
-        extra: the extra of amortvi that installs it.
-        purpose: what needs it, as the subject of a sentence.
-
-    Raises:
-        MissingDependencyError: it is not installed.
+    ``purpose`` is the subject of the message: the feature that needs the module.
     """
     try:
         return importlib.import_module(module)

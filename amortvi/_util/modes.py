@@ -23,7 +23,7 @@ def restored_modes(*modules: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def evaluation_mode(*modules: nn.Module) -> Iterator[None]:
-    """Put modules in evaluation mode (no dropout, running statistics); restore the mode of each submodule on exit."""
+    """Put modules in evaluation mode; restore the mode of each submodule on exit."""
     with restored_modes(*modules):
         for module in modules:
             module.eval()

@@ -24,11 +24,8 @@ def accepts_options(
 ) -> Callable[[Callable[[Owner, Any, Options], Result]], Callable[Concatenate[Owner, Any, P], Result]]:
     """Let ``method(self, x, options)`` be called as ``method(self, x, **fields)``.
 
-    A new option is then one field of the dataclass: the signature of the method lists the fields, and the descriptions of the
-    fields replace the entry ``options`` of its docstring.
-
-    Args:
-        options: a frozen, keyword-only dataclass with an ``Args`` section in its docstring.
+    ``options`` is a frozen, keyword-only dataclass. Its fields become the signature of the method, and its ``Args`` section
+    replaces the entry ``options`` in the docstring of the method, so a new option is one new field.
     """
 
     def decorate(method: Callable[[Owner, Any, Options], Result]) -> Callable[Concatenate[Owner, Any, P], Result]:
@@ -47,11 +44,7 @@ def accepts_options(
 
 
 def make_options(options: Callable[P, Options], *args: P.args, **kwargs: P.kwargs) -> Options:
-    """Construct an options dataclass.
-
-    Raises:
-        OptionError: an option is unknown, or its value is out of range.
-    """
+    """Construct an options dataclass; an unknown option raises `OptionError` with the closest known name."""
     known = inspect.signature(options).parameters
     for name in kwargs:
         if name not in known:
@@ -72,9 +65,9 @@ def _with_fields(method: str | None, options: str | None) -> str | None:
 
 
 def options_repr(instance: object) -> str:
-    """Return the class and those constructor options that are required or differ from their defaults.
+    """Return the class with the constructor options that are required or differ from their defaults.
 
-    As in scikit-learn, each option must be an attribute of the same name.
+    As in scikit-learn, each option must be stored in an attribute of the same name.
 
     Example:
         >>> class Loss:

@@ -1,4 +1,4 @@
-"""Seeds, independent streams of random numbers, and the caller's random state, which is left untouched."""
+"""Seeds and independent streams of random numbers that leave the caller's random state untouched."""
 
 from __future__ import annotations
 
@@ -16,21 +16,17 @@ __all__ = ["Stream", "derived_seed", "random_state", "reseed"]
 
 @contextlib.contextmanager
 def random_state(seed: int | None, device: torch.device | None = None) -> Iterator[None]:
-    """Draw from ``seed`` inside and restore the caller's random state on exit; ``None`` changes nothing.
+    """Set the seed inside the context and restore the caller's random state on exit; ``None`` changes nothing.
 
-    Args:
-        seed: the seed, or ``None`` to continue with the caller's random state.
-        device: an accelerator whose random state is to be restored too.
-
-    Raises:
-        OptionError: the seed is not an integer in range.
+    The random state of ``device``, if it is an accelerator, is set and restored too.
     """
     seed = seed_or_none(seed)
     if seed is None:
         yield
         return
     numpy_state = np.random.get_state()  # noqa: NPY002  # a model may draw from NumPy's global generator
-    with _restored_generators(device):
+    accelerators = [device] if device is not None and device.type != "cpu" else []
+    with torch.random.fork_rng(accelerators, device_type=accelerators[0].type if accelerators else "cuda"):
         reseed(seed, device)
         try:
             yield
@@ -39,7 +35,7 @@ def random_state(seed: int | None, device: torch.device | None = None) -> Iterat
 
 
 def reseed(seed: int | None, device: torch.device | None = None) -> None:
-    """Draw from ``seed`` from now on, inside a `random_state`; ``None`` changes nothing."""
+    """Set the seed from here on, inside a `random_state`; ``None`` changes nothing."""
     if seed is None:
         return
     # Not torch.manual_seed: it formats a stack trace for each accelerator that is not in use.
@@ -49,22 +45,8 @@ def reseed(seed: int | None, device: torch.device | None = None) -> None:
     np.random.seed(seed % 2**32)  # noqa: NPY002
 
 
-@contextlib.contextmanager
-def _restored_generators(device: torch.device | None) -> Iterator[None]:
-    """Restore the state of PyTorch's generators on exit: that of the CPU and that of ``device``."""
-    if device is not None and device.type != "cpu":
-        with torch.random.fork_rng(devices=[device], device_type=device.type):
-            yield
-        return
-    state = torch.get_rng_state()
-    try:
-        yield
-    finally:
-        torch.set_rng_state(state)
-
-
 class Stream(IntEnum):
-    """What random numbers are used for; the streams of different purposes are independent."""
+    """The purposes of random numbers; the streams of different purposes are independent."""
 
     SHUFFLE = 0
     NOISE = 1
