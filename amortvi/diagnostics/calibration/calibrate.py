@@ -47,8 +47,8 @@ def calibrate(
       and the log joint density, which also reveal a posterior that ignores the data (Modrák et al., 2023). Statistic: the
       Kolmogorov-Smirnov distance.
     - ``coverage``: highest-density regions contain the truth as often as they claim (Hermans et al., 2022). They contain it
-      less often (``"overconfident"``) if the posterior is too narrow or misplaced. Statistic: the area between the coverage
-      and the diagonal above one half.
+      less often (``"overconfident"``) if the posterior is too narrow or misplaced, and more often (``"conservative"``) if it
+      is too wide. Statistic: the area between the coverage and the diagonal above one half.
     - ``TARP``: balls around random reference points contain the truth as often as they claim (Lemos et al., 2023).
       Statistic: the same area, averaged over the reference points.
     - ``location``, ``spread``, ``correlation``: the truth in units of its posterior has mean 0, variance 1 and no

@@ -1,4 +1,4 @@
-r"""How much the posterior of each latent coordinate differs from the prior, and how much it varies between observations.
+r"""The usage of each latent coordinate: how its posterior differs from the prior and varies between observations.
 
 For coordinate :math:`j` of the unconstrained latent vector this module computes the variance over observations of the
 posterior mean, :math:`\operatorname{Var}_x E[u_j \mid x]` (Burda, Grosse and Salakhutdinov, 2016), and the mean KL from the

@@ -100,7 +100,7 @@ class Reference:
     def distances(self, posterior: Posterior, *, c2st: bool = True, seed: int = 0) -> Distances:
         """Return the distance of an approximate posterior from the exact one, observation by observation.
 
-        As many draws from the approximate posterior are compared as the reference has. Distances that do not exceed those of
+        It compares as many draws from the approximate posterior as the reference has. Distances that do not exceed those of
         `noise` are not significant.
 
         Args:

@@ -1,4 +1,4 @@
-"""Where the elements of a tensor come from, tracked through the operations of a model.
+"""Tracking of the elements of tensors through the operations of a model.
 
 A model may observe an argument as it is, reshaped, cast, split into columns, or combined with others: ``obs=x[:, t]``,
 ``obs=x.reshape(-1, 28, 28)``, ``obs=torch.where(seen, x, 0.0)``. To find the elements that it reads, each element of the
