@@ -1,4 +1,4 @@
-"""Compilation: record Python code as one graph of tensor operations and compile it; `svi` compiles the steps of Pyro's SVI."""
+"""Recording of Python code as one graph of tensor operations, and its compilation; `svi` compiles the steps of Pyro's SVI."""
 
 from __future__ import annotations
 
@@ -28,15 +28,11 @@ __all__ = [
 ]
 
 CompileChoice: TypeAlias = bool | Literal["auto"]
-"""Compile every step, no step, or the steps for which it pays."""
+"""Whether to compile: always, never, or if enough steps follow to make up for the time that compiling takes."""
 
 
 def check_compile_choice(value: object) -> CompileChoice:
-    """Return ``value`` if it is a `CompileChoice`.
-
-    Raises:
-        OptionError: it is something else; 0 and 1 are refused too.
-    """
+    """Return ``value`` if it is a `CompileChoice`, and otherwise raise `OptionError`, even for 0 and 1."""
     if isinstance(value, bool):
         return value
     if isinstance(value, str) and value == "auto":

@@ -15,19 +15,11 @@ from pyro.poutine.messenger import Messenger
 
 from amortvi.errors import CaptureError, quoted
 
-__all__ = [
-    "READS_VALUE",
-    "SIZE_VARIES",
-    "VARIES",
-    "LastSite",
-    "capture_error",
-    "capture_error_from",
-    "user_line",
-]
+__all__ = ["READS_VALUE", "SIZE_VARIES", "VARIES", "LastSite", "capture_error", "capture_error_from", "user_line"]
 
 _HERE = Path(__file__)
 _STANDARD_LIBRARY = Path(linecache.__file__).parent
-# Code that is not the user's: torch, Pyro, NumPy and amortvi, and what the standard library puts between them.
+# Code that is not the user's: torch, Pyro, NumPy, amortvi, and the decorators of the standard library that they use.
 _LIBRARIES = (
     *(str(Path(module.__file__ or "").parent) + os.sep for module in (torch, pyro, np)),
     str(_HERE.parents[1]) + os.sep,
@@ -43,16 +35,16 @@ READS_VALUE = (
 )
 VARIES = (
     "it does not perform the same operations in every call, and a recorded graph would repeat one of the calls forever. Draw "
-    "random numbers with torch and keep numbers that change in tensors"
+    "random numbers with torch, and keep numbers that change in tensors"
 )
 SIZE_VARIES = (
-    "the size of its result depends on the values in a tensor. Use torch.where, or multiply by a mask, so that sizes stay the "
-    "same"
+    "the size of its result depends on the values in a tensor. Use torch.where, or multiply by a mask, so that the size stays "
+    "the same"
 )
 
 
 class LastSite(Messenger):
-    """Remembers the name of the last Pyro site encountered inside its context."""
+    """Keeps the name of the last Pyro site encountered inside its context."""
 
     name: str | None = None
 
@@ -66,25 +58,14 @@ class LastSite(Messenger):
 
 
 def capture_error(reason: str, line: str | None, site: str | None = None) -> CaptureError:
-    """Return the error for code that a graph cannot represent.
-
-    Args:
-        reason: why it cannot, and what to write instead.
-        line: the line of the user's code, if known.
-        site: the last Pyro site encountered.
-    """
+    """Return the error for code that cannot be recorded: why and what to write instead, the user's line, the last Pyro site."""
     where = f" at {line}" if line else ""
     after = f" (The last Pyro site is {site!r}.)" if site else ""
     return CaptureError(f"the step cannot be recorded as a graph{where}: {reason}, or use compile=False.{after}")
 
 
 def capture_error_from(error: BaseException, site: str | None) -> CaptureError:
-    """Return the error that explains why a recording failed.
-
-    Args:
-        error: the exception that ended the recording; its root cause is explained.
-        site: the last Pyro site encountered.
-    """
+    """Return the error that explains why a recording failed, from the root cause of ``error`` and the last Pyro site."""
     while error.__cause__ is not None:
         error = error.__cause__
     if isinstance(error, CaptureError):
@@ -99,7 +80,7 @@ def capture_error_from(error: BaseException, site: str | None) -> CaptureError:
 
 
 def user_line(frame: FrameType | None) -> str | None:
-    """Return a description of the innermost line outside the libraries, or ``None`` if there is none within the recording."""
+    """Return a description of the innermost line outside the libraries, or ``None`` if the recording contains no such line."""
     while frame is not None and frame.f_code.co_filename != _RECORDING:
         line = _describe(frame.f_code.co_filename, frame.f_lineno)
         if line is not None:

@@ -1,4 +1,4 @@
-"""A function of a minibatch that is recorded and compiled at its first call with each shape, on a GPU as a CUDA graph."""
+"""A function of a minibatch, recorded and compiled when it is first called with each shape; on a GPU, as a CUDA graph."""
 
 from __future__ import annotations
 
@@ -13,27 +13,19 @@ from amortvi.compile.recording import record
 from amortvi.data import Minibatch
 from amortvi.errors import CaptureError, quoted
 
-__all__ = ["CompiledFunction", "as_cuda_graph"]
+__all__ = ["CompiledFunction"]
 
 
 class CompiledFunction:
-    """A function of a minibatch, compiled once per shape.
-
-    Args:
-        function: takes a minibatch, returns tensors, and may change other tensors in place.
-
-    Attributes:
-        compilations: the number of compilations so far.
-    """
+    """A function of a minibatch, compiled once per shape; it returns tensors and may change other tensors in place."""
 
     def __init__(self, function: Callable[[Minibatch], Sequence[Tensor]]) -> None:
         self.function = function
-        self.compilations = 0
         self._compiled: dict[Hashable, tuple[Hashable, Compiled]] = {}
         self._fingerprint: Hashable = None
 
     def keep_for(self, fingerprint: Hashable) -> bool:
-        """Discard what was compiled if ``fingerprint`` has changed, and return whether it is still the same."""
+        """Discard all compiled code if ``fingerprint`` has changed, and return whether it is still the same."""
         if fingerprint != self._fingerprint:
             self._compiled.clear()
             self._fingerprint = fingerprint
@@ -45,14 +37,10 @@ class CompiledFunction:
         return _shape(minibatch.tensors()) in self._compiled
 
     def __call__(self, minibatch: Minibatch) -> Sequence[Tensor]:
-        """Run the compiled function.
-
-        Raises:
-            CaptureError: it cannot be recorded or compiled; nothing has changed.
-        """
+        """Run the compiled function; if it cannot be recorded or compiled, raise `CaptureError` and change nothing."""
         tensors = minibatch.tensors()
         shape = _shape(tensors)
-        # A CUDA graph reads the data from the memory with which it was captured.
+        # A CUDA graph reads its data from the memory that it was captured with.
         memory = tuple(tensor.data_ptr() for tensor in tensors[: minibatch.num_shared]) if tensors[0].is_cuda else ()
         compiled_with, compiled = self._compiled.get(shape, (None, None))
         if compiled is None or compiled_with != memory:
@@ -69,8 +57,7 @@ class CompiledFunction:
         recording = record(function, tensors, others)
         compiled = compile_recording(recording, tensors)
         if tensors[0].is_cuda:
-            compiled = as_cuda_graph(compiled, tensors, minibatch.num_shared, recording.outside)
-        self.compilations += 1
+            compiled = _as_cuda_graph(compiled, tensors, minibatch.num_shared, recording.outside)
         return compiled
 
 
@@ -81,22 +68,13 @@ def _shape(tensors: list[Tensor]) -> Hashable:
 _WARM_UPS = 3  # as in torch.cuda.make_graphed_callables
 
 
-def as_cuda_graph(
+def _as_cuda_graph(
     compiled: Compiled, arguments: Sequence[Tensor], num_shared: int, state: Sequence[Tensor]
 ) -> Compiled:
-    """Return a function that replays the kernel launches of ``compiled``.
+    """Return a function that replays the kernel launches of ``compiled``, and restore the ``state`` that capturing changes.
 
-    A replay reads and writes the memory with which it was captured. Arguments that are other tensors in each call are
-    therefore copied there first.
-
-    Args:
-        compiled: the function.
-        arguments: an example of its arguments.
-        num_shared: how many leading arguments are the same tensors in each call.
-        state: the tensors that ``compiled`` writes; their values are restored after the capture.
-
-    Raises:
-        CaptureError: the launches cannot be captured.
+    A replay reads and writes the memory that it was captured with. The first ``num_shared`` arguments are the same tensors in
+    every call; all others are copied into that memory first.
     """
     device = arguments[0].device
     static = [*arguments[:num_shared], *(argument.clone() for argument in arguments[num_shared:])]

@@ -24,7 +24,7 @@ Compiled = Callable[[Sequence[Tensor]], Sequence[Tensor]]
 _OPTIONS = {
     # Draw the same random numbers as PyTorch does without compiling.
     "fallback_random": True,
-    # The caller looks up the graph by the shapes of its arguments, so they need no second check.
+    # The caller finds the graph by the shapes of the arguments, so they need no second check.
     "size_asserts": False,
     "alignment_asserts": False,
     # Another order of the operations could assign the random numbers differently.
@@ -36,21 +36,9 @@ _CPU_OPTIONS = {
     "memory_planning": True,
 }
 
-# The product of these is a denormal number. Both are normal, so that reading them does not depend on the current mode, and
-# they are variables, because Python computes a product of literals when it compiles the module.
-_SMALLEST_NORMAL = sys.float_info.min
-_HALF = 0.5
-
 
 def compile_recording(recording: Recording, arguments: Sequence[Tensor]) -> Compiled:
-    """Compile a recording for arguments of the given shapes.
-
-    Args:
-        recording: the graph.
-        arguments: an example of its arguments.
-
-    Returns:
-        A function of a list of arguments that reads and writes ``recording.outside`` in place.
+    """Compile a recording for arguments of the given shapes; the result reads and writes ``recording.outside`` in place.
 
     Raises:
         CaptureError: the graph does not compile, or there is no C++ compiler.
@@ -67,12 +55,13 @@ def compile_recording(recording: Recording, arguments: Sequence[Tensor]) -> Comp
                 [*(argument.detach() for argument in arguments), *outside],
                 _options(device),
             )
-    except Exception as error:  # whatever the compiler raises, the user's answer is to do without it
+    except Exception as error:  # the compiler may raise anything; the step can always run without it
         raise CaptureError(_reason(error)) from error
     results = recording.results
 
     def run(given: Sequence[Tensor]) -> Sequence[Tensor]:
-        # Moving averages of gradients that are zero decay to denormal numbers, which take a CPU a hundred times as long.
+        # Moving averages of gradients that are zero decay to denormal numbers, with which a CPU computes a hundred times slower.
+        # The caller's mode is read in each call, because it may have changed since the compilation.
         flushes = flushes_denormals()
         torch.set_flush_denormal(True)
         try:
@@ -86,7 +75,8 @@ def compile_recording(recording: Recording, arguments: Sequence[Tensor]) -> Comp
 
 def flushes_denormals() -> bool:
     """Return whether this thread flushes denormal numbers to zero (`torch.set_flush_denormal`); takes less than 100 ns."""
-    return _SMALLEST_NORMAL * _HALF == 0.0
+    # Both factors are normal numbers. Python does not compute the product in advance, as it would with two literals.
+    return sys.float_info.min * 0.5 == 0.0
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ _aten = torch.ops.aten
 
 
 def apply_passes(recorded: fx.GraphModule) -> fx.GraphModule:
-    """Return a rewritten copy of a recorded graph that computes the same."""
+    """Return a rewritten copy of a recorded graph that computes the same results."""
     module = copy.copy(recorded)
     module.graph = copy.deepcopy(recorded.graph)
     _expand_scaled_sums(module.graph)
@@ -30,10 +30,7 @@ _SCALED_SUMS = frozenset({_aten.add.Tensor, _aten.add_.Tensor, _aten.sub.Tensor,
 
 
 def _expand_scaled_sums(graph: fx.Graph) -> None:
-    """Write each ``a + alpha b`` as a product and a sum.
-
-    Inductor (torch 2.13) loses ``alpha`` if ``a`` is a matrix product, as in weight decay.
-    """
+    """Split each ``a + alpha b`` into a product and a sum: inductor (torch 2.13) loses ``alpha`` if ``a`` is a matrix product."""
     for node in graph.nodes:
         alpha = node.kwargs.get("alpha", 1)
         if node.target in _SCALED_SUMS and alpha != 1:
@@ -46,8 +43,7 @@ def _expand_scaled_sums(graph: fx.Graph) -> None:
 def _split_foreach_norms(graph: fx.Graph) -> None:
     """Compute the norms of a list of tensors one by one.
 
-    Inductor (torch 2.13) has no kernel for the whole list. It calls back into Python, and from C++ crashes there if the list has
-    one element.
+    For a whole list, inductor (torch 2.13) calls back into Python; with the C++ wrapper, it crashes if the list has one tensor.
     """
     for node in list(graph.nodes):
         if node.target is not _aten._foreach_norm.Scalar or node.kwargs:
@@ -66,10 +62,10 @@ def _split_foreach_norms(graph: fx.Graph) -> None:
 def _hoist_scalars(graph: fx.Graph) -> None:
     """Compute powers and other costly functions of scalars once, outside the loops over the tensors that use them.
 
-    Inductor fuses operations on scalars into every loop that uses them, and would compute Adam's ``beta ** step`` once per 16
-    parameters, which is a third of the time of a small step. Inductor does not fuse a reduction in this way, so the scalars pass
-    through one: a sum of each scalar and seven zeros. Only scalars that depend on nothing but arguments and other such scalars
-    can be computed first.
+    Inductor fuses operations on scalars into every loop that uses them. It would compute Adam's ``beta ** step`` once per 16
+    parameters, which takes a third of the time of a small step. It does not fuse a reduction in this way, so each scalar is
+    replaced by the sum of itself and seven zeros. Only scalars that depend on nothing but arguments and other such scalars can
+    be computed first.
     """
     first = _scalars_of_arguments(graph)
     costly: set[fx.Node] = set()
@@ -102,7 +98,7 @@ def _hoist_scalars(graph: fx.Graph) -> None:
 
 
 def _scalars_of_arguments(graph: fx.Graph) -> dict[fx.Node, None]:
-    """Return, in order, the scalars that depend on nothing but arguments and other such scalars."""
+    """Return, in the order of the graph, the scalars that depend only on arguments and on other such scalars."""
     found: dict[fx.Node, None] = {}
     touched: set[fx.Node] = set()
     written: set[fx.Node] = set()
@@ -110,8 +106,8 @@ def _scalars_of_arguments(graph: fx.Graph) -> dict[fx.Node, None]:
         inputs = node.all_input_nodes
         writes = getattr(getattr(node.target, "_schema", None), "is_mutable", False)
         depends_on_scalars = inputs and all(_is_argument(given) or given in found for given in inputs)
-        # A node that writes an argument can move only before all nodes that use it, and one that reads an argument only if no
-        # earlier node has written it.
+        # A node that writes an argument can be moved up if no earlier node uses that argument, and a node that reads an argument
+        # if no earlier node writes it.
         conflicts = touched if writes else written
         if _is_scalar(node) and depends_on_scalars and conflicts.isdisjoint(inputs):
             found[node] = None
@@ -145,10 +141,10 @@ def _is_costly(node: fx.Node) -> bool:
 
 
 def _separate_biases(graph: fx.Graph) -> None:
-    """Write a linear map on the CPU as a matrix product from which the negative bias is subtracted.
+    """Replace each ``addmm`` on the CPU by a matrix product minus the negative bias.
 
-    Inductor first copies the bias of an ``addmm`` into every row of the result, which for small matrices takes as long as the
-    product. A difference is fused with the operation that follows, such as a ReLU; a sum would be turned back into ``addmm``.
+    For an ``addmm``, inductor first copies the bias into every row of the result, which takes as long as a small product does.
+    It fuses a difference with the next operation, such as a ReLU; it would turn a sum back into ``addmm``.
     """
     for node in list(graph.nodes):
         value = node.meta.get("val")

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Hashable, Iterator
 
 import torch
-from torch import Tensor
+from torch import Tensor, optim
 
 __all__ = [
     "RecordableOptimizer",
@@ -18,24 +18,10 @@ __all__ = [
     "place_optimizer_state",
 ]
 
-# Their step is a fixed sequence of tensor operations if everything that changes from step to step is a tensor.
-_RECORDABLE = frozenset(
-    {
-        torch.optim.ASGD,
-        torch.optim.Adadelta,
-        torch.optim.Adagrad,
-        torch.optim.Adam,
-        torch.optim.AdamW,
-        torch.optim.Adamax,
-        torch.optim.NAdam,
-        torch.optim.RAdam,
-        torch.optim.RMSprop,
-        torch.optim.Rprop,
-        torch.optim.SGD,
-    }
-)
 # Without `foreach` these convert the learning rate to a Python number.
-_NEED_FOREACH = frozenset({torch.optim.Adadelta, torch.optim.Adagrad, torch.optim.RMSprop, torch.optim.SGD})
+_NEED_FOREACH = frozenset({optim.Adadelta, optim.Adagrad, optim.RMSprop, optim.SGD})
+# The step of these optimizers is a fixed sequence of tensor operations if all values that change between steps are tensors.
+_RECORDABLE = _NEED_FOREACH | {optim.ASGD, optim.Adam, optim.AdamW, optim.Adamax, optim.NAdam, optim.RAdam, optim.Rprop}
 # The options with which a step consists of tensor operations only, and the state that counts the steps.
 _AS_TENSORS = {"capturable": True, "fused": None}
 _COUNTERS = frozenset({"step", "mu_product", "eta", "mu"})
@@ -43,33 +29,28 @@ _COUNTERS = frozenset({"step", "mu_product", "eta", "mu"})
 _VARIABLE = ("params", "lr", "initial_lr")
 
 
-def is_recordable(optimizer: torch.optim.Optimizer) -> bool:
+def is_recordable(optimizer: optim.Optimizer) -> bool:
     """Return whether the step of ``optimizer`` can be recorded.
 
-    A subclass or a hook may change Python numbers, which a recording would keep constant. Only optimizers that are known not
-    to are accepted.
+    A subclass or a hook may change Python numbers, which a recording would keep constant, so only known classes are accepted.
     """
     return type(optimizer) in _RECORDABLE and not has_hooks(optimizer)
 
 
-def has_hooks(optimizer: torch.optim.Optimizer) -> bool:
+def has_hooks(optimizer: optim.Optimizer) -> bool:
     """Return whether hooks run before or after each step of ``optimizer``."""
     return bool(optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks)
 
 
-def needs_closure(optimizer: torch.optim.Optimizer) -> bool:
+def needs_closure(optimizer: optim.Optimizer) -> bool:
     """Return whether ``optimizer`` evaluates the loss itself, as for a line search."""
-    return isinstance(optimizer, torch.optim.LBFGS)
+    return isinstance(optimizer, optim.LBFGS)
 
 
 class RecordableOptimizer:
-    """An optimizer whose learning rates are tensors while it is recorded, so that a schedule needs no new recording.
+    """A recordable optimizer. Its learning rates are tensors while it is recorded, so that a schedule can change them."""
 
-    Args:
-        optimizer: an optimizer for which `is_recordable` holds.
-    """
-
-    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+    def __init__(self, optimizer: optim.Optimizer) -> None:
         self.optimizer = optimizer
         self._rates = [group["params"][0].detach().new_zeros(()) for group in optimizer.param_groups]
         self._written: list[float | None] = [None] * len(self._rates)
@@ -83,9 +64,9 @@ class RecordableOptimizer:
                 self._written[position] = rate
 
     def count_in_double(self) -> None:
-        """Convert step counters and the numbers computed from them to double precision, which eager steps use in Python.
+        """Convert step counters and the numbers computed from them to double precision, which eager steps use too.
 
-        In single precision ``1 - beta ** step`` loses half of its digits in the first steps.
+        In single precision, ``1 - beta ** step`` loses half of its digits in the first steps.
         """
         for group in self.optimizer.param_groups:
             if group.get("fused"):
@@ -119,8 +100,8 @@ class RecordableOptimizer:
                 group.update(options)
 
 
-def place_optimizer_state(optimizer: torch.optim.Optimizer, device: torch.device) -> None:
-    """Move the step counters of an optimizer to where a compiled step needs them: to a CUDA device, else to the CPU."""
+def place_optimizer_state(optimizer: optim.Optimizer, device: torch.device) -> None:
+    """Move the step counters of an optimizer to the device that a compiled step needs: a CUDA ``device``, or the CPU."""
     on_device = device.type == "cuda"
     for group in optimizer.param_groups:
         if "capturable" in group:
@@ -131,13 +112,13 @@ def place_optimizer_state(optimizer: torch.optim.Optimizer, device: torch.device
                     state["step"] = state["step"].to(parameter.device if on_device else "cpu")
 
 
-def optimizer_tensors(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+def optimizer_tensors(optimizer: optim.Optimizer) -> list[Tensor]:
     """Return the tensors of an optimizer's state."""
     return [value for state in optimizer.state.values() for value in state.values() if isinstance(value, Tensor)]
 
 
-def optimizer_options(optimizer: torch.optim.Optimizer) -> Hashable:
-    """Return the options that a recording keeps constant: all except learning rates, and which of these are tensors."""
+def optimizer_options(optimizer: optim.Optimizer) -> Hashable:
+    """Return the options that a recording keeps constant: all except learning rates that are numbers."""
     return tuple(
         (
             id(group["lr"]) if isinstance(group["lr"], Tensor) else None,

@@ -1,9 +1,8 @@
 """Recording of a function as a graph of tensor operations, which then runs without the function.
 
-All Python code (tracing the model, message handlers, the bookkeeping of autograd, the loops of the optimizer) runs once,
-while the graph is recorded; the graph contains only tensor operations. A function can be recorded if it performs the same
-operations in every call, whatever the values in its tensors. This is verified: the function is recorded twice, with different
-arguments and different random numbers, and the two recordings must agree.
+All Python code (tracing the model, message handlers, the bookkeeping of autograd, the loops of the optimizer) runs only while
+the graph is recorded. A function can be recorded if it performs the same operations in every call, whatever the values in its
+tensors. To verify this, it is recorded twice, with different arguments and random numbers, and the recordings must agree.
 """
 
 from __future__ import annotations
@@ -30,10 +29,10 @@ class Recording:
     """A function as a graph.
 
     Args:
-        graph: takes the function's arguments and then the tensors in ``outside``. It returns the function's results, followed
-            by random draws that nothing uses but that keep the random state the same.
-        outside: the tensors that the function reads or writes without receiving them as arguments: parameters, buffers, the
-            state of an optimizer, and whatever a model closes over.
+        graph: takes the function's arguments and then the tensors in ``outside``. It returns the function's results, and then
+            unused random draws, which keep the random state the same.
+        outside: the tensors that the function reads or writes but does not receive as arguments: parameters, buffers, the
+            state of an optimizer, and tensors in closures.
         results: the number of outputs that are the function's results.
     """
 
@@ -49,7 +48,7 @@ class Recording:
 
 
 def record(function: Function, arguments: Sequence[Tensor], others: Sequence[Tensor]) -> Recording:
-    """Record ``function``. Whatever it writes is restored, and the caller's random state does not change.
+    """Record ``function``, restore the tensors that it writes, and leave the caller's random state unchanged.
 
     Args:
         function: takes tensors and returns tensors; it may also change tensors in place.
@@ -57,8 +56,7 @@ def record(function: Function, arguments: Sequence[Tensor], others: Sequence[Ten
         others: other values of the same shapes.
 
     Raises:
-        CaptureError: the function cannot be recorded, because it reads values of tensors or does not always perform the same
-            operations.
+        CaptureError: the function reads values of tensors, or does not perform the same operations in every call.
 
     Example:
         >>> import torch
@@ -98,13 +96,13 @@ def _trace(function: Function, arguments: Sequence[Tensor], sandbox: Sandbox) ->
 
 
 def _constants(module: fx.GraphModule) -> dict[str, Tensor]:
-    """Return, by name, the tensors that a traced function did not receive as arguments, and those made of Python numbers."""
+    """Return, by name, the tensors in a traced function that are not arguments: from outside, or made of Python numbers."""
     names = {str(node.target): None for node in module.graph.nodes if node.op == "get_attr"}
     return {name: getattr(module, name) for name in names}
 
 
 def _lift_constants(module: fx.GraphModule, found: dict[str, Tensor], again: dict[str, Tensor]) -> Recording:
-    """Turn the tensors from outside the function into arguments of the graph, so that it reads their current values."""
+    """Make the tensors from outside the function arguments of the graph, so that it reads their current values."""
     graph = fx.Graph()
     renamed: dict[fx.Node, fx.Node] = {}
     nodes = list(module.graph.nodes)
@@ -142,14 +140,14 @@ def _lift_constants(module: fx.GraphModule, found: dict[str, Tensor], again: dic
 def _checked_constant(value: Tensor, again: Tensor | None) -> Tensor:
     if again is None or not torch.equal(value, again):
         raise CaptureError(
-            "the step cannot be recorded as a graph: a tensor is made of different numbers in each call, outside PyTorch. Draw "
-            "random numbers with torch and keep numbers that change in tensors, or use compile=False."
+            "the step cannot be recorded as a graph: it makes a tensor of numbers from outside PyTorch that differ in each call. "
+            "Draw random numbers with torch, and keep numbers that change in tensors, or use compile=False."
         )
     return value.detach()
 
 
 def _draws(node: fx.Node) -> bool:
-    """Return whether a node draws random numbers. A compiler may drop a draw that nothing uses; an eager step does not."""
+    """Return whether a node draws random numbers. A compiler would drop draws that nothing uses; an eager step performs them."""
     return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
 
 

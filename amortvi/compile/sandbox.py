@@ -1,4 +1,4 @@
-"""Modes that observe, undo and, where a graph could not repeat it, refuse what a function does while it is recorded."""
+"""Modes for recording a function: they list its operations, undo its writes, and refuse what a graph cannot represent."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from amortvi.errors import CaptureError
 __all__ = ["RefuseReads", "Sandbox", "check_same_operations"]
 
 _LARGEST_LITERAL = 64
-"""The size up to which a tensor made of Python numbers is compared by value; a larger one is data."""
+"""The size up to which a tensor made of Python numbers is compared by value; larger tensors are data."""
 
-# Operations that write into arguments although their schema does not say so: they update running statistics.
+# Operations that update running statistics, although their schema does not declare these arguments as written.
 _SILENT_WRITES = {
     torch.ops.aten.native_batch_norm.default: (3, 4),
     torch.ops.aten.cudnn_batch_norm.default: (3, 4),
@@ -32,13 +32,7 @@ _SILENT_WRITES = {
 
 @dataclass(frozen=True)
 class _Operation:
-    """One operation that a function performed.
-
-    Args:
-        name: the name of the operator.
-        constants: the Python values and tensor shapes among its arguments.
-        line: the line of the user's code that led to it, if known.
-    """
+    """One operation: its name, the Python values and tensor shapes among its arguments, and the user's line, if known."""
 
     name: str
     constants: tuple[Any, ...]
@@ -47,9 +41,6 @@ class _Operation:
 
 class Sandbox(TorchDispatchMode):
     """Runs functions on real tensors, and on exit restores the tensors that they changed in place.
-
-    Attributes:
-        last_site: knows the last Pyro site encountered inside its context.
 
     Example:
         >>> import torch
@@ -91,11 +82,11 @@ class Sandbox(TorchDispatchMode):
         return result
 
     def is_constant(self, tensor: Tensor) -> bool:
-        """Return whether a tensor was made during the run, from nothing that could be different in the next call."""
+        """Return whether a tensor was made during the run, and only from values that are the same in every call."""
         return _memory(tensor) in self._constant
 
     def refused(self, reason: str) -> CaptureError:
-        """Return the error for what the user's code is doing at the moment."""
+        """Return the error for the line of the user's code that is being executed."""
         return capture_error(reason, user_line(sys._getframe(1)), self.last_site.name)
 
     def __exit__(self, *exception: Any) -> None:
@@ -116,11 +107,7 @@ def _memory(tensor: Tensor) -> int:
 
 
 def check_same_operations(first: Sequence[_Operation], second: Sequence[_Operation]) -> None:
-    """Check that two runs of a function performed the same operations.
-
-    Raises:
-        CaptureError: they did not; the message names the first difference.
-    """
+    """Raise `CaptureError` with the first difference unless two runs of a function performed the same operations."""
     for a, b in zip(first, second, strict=False):
         if (a.name, a.constants) != (b.name, b.constants):
             what = (
@@ -152,7 +139,7 @@ def _operation(func: Any, args: Any, kwargs: Any) -> _Operation:
 
 
 def _is_literal(func: Any, args: Any) -> bool:
-    """Return whether an operation receives a tensor just made of Python numbers, small enough to be compared by value."""
+    """Return whether an operation wraps a new tensor made of Python numbers, small enough to be compared by value."""
     return "lift_fresh" in func.__name__ and args[0].numel() <= _LARGEST_LITERAL
 
 
@@ -180,11 +167,7 @@ def _size_varies(func: Any, args: Any) -> bool:
 
 
 class RefuseReads(TorchFunctionMode):
-    """Raises an error when the value of a tensor is read into Python, unless the value is the same in every call.
-
-    Args:
-        sandbox: knows which tensors are constant, such as ``torch.arange(3)``.
-    """
+    """Raises an error when a value is read into Python, except from tensors that are constant, such as ``torch.arange(3)``."""
 
     _READS = frozenset(
         {

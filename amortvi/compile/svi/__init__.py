@@ -1,4 +1,4 @@
-"""Pyro's `SVI` with compiled steps, for existing models and guides."""
+"""A drop-in replacement for Pyro's `SVI`, with compiled steps."""
 
 from amortvi.compile.svi.renyi_elbo import RenyiELBO
 from amortvi.compile.svi.svi import SVI

@@ -1,4 +1,4 @@
-"""The arguments of a step, split into the inputs of the compiled graph and what the graph is compiled for."""
+"""The arguments of a step: inputs of the compiled graph, or parts of the signature that the graph is compiled for."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ __all__ = ["Arguments"]
 class Arguments:
     """The arguments of one step.
 
-    Tensors and Python floats are inputs of a graph, so their values may change from step to step. Everything else is part of
-    the signature: a graph is valid for one signature.
+    Tensors and Python floats are inputs of a graph, so their values may change from step to step. All other values, and the
+    shapes of the tensors, form the signature. A graph is valid for one signature.
 
     Args:
         leaves: the values in the arguments, in order.
-        spec: how tuples, lists and dicts contain them; ``None`` if the arguments contain none.
-        names: the names of the last arguments.
+        spec: the structure of the tuples, lists and dicts that contain them; ``None`` if there are none.
+        names: the names of the keyword arguments, which come last.
         signature: equal for arguments that the same graph accepts.
 
     Example:
@@ -80,12 +80,7 @@ class Arguments:
         return replace(self, leaves=[leaf.new_empty(0) if isinstance(leaf, Tensor) else leaf for leaf in self.leaves])
 
     def rebuild(self, tensors: Sequence[Tensor], floats: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Return ``args`` and ``kwargs`` of the same structure with new values.
-
-        Args:
-            tensors: one for each of `tensors`.
-            floats: one for each of `floats`; they may be tensors.
-        """
+        """Return ``args`` and ``kwargs`` with the same structure and new tensors and floats; the floats may be tensors."""
         new_tensors, new_floats = iter(tensors), iter(floats)
         leaves = [
             next(new_tensors) if isinstance(leaf, Tensor) else next(new_floats) if isinstance(leaf, float) else leaf
@@ -108,12 +103,12 @@ def _leaf_signature(leaf: Any) -> Hashable:
         return _tensor_signature(leaf)
     if isinstance(leaf, float):
         return float
-    # An object without an __eq__ of its own may change without becoming unequal to itself.
+    # An object that does not define __eq__ remains equal to itself when it changes.
     hash_method = getattr(type(leaf), "__hash__", None)
     if not isinstance(leaf, _COMPARED_BY_VALUE + _COMPARED_BY_IDENTITY) and hash_method in (None, object.__hash__):
         raise CaptureError(
-            f"an argument of type {type(leaf).__name__} cannot be part of a compiled step, which would not notice when it "
-            f"changes: pass tensors, numbers, strings, or tuples, lists and dicts of them, or use compile=False."
+            f"an argument of type {type(leaf).__name__} cannot be part of a compiled step, which would not detect its changes: "
+            f"pass tensors, numbers, strings, or tuples, lists and dicts of them, or use compile=False."
         )
     return type(leaf), leaf
 

@@ -28,9 +28,9 @@ from amortvi.errors import CaptureError, quoted
 
 __all__ = ["OTHER_OPTIONS", "AvoidReads", "CompiledSVIStep", "StepDefinition"]
 
-# Values that Pyro's estimators read, by the module and function that read them. Eager steps have checked for NaN and infinity,
-# and SVI checks the loss of each step. Whether an enumerated value has probability zero only saves work; the code for
-# "no" is correct in both cases. Whether all scales are equal was verified by the preceding eager step.
+# Values that Pyro's estimators read, by the module and function that read them. Checks for NaN and infinity are left to the
+# eager steps, and SVI checks the loss of each step. Pyro checks whether an enumerated value has probability zero only to save
+# work; the code for "no" is correct in both cases. The preceding eager step has verified that all scales are equal.
 _ANSWER_NO = frozenset(
     {("pyro.util", "warn_if_nan"), ("pyro.util", "warn_if_inf"), ("pyro.infer.util", "compute_expectation")}
 )
@@ -41,12 +41,10 @@ _READS = frozenset({Tensor.item, Tensor.__bool__, Tensor.__float__, Tensor.maske
 
 
 class AvoidReads(TorchFunctionMode):
-    """Keeps as tensors the values that Pyro's estimators convert to Python numbers; other code reads values as usual.
+    """Keeps values as tensors that Pyro's estimators convert to numbers; other code reads values as usual.
 
-    Pyro itself is not modified: a torch function mode applies to one thread and one ``with`` block.
-
-    Args:
-        parameters: the parameters that ``backward`` differentiates with respect to, so that no other leaf gets a gradient.
+    Pyro itself is not modified: a torch function mode applies to one thread and one ``with`` block. In the block, ``backward``
+    differentiates with respect to ``parameters`` only.
 
     Example:
         >>> import torch
@@ -99,7 +97,7 @@ def _caller(frame: FrameType | None) -> tuple[str, str]:
 OTHER_OPTIONS = "the options of the optimizer changed"
 
 _PERTURBATION = 0.9375
-"""The factor applied to a float to detect whether the graph depends on its value; close to one, as it may be a probability."""
+"""The factor applied to a float to detect whether the graph depends on its value; below one, so that a probability stays valid."""
 
 
 @dataclass(frozen=True)
@@ -122,14 +120,14 @@ class StepDefinition:
 
 
 class CompiledSVIStep:
-    """A compiled step for arguments of one signature.
+    """The compiled step for arguments of one signature.
 
     Args:
         definition: what the step computes.
         arguments: an example of its arguments.
-        used: the state that an eager step with such arguments used.
+        used: the state used by an eager step with such arguments.
         records_optimizer: whether the optimizer updates are part of the graph; otherwise the graph returns gradients.
-        floats_vary: whether floats among the arguments may change from step to step.
+        floats_vary: whether floats in the arguments may change from step to step.
 
     Raises:
         CaptureError: the step cannot be recorded or compiled; nothing has changed.
@@ -184,7 +182,7 @@ class CompiledSVIStep:
         return torch.zeros((), dtype=dtype, device=self._device())
 
     def _first_input(self, tensors: list[Tensor]) -> list[Tensor]:
-        # The device of the first input determines which random state a recording preserves.
+        # A recording preserves the random state of the device of its first input.
         device = self._device()
         return [] if tensors and tensors[0].device == device else [torch.zeros((), device=device)]
 
@@ -202,7 +200,7 @@ class CompiledSVIStep:
         inputs = self._inputs(arguments)
         others = [
             *self._first,
-            # The rows in another order are different values that the model accepts too.
+            # The rows in another order are different values that the model accepts, too.
             *(tensor.roll(1, 0) if tensor.dim() else tensor.clone() for tensor in arguments.tensors),
             *(value * _PERTURBATION for value in self._floats),
         ]
@@ -213,7 +211,7 @@ class CompiledSVIStep:
                 recording = record(self._step, inputs, others)
         except CaptureError:
             raise
-        except Exception as error:  # whatever it is, Pyro's own step can still run
+        except Exception as error:  # the user's code may raise anything; Pyro's own step can still run
             raise CaptureError(f"the step fails while it is recorded: {quoted(error, lines=4)}") from error
         finally:
             random.setstate(state)
@@ -234,7 +232,7 @@ class CompiledSVIStep:
             if self._update is None:
                 return [*losses, *(gradient.detach() for gradient in gradients if gradient is not None)]
             for parameter, gradient, none in found:
-                # Pyro keeps a zero gradient on a parameter that once had a gradient, and optimizers continue to update it.
+                # Pyro keeps a zero gradient on a parameter that has had a gradient, and optimizers continue to update it.
                 if gradient is None and not none:
                     parameter.grad = torch.zeros_like(parameter)
             self._update.record()
@@ -244,7 +242,7 @@ class CompiledSVIStep:
         for parameter in self._parameters:
             parameter.grad = None
         definition = self._definition
-        # Distributions validate their arguments by reading values, which the eager steps have already done.
+        # Validation by the distributions reads values; the eager steps have done it.
         with (
             torch.enable_grad(),
             pyro.validation_enabled(False),

@@ -1,4 +1,4 @@
-"""Dispatch of each step to a compiled graph or to Pyro's own step."""
+"""The choice for each step between a compiled graph and Pyro's own step."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from amortvi.errors import AmortviWarning, CaptureError
 __all__ = ["COMPILE_AFTER", "MAX_COMPILATIONS", "StepDispatcher"]
 
 COMPILE_AFTER = 2000
-"""Eager steps with one signature before it is compiled. How many steps will follow is unknown. Compiling takes about as long as
-two to three thousand eager steps for any model, because both times grow with the number of operations. In the worst case, where
-the last step compiles, the time lost is therefore about the time that the eager steps have already taken."""
+"""Eager steps with one signature before it is compiled. The number of steps that will follow is unknown. Compiling takes about as
+long as two to three thousand eager steps for any model, because both times grow with the number of operations. In the worst
+case, in which the last step compiles, the time lost is therefore about the time that the eager steps have taken."""
 
 MAX_COMPILATIONS = 16
-"""The limit on compilations. Without it, a model whose arguments have a new shape in every step would compile in every step."""
+"""The limit on compilations. Without it, arguments with a new shape in every step would lead to a compilation in every step."""
 
 _MAX_SIGNATURES = 1000
-"""The limit on signatures that are tracked at a time. Without it, a new signature in every step would fill the memory."""
+"""The limit on signatures that are known at a time. Without it, a new signature in every step would fill the memory."""
 
 _MAX_OPTION_CHANGES = 2
 """How often the options of an optimizer may change before it is left out of the graph. A schedule that changes more than the
@@ -34,16 +34,13 @@ learning rate would otherwise lead to a new graph in every step."""
 
 
 class StepDispatcher:
-    """Runs each step compiled if that is possible and pays, and eagerly otherwise.
+    """Runs each step compiled if this is possible and saves time, and eagerly otherwise.
 
     Args:
         eager: Pyro's own step.
-        define: returns what a step computes at present.
+        define: returns what a step currently computes.
         choice: compile each signature from its second step (``True``), or after many steps (``"auto"``).
         warns: whether to issue Pyro's warning if a loss is NaN.
-
-    Attributes:
-        compilations: the number of graphs compiled so far.
     """
 
     def __init__(
@@ -101,7 +98,7 @@ class StepDispatcher:
             self._definition = definition
         entry = self._entry_for((arguments.signature, settings))
         if entry.splits_by_floats:
-            # The model needs the values of the floats in Python, so each of their values has its own graph.
+            # The model needs the values of the floats in Python, so each combination of values has its own graph.
             entry = self._entry_for((arguments.signature, settings, arguments.floats))
             entry.has_constant_floats = True
         return entry
@@ -193,8 +190,8 @@ class StepDispatcher:
             return False
         self._warn_once(
             "limit",
-            f"{MAX_COMPILATIONS} different steps were compiled, and all others run eagerly: use the same few shapes for the "
-            f"arguments, and pass numbers that change as tensors or float arguments, not as integers, attributes or globals."
+            f"{MAX_COMPILATIONS} different steps were compiled, and all others run eagerly: use arguments of few different "
+            f"shapes, and pass numbers that change as tensors or float arguments, not as integers, attributes or globals."
             f"{self._last_invalidation}",
             callers=5,
         )
@@ -208,28 +205,17 @@ class StepDispatcher:
 
 
 class _Entry:
-    """What is known about the steps with one signature.
-
-    Attributes:
-        steps: the number of eager steps.
-        parameters: the parameters that the last observed step used; ``None`` if no step was observed.
-        modules: the modules that any observed step used.
-        observed_modes: the modes of the modules in the last observed step.
-        compiled: the compiled steps, by the modes of the modules.
-        splits_by_floats: whether each combination of float arguments has an entry of its own.
-        has_constant_floats: whether this is such an entry.
-        stays_eager: whether compiling has failed.
-    """
+    """What is known about the steps with one signature."""
 
     def __init__(self) -> None:
-        self.steps = 0
-        self.parameters: dict[str, Tensor] | None = None
-        self.modules: list[nn.Module] = []
-        self.observed_modes: Hashable = None
-        self.compiled: dict[Hashable, CompiledSVIStep] = {}
-        self.splits_by_floats = False
-        self.has_constant_floats = False
-        self.stays_eager = False
+        self.steps = 0  # eager ones
+        self.parameters: dict[str, Tensor] | None = None  # of the last observed step
+        self.modules: list[nn.Module] = []  # of all observed steps
+        self.observed_modes: Hashable = None  # of the modules in the last observed step
+        self.compiled: dict[Hashable, CompiledSVIStep] = {}  # by the modes of the modules
+        self.splits_by_floats = False  # whether each combination of float arguments has an entry of its own
+        self.has_constant_floats = False  # whether this is such an entry
+        self.stays_eager = False  # because compiling has failed
 
     def update(self, parameters: dict[str, Tensor], modules: list[nn.Module]) -> None:
         """Add what was observed in an eager step."""

@@ -1,4 +1,4 @@
-"""A guard on the Python values that model and guide refer to: they are constants of a graph, which is invalid if they change."""
+"""A guard on the Python values that model and guide refer to: a graph keeps them constant, so it is invalid if they change."""
 
 from __future__ import annotations
 
@@ -30,11 +30,8 @@ _MISSING = object()
 class ConstantGuard:
     """Checks the values that model and guide refer to by name: globals, closures, attributes, items of lists and dicts.
 
-    A number such as ``self.beta`` is a constant of a graph. If it is set to another value, the graph would silently keep the old
-    one. The guard therefore finds such values as Python does, from the functions by the names in their code.
-
-    Args:
-        roots: the functions, methods, modules and other callables to start from.
+    A number such as ``self.beta`` is a constant of a graph, which would silently keep the old value when the number changes. The
+    guard therefore finds all such values, starting from the callables in ``roots``, by the names in their code.
 
     Example:
         >>> class Model:
@@ -70,46 +67,37 @@ class ConstantGuard:
 
     @contextlib.contextmanager
     def restored(self) -> Iterator[None]:
-        """Restore on exit the variables that were set inside.
-
-        Raises:
-            CaptureError: a number was set, which a compiled step would not do.
-        """
+        """Restore on exit the variables that were set inside; raise `CaptureError` if a number was set."""
+        changes = []
         try:
             yield
         finally:
-            set_inside = None
             for holder, name, value in self._variables:
                 current = holder.get(name, _MISSING)
                 if current is not value and isinstance(holder, dict):
-                    set_inside = name if isinstance(value, _PLAIN) and not _is_same(current, value) else set_inside
+                    changes.append((name, value, current))
                     holder[name] = value
+                    if value is _MISSING:
+                        del holder[name]
             for cell, name, value in self._cells:
-                current = cell.cell_contents
-                if current is not value:
-                    set_inside = name if isinstance(value, _PLAIN) and not _is_same(current, value) else set_inside
+                if cell.cell_contents is not value:
+                    changes.append((name, value, cell.cell_contents))
                     cell.cell_contents = value
-        if set_inside is not None:
-            raise CaptureError(
-                f"the step sets {set_inside!r} to a new value each time, which a compiled step would not do: keep it in a buffer "
-                f"and change it in place, or use compile=False."
-            )
+        for name, value, current in changes:
+            if isinstance(value, _PLAIN) and not _is_same(current, value):
+                raise CaptureError(
+                    f"the step sets {name!r} to a new value each time, which a compiled step would not do: keep it in a buffer "
+                    f"and change it in place, or use compile=False."
+                )
 
 
 class _References:
-    """Finds what some callables refer to. Each function found adds names, and each object found may have attributes so named.
-
-    Args:
-        roots: the callables to start from.
-
-    Attributes:
-        variables: for each global or attribute the namespace that contains it, by the ``id`` of its owner and its name.
-        cells: for each variable of a closure its cell and its name.
-        containers: the lists, tuples, dicts and sets.
-    """
+    """Finds all values that ``roots`` refer to: each function adds names, and objects may have attributes with these names."""
 
     def __init__(self, roots: Iterable[Any]) -> None:
+        # The namespace of each global or attribute, by the id of its owner and its name.
         self.variables: dict[tuple[int, str], Mapping[str, Any]] = {}
+        # The cell and the name of each variable of a closure.
         self.cells: dict[int, tuple[Any, str]] = {}
         self.containers: list[Any] = []
         self._attributes: set[str] = set()
@@ -132,7 +120,7 @@ class _References:
                 self.containers.append(value)
 
     def _expand(self, value: Any) -> bool:
-        """Reach the parts of a function, a container or similar, and return whether ``value`` is one of these."""
+        """Reach the parts of a function, method, container or similar, and return whether ``value`` is one of these."""
         if not isinstance(
             value, (FunctionType, MethodType, partial, property, staticmethod, classmethod, *_CONTAINERS)
         ):
@@ -184,7 +172,7 @@ class _References:
 
 
 def _names(code: CodeType) -> tuple[set[str], set[str]]:
-    """Return the names of the globals and of the attributes in code, including that of nested functions."""
+    """Return the names of globals and of attributes in code, including the code of nested functions."""
     names: set[str] = set()
     attributes: set[str] = set()
     for instruction in dis.get_instructions(code):
@@ -201,7 +189,7 @@ def _names(code: CodeType) -> tuple[set[str], set[str]]:
 
 
 def _is_users(value: Any) -> bool:
-    """Return whether the attributes of an object belong to the user, and not to a library."""
+    """Return whether the attributes of an object belong to the user rather than to a library."""
     if isinstance(value, nn.Module):
         return True
     if isinstance(value, ModuleType):

@@ -1,4 +1,4 @@
-r"""Renyi's bound of each observation, correct for any size of the subsample.
+r"""Renyi's bound for each observation, correct for subsamples of any size.
 
 For an observation with weights :math:`w_k = p(x, z_k) / q(z_k)`, :math:`z_k \sim q`, the bound is
 
@@ -6,10 +6,10 @@ For an observation with weights :math:`w_k = p(x, z_k) / q(z_k)`, :math:`z_k \si
 
     \frac1{1 - \alpha} \log \frac1K \sum_{k=1}^K w_k^{1 - \alpha}.
 
-For :math:`\alpha = 0` it is the importance-weighted bound. The bound of a data set is the sum over its observations, and a
+For :math:`\alpha = 0` this is the importance-weighted bound. The bound of a data set is the sum over its observations, and a
 subsample of ``B`` out of ``N`` observations estimates it by ``N / B`` times its own sum. Pyro instead multiplies the log
-probabilities by ``N / B`` inside the logarithm of the sum over ``k``. Because a mean of powers exceeds the power of the mean, its
-estimate grows with ``N / B`` and can exceed the log evidence, so it is not a bound.
+probabilities by ``N / B`` inside the logarithm of the sum over ``k``. A mean of powers exceeds the power of the mean, so that
+Pyro's estimate grows with ``N / B`` and can exceed the log evidence: it is not a bound.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ _PARTICLES = "num_particles_vectorized"
 class RenyiELBO(pyro.infer.RenyiELBO):
     """Renyi's bound (Li and Turner, 2016) with the interface of `pyro.infer.RenyiELBO`, but correct for subsamples.
 
-    An observation is an index of the plates that all latent sites share. Its weight sums over all sites in these plates, without
-    the scale of the plates; a scale set by the user (`pyro.poutine.scale`) is kept. Observed sites outside these plates are added
-    to the bound. If the latent sites share no plate, the bound is that of all data together, as in Pyro.
+    The plates that all latent sites share index the observations. The log weight of an observation is the sum over all sites in
+    these plates, without the scale of the plates but with scales set by the user (`pyro.poutine.scale`). Observed sites outside
+    these plates are added to the bound. If the latent sites share no plate, the bound is that of all data together, as in Pyro.
 
     Args:
-        alpha: the order, any number except one.
+        alpha: the order; any number except one.
         num_particles: ``K``.
         max_plate_nesting: the number of dimensions reserved for plates.
         vectorize_particles: draw all particles in one run.
@@ -57,7 +57,7 @@ class RenyiELBO(pyro.infer.RenyiELBO):
 
     @classmethod
     def like(cls, other: pyro.infer.RenyiELBO) -> RenyiELBO:
-        """Return the bound with the options of ``other``, one of Pyro's."""
+        """Return this bound with the options of one of Pyro's."""
         made = cls(alpha=other.alpha, num_particles=other.num_particles)
         vars(made).update(vars(other))
         return made
@@ -70,7 +70,7 @@ class RenyiELBO(pyro.infer.RenyiELBO):
         return loss
 
     def loss_and_grads(self, model: Callable[..., Any], guide: Callable[..., Any], *args: Any, **kwargs: Any) -> float:
-        """Return an estimate of the negative bound, and add its gradient to the parameters.
+        """Return an estimate of the negative bound, and add its gradient to the gradients of the parameters.
 
         Raises:
             ModelError: the guide has latents that are not reparameterized.
@@ -109,18 +109,14 @@ class _Particle:
     Args:
         sites: the sites of the run, each with its sign in ``log p - log q``.
         shared: the plates that all latent sites share.
-
-    Attributes:
-        log_weights: one tensor for each combination of indices of the sequential plates in ``shared``. Its dimensions are the
-            particles, if they are vectorized, and then the vectorized plates in the order of their names.
-        outside: the log probability of the sites outside the shared plates.
-        subsampling: ``N / B``, the inverse fraction of the observations in the run.
     """
 
     def __init__(self, sites: list[tuple[int, Any]], shared: frozenset[str]) -> None:
+        # One tensor for each combination of indices of the sequential plates in `shared`. Its dimensions are the particles, if
+        # they are vectorized, and then the vectorized plates in the order of their names.
         self.log_weights: dict[tuple[int, ...], Any] = {}
-        self.outside: Any = 0.0
-        self.subsampling = 1.0
+        self.outside: Any = 0.0  # the log probability of the sites outside the shared plates
+        self.subsampling = 1.0  # N / B
         for sign, site in sites:
             if not shared <= _plates(site):
                 self.outside = self.outside + sign * site["log_prob"].sum()
@@ -141,7 +137,7 @@ def _signed_sites(model_trace: Any, guide_trace: Any) -> list[tuple[int, Any]]:
 
 
 def _sample_sites(trace: Any) -> Iterator[Any]:
-    """Return the messages of all sample statements, without ``pyro.deterministic``."""
+    """Return all sample sites except those of ``pyro.deterministic``."""
     for site in trace.nodes.values():
         if site["type"] == "sample" and not site["infer"].get("_deterministic"):
             yield site
@@ -152,7 +148,7 @@ def _plates(site: Any) -> frozenset[str]:
 
 
 def _sum_except(log_prob: Tensor, dims: list[int]) -> Tensor:
-    """Sum over all dimensions except ``dims`` (negative), and return these in the given order."""
+    """Sum over all dimensions except ``dims``, which are negative, and return ``dims`` in the given order."""
     missing = max([-dim for dim in dims], default=0) - log_prob.dim()
     full = log_prob.reshape((1,) * missing + tuple(log_prob.shape)) if missing > 0 else log_prob
     rest = [dim for dim in range(-full.dim(), 0) if dim not in dims]

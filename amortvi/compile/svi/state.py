@@ -1,4 +1,4 @@
-"""The state that a compiled step depends on besides its arguments: parameters, buffers, modes of modules, and settings."""
+"""The state besides arguments that a compiled step depends on: parameters, buffers, modes of modules, and settings."""
 
 from __future__ import annotations
 
@@ -31,19 +31,14 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class UsedState:
-    """The state that an eager step used.
-
-    Args:
-        parameters: the parameters that Pyro trains, unconstrained, by name.
-        modules: every module that was called.
-    """
+    """The state used by an eager step: the unconstrained parameters by name, and every module that was called."""
 
     parameters: dict[str, Tensor]
     modules: list[nn.Module]
 
 
 def observe(step: Callable[[], Result]) -> tuple[Result, UsedState]:
-    """Run one of Pyro's steps, and return its result and the state that it used."""
+    """Run one of Pyro's steps, and return its result and the state it used."""
     called: dict[nn.Module, None] = {}
 
     def note(module: nn.Module, _: Any) -> None:
@@ -81,11 +76,11 @@ def current_settings() -> Hashable:
 
 
 class TensorGuard:
-    """Checks that the tensors that a compiled step reads and writes are still the ones that model, guide and Pyro use.
+    """Checks that model, guide and Pyro still use the same tensors as the compiled step.
 
     Args:
         named: the parameters that Pyro trains, by name.
-        trained: all trained parameters, also those that Pyro does not know.
+        trained: all trained parameters, including those that Pyro does not know.
         modules: every module whose tensors the step may use.
     """
 
@@ -103,7 +98,7 @@ class TensorGuard:
         self._memory = self._current_memory()
 
     def holds(self) -> bool:
-        """Return whether all tensors are the same objects in the same memory."""
+        """Return whether all tensors are still the same objects in the same memory."""
         stored = _param_store()
         return (
             all(stored.get(name) is value for name, value in self._stored)
@@ -128,11 +123,7 @@ class TensorGuard:
 
     @contextlib.contextmanager
     def restored(self) -> Iterator[None]:
-        """Restore on exit gradients, the parameter store and the tensors of modules.
-
-        Raises:
-            CaptureError: model or guide replace a tensor, so that the next step would not use the recorded one.
-        """
+        """Restore gradients, the parameter store and the tensors of modules on exit; raise `CaptureError` if one was replaced."""
         store = pyro.get_param_store()
         names = ("_params", "_param_to_name", "_constraints")
         contents = {name: dict(getattr(store, name)) for name in names}

@@ -1,23 +1,12 @@
-"""Pyro's stochastic variational inference with compiled steps."""
+"""Pyro's stochastic variational inference, with compiled steps."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from types import MethodType
 from typing import Any
 
 import pyro.infer
-from pyro.infer import (
-    JitTrace_ELBO,
-    JitTraceEnum_ELBO,
-    JitTraceGraph_ELBO,
-    JitTraceMeanField_ELBO,
-    Trace_ELBO,
-    TraceEnum_ELBO,
-    TraceGraph_ELBO,
-    TraceMeanField_ELBO,
-)
 from pyro.infer.elbo import ELBO
 from pyro.optim import PyroOptim
 from torch.optim import Optimizer
@@ -34,28 +23,28 @@ __all__ = ["SVI"]
 
 
 class SVI(pyro.infer.SVI):
-    """Pyro's `pyro.infer.SVI` with a compiled step.
+    """Drop-in replacement for `pyro.infer.SVI` with compiled steps.
 
-    It is a drop-in replacement: the arguments, the parameter store and, for the same seed, the results are those of Pyro. After
-    some eager steps, the whole step (loss, gradient, clipping and optimizers) is recorded as one graph and compiled, once per
-    shape of the arguments. The loss and its gradient are computed by Pyro's own estimators.
+    The arguments, the parameter store and, for the same seed, the results are those of Pyro. After some eager steps, the whole
+    step (loss, gradient, clipping and optimizers) is recorded as one graph and compiled, once per shape of the arguments. Pyro's
+    own estimators compute the loss and its gradient.
 
     The Python code of model and guide does not run in a compiled step. Their computation must therefore depend only on their
     arguments, on parameters, and on buffers of modules. Other tensors that they use may be changed in place but not replaced.
-    Tensors and Python floats among the arguments, such as a KL weight, may have a new value in each step. For other arguments
+    Tensors and Python floats in the arguments, such as a KL weight, may have new values in each step. For other arguments
     (integers, strings, flags), for shapes, and for the modes of modules, each value gets its own graph.
 
-    Pyro's `RenyiELBO` is replaced by `amortvi.svi.RenyiELBO`, which is correct for subsamples, whether or not steps are compiled.
+    `amortvi.svi.RenyiELBO`, which is correct for subsamples, always replaces Pyro's `RenyiELBO`.
 
     Args:
         model: a Pyro model.
         guide: a Pyro guide.
         optim: an optimizer or scheduler of `pyro.optim`, or an optimizer of `torch.optim`, which trains the parameters that it
-            was constructed with. The optimizers of torch become part of the graph; other optimizers update eagerly.
+            was constructed with. Updates by torch's own optimizers become part of the graph; all others stay eager.
         loss: an ELBO of `pyro.infer`, or a function of model, guide and arguments that returns a loss.
         loss_and_grads: as in Pyro, for a ``loss`` that is a function.
-        compile: ``"auto"`` compiles a step after 2000 eager ones, and runs Pyro's own step, with a warning, if it cannot be
-            compiled. ``True`` compiles from the second step, or raises an error. ``False`` never compiles.
+        compile: ``"auto"`` compiles a step after 2000 eager ones; if this is impossible, it issues a warning and runs Pyro's own
+            step. ``True`` compiles from the second step, or raises an error. ``False`` never compiles.
         kwargs: further options of Pyro's SVI.
 
     Attributes:
@@ -126,7 +115,7 @@ class SVI(pyro.infer.SVI):
             kwargs: passed to model and guide.
 
         Returns:
-            The estimate of the loss before the update, a float, or a tuple of floats if the loss has several terms.
+            The estimate of the loss before the update: a float, or a tuple of floats if the loss has several terms.
 
         Raises:
             CaptureError: ``compile`` is ``True`` and the step cannot be compiled; nothing has changed.
@@ -145,19 +134,19 @@ class SVI(pyro.infer.SVI):
         return StepDefinition(self.model, self.guide, self.optim, self.loss_and_grads, options)
 
 
-_WITHOUT_JIT = (
-    (JitTrace_ELBO, Trace_ELBO),
-    (JitTraceMeanField_ELBO, TraceMeanField_ELBO),
-    (JitTraceEnum_ELBO, TraceEnum_ELBO),
-    (JitTraceGraph_ELBO, TraceGraph_ELBO),
+_JIT: tuple[Any, ...] = (
+    pyro.infer.JitTrace_ELBO,
+    pyro.infer.JitTraceEnum_ELBO,
+    pyro.infer.JitTraceGraph_ELBO,
+    pyro.infer.JitTraceMeanField_ELBO,
 )
 
 
 def _without_jit(loss: Any) -> Callable[..., Any]:
     """Return the estimator of a loss and its gradient, without compilation by Pyro."""
-    for jit, plain in _WITHOUT_JIT:
+    for jit in _JIT:
         if type(loss).loss_and_grads is jit.loss_and_grads:
-            return MethodType(plain.loss_and_grads, loss)
+            return super(jit, loss).loss_and_grads
     return loss.loss_and_grads
 
 

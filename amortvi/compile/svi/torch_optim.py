@@ -28,11 +28,7 @@ __all__ = ["RecordedUpdate", "TorchOptim", "can_be_recorded", "has_state_for", "
 
 
 class TorchOptim(PyroOptim):
-    """An optimizer of torch with the interface of Pyro's; it updates only the parameters that it was constructed with.
-
-    Args:
-        optimizer: the optimizer.
-    """
+    """An optimizer of torch with the interface of Pyro's; it updates only the parameters that it was constructed with."""
 
     def __init__(self, optimizer: Optimizer) -> None:
         super().__init__(type(optimizer), {})
@@ -46,11 +42,11 @@ class TorchOptim(PyroOptim):
         self.optimizer.zero_grad(set_to_none=True)
 
     def get_state(self) -> dict[str, Any]:
-        """Return the optimizer's state."""
+        """Return the state of the optimizer."""
         return self.optimizer.state_dict()
 
     def set_state(self, state_dict: dict[str, Any]) -> None:
-        """Set the optimizer's state."""
+        """Set the state of the optimizer."""
         self.optimizer.load_state_dict(state_dict)
 
     @property
@@ -86,7 +82,7 @@ def own_parameters(optim: PyroOptim) -> list[Tensor]:
 
 
 def has_state_for(optim: PyroOptim, parameters: Iterable[Tensor]) -> bool:
-    """Return whether an optimizer has already updated every parameter; its state is created by the first update."""
+    """Return whether an optimizer has already updated every parameter; the first update creates its state."""
     return isinstance(optim, TorchOptim) or all(parameter in optim.optim_objs for parameter in parameters)
 
 
@@ -114,12 +110,11 @@ class RecordedUpdate:
         self._optim = optim
         self._parameters = list(parameters)
         self._optimizers = _optimizers(optim, parameters)
-        for each in self._optimizers:
+        self._recordable = [RecordableOptimizer(each) for each in self._optimizers]
+        for each, recordable in zip(self._optimizers, self._recordable, strict=True):
             device = each.param_groups[0]["params"][0].device
             if device.type == "cuda":
                 place_optimizer_state(each, device)
-        self._recordable = [RecordableOptimizer(each) for each in self._optimizers]
-        for recordable in self._recordable:
             recordable.count_in_double()
         self._optim_objs = optim.optim_objs
         self._options = [optimizer_options(each) for each in self._optimizers]
@@ -127,18 +122,14 @@ class RecordedUpdate:
         self._write_rates()
 
     def record(self) -> None:
-        """Run the updates as part of a recording.
-
-        Raises:
-            CaptureError: an optimizer replaces tensors of its state.
-        """
+        """Run the updates as part of a recording; raise `CaptureError` if an optimizer replaces tensors of its state."""
         with self._restored_states(), contextlib.ExitStack() as stack:
             for recordable in self._recordable:
                 stack.enter_context(recordable.recording())
             self._optim(self._parameters)
 
     def holds(self) -> bool:
-        """Return whether the recorded updates are still valid, and update their learning rates if those have changed."""
+        """Return whether the recorded updates are still valid, and write the learning rates if they have changed."""
         if self._optim.optim_objs is not self._optim_objs:
             return False
         for each, (state, size) in zip(self._optimizers, self._states, strict=True):

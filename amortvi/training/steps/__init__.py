@@ -1,4 +1,4 @@
-"""One training step behind one contract: eager, which is the reference, or compiled."""
+"""Training steps: eager ones, which are the reference, and compiled ones with the same interface."""
 
 from amortvi.training.steps.auto import AutoStep, Budget, Engine
 from amortvi.training.steps.compiled import CompiledEstimation, CompiledStep

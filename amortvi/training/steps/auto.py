@@ -1,4 +1,4 @@
-"""The choice between eager and compiled: compiling costs seconds once, and saves milliseconds per step."""
+"""The choice between eager and compiled steps: compiling takes seconds once, and saves milliseconds per step."""
 
 from __future__ import annotations
 
@@ -20,46 +20,41 @@ from amortvi.training.steps.update import Estimation
 __all__ = ["AutoStep", "Budget", "Engine"]
 
 PAYS_FROM = 10_000
-"""Steps of one shape from which compiling pays. Both its time and the time it saves per step grow with the number of
-operations, so their ratio depends little on the model: about three thousand steps on an idle machine, and up to ten thousand
-on a busy one. A rule that counts steps and measures nothing always makes the same choice, and so gives the same numbers."""
+"""The number of steps of one shape from which compiling saves time. Both the time it takes and the time it saves per step grow
+with the number of operations, so their ratio depends little on the model: about three thousand steps on an idle machine, and up
+to ten thousand on a busy one. A rule that counts steps instead of measuring times makes fits reproducible."""
 
 _TIMED_STEPS = 8
-"""Steps of each kind that are timed before their medians are compared, which one slow step in eight does not change."""
+"""The number of eager and of compiled steps that are timed before their medians are compared."""
 
 _TOLERATED_SLOWDOWN = 1.1
-"""How many times as long as an eager step a compiled one may take; less than a tenth is noise on a shared machine."""
+"""The largest accepted ratio of the times of a compiled and an eager step; smaller ones may be noise on a shared machine."""
 
 
 @dataclass
 class Budget:
-    """The epochs of a fit that are to come.
-
-    Args:
-        epochs: how many.
-        gave_up: whether compiling has failed, which is reported once.
-    """
+    """The epochs of a fit, and whether compiling has failed, which is reported once."""
 
     epochs: int
     gave_up: bool = False
 
     def give_up(self, error: CaptureError) -> None:
-        """Report once that this fit runs eagerly, and why."""
+        """Issue one warning that this fit runs eagerly, and why."""
         if not self.gave_up:
             self.gave_up = True
             warnings.warn(f"this fit runs without compiling: {error}", AmortviWarning, stacklevel=2)
 
 
 class AutoStep:
-    """Runs minibatches eagerly, or compiled if enough minibatches of the same shape are to come.
+    """Runs minibatches eagerly, or compiled if the fit has enough minibatches of the same shape.
 
-    A shape whose compiled step is more than a tenth slower than eager returns to eager.
+    A shape returns to eager steps if its compiled steps are more than a tenth slower.
 
     Args:
-        eager: the reference.
+        eager: the eager step.
         make_compiled: constructs the compiled step, or returns the existing one.
         compiled: the compiled step of an earlier fit, or ``None``.
-        budget: the epochs to come.
+        budget: the epochs of the fit.
         steps_per_epoch: the number of minibatches per epoch, or ``None`` if unknown.
     """
 
@@ -138,7 +133,7 @@ class AutoStep:
 
 
 class _Shape:
-    """What is known of the minibatches of one size."""
+    """The choice for the minibatches of one size, and the times of its steps."""
 
     def __init__(self, *, compiles: bool, is_settled: bool) -> None:
         self.compiles = compiles
@@ -169,11 +164,11 @@ Computation = TypeVar("Computation", bound=Estimation)
 
 
 class Engine(Generic[Computation]):
-    """Chooses the steps of one kind of computation, and keeps what was compiled while the computation stays the same.
+    """Chooses the steps for one kind of computation, and keeps compiled steps as long as the computation stays the same.
 
     Args:
-        eager: constructs the eager step of a computation.
-        compiled: constructs the compiled one.
+        eager: constructs the eager step for a computation.
+        compiled: constructs the compiled step.
     """
 
     def __init__(self, eager: Callable[[Computation], Step], compiled: Callable[[Computation], CompilingStep]) -> None:
@@ -185,16 +180,10 @@ class Engine(Generic[Computation]):
     def steps(
         self, computation: Computation, choice: CompileChoice, budget: Budget, steps_per_epoch: int | None
     ) -> tuple[Step, Step]:
-        """Return the step to run, and the eager one, which is the reference.
-
-        Args:
-            computation: what a step computes.
-            choice: whether to compile.
-            budget: the epochs to come.
-            steps_per_epoch: the number of steps per epoch, or ``None`` if unknown.
+        """Return the step to run, and the eager step as the reference.
 
         Raises:
-            CaptureError: the step is to be compiled and cannot be.
+            CaptureError: ``choice`` is ``True``, and the optimizer evaluates the loss itself.
         """
         if self._computation is None or not computation.is_equivalent(self._computation):
             self._computation, self._compiled = computation, None
@@ -213,5 +202,5 @@ class Engine(Generic[Computation]):
         return self._compiled
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Compiled steps write to the parameters of the original, and cannot be pickled: a copy starts without them.
+        # Compiled steps write to the parameters of the original and cannot be pickled, so a copy starts without them.
         return Engine, (self._make_eager, self._make_compiled)

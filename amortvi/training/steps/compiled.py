@@ -25,20 +25,19 @@ from amortvi.training.steps.update import Estimation, Update, memory_of
 __all__ = ["CompiledEstimation", "CompiledStep"]
 
 _STEPS_BETWEEN_CHECKS = 1000
-"""Steps between checks for numbers that are not finite within an epoch. A check takes a third of the time of a small step and
-makes an accelerator wait. Once per thousand steps the cost is negligible, and a failed fit still ends soon."""
+"""Steps between checks for non-finite numbers within an epoch. A check takes a third of the time of a small step and makes the
+CPU wait for an accelerator. Once per thousand steps the cost is negligible, and a failed fit still ends soon."""
 
 _MAX_OPTION_CHANGES = 1
-"""How often the options of the optimizer may change before it is left out of the graph. One change may come from the user; two
-are taken for a schedule, which would otherwise compile in every epoch."""
+"""How often the options of the optimizer may change before it is left out of the graph. The user may change them once; a second
+change is taken for a schedule, which would otherwise lead to a compilation in every epoch."""
 
 
 class CompiledStep:
     """One optimizer step on one minibatch, including the selection of its observations.
 
-    Objective, gradient, clipping and optimizer are one graph if the optimizer is one of `torch.optim` whose step is a fixed
-    sequence of tensor operations. Otherwise the optimizer's step stays outside the graph. Numbers that are not finite are
-    detected at the end of the epoch, so that no step waits for the check.
+    Objective, gradient, clipping and optimizer are one graph if the optimizer can be recorded. Otherwise its step stays outside
+    the graph. Non-finite numbers are detected at the end of the epoch, so that no step waits for the check.
 
     Args:
         update: what to compute.
@@ -74,7 +73,7 @@ class CompiledStep:
         return self._optimizer is not None
 
     def begin(self) -> None:
-        """Discard what was compiled if it is no longer valid, and write the current learning rates."""
+        """Discard compiled code that is no longer valid, and write the current learning rates."""
         if self._optimizer is not None:
             self._optimizer.count_in_double()
             self._count_option_changes()
@@ -109,7 +108,7 @@ class CompiledStep:
             LateNonFiniteError: a loss or a parameter is not finite.
         """
         if not self._has_state:
-            # An optimizer creates its state in its first step, which therefore differs from all later ones.
+            # An optimizer creates its state in the first step, which therefore differs from all later steps.
             self.first(minibatch)
             self.begin()
             self._has_state = True
@@ -133,12 +132,12 @@ class CompiledStep:
             raise LateNonFiniteError("the loss or a parameter is not finite")
 
     def _recorded(self, minibatch: Minibatch) -> Sequence[Tensor]:
-        """Perform the whole update or, if the optimizer stays outside the graph, return the gradients that exist."""
+        """Perform the whole update, or return the gradients that exist if the optimizer stays outside the graph."""
         gradients = self.update.differentiate(minibatch.gather()).gradients
         if self._optimizer is None:
             self._has_gradient = [gradient is not None for gradient in gradients]
             return [gradient for gradient in gradients if gradient is not None]
-        # Clipping stays outside recording(), whose flag is meant for optimizers only.
+        # Clipping stays outside recording(), which sets a flag for optimizers only.
         self.update.attach(gradients)
         with self._optimizer.recording():
             self.update.step()
@@ -146,11 +145,7 @@ class CompiledStep:
 
 
 class CompiledEstimation:
-    """The estimate of the objective on one minibatch, compiled.
-
-    Args:
-        estimation: what to compute.
-    """
+    """The compiled estimate of the objective on one minibatch."""
 
     def __init__(self, estimation: Estimation) -> None:
         self.estimation = estimation
@@ -162,7 +157,7 @@ class CompiledEstimation:
         return self.estimation.totals
 
     def begin(self) -> None:
-        """Discard what was compiled if it is no longer valid."""
+        """Discard compiled code that is no longer valid."""
         self.function.keep_for(self.estimation.fingerprint())
 
     def is_compiled_for(self, minibatch: Minibatch) -> bool:
@@ -170,15 +165,11 @@ class CompiledEstimation:
         return self.function.is_compiled_for(minibatch)
 
     def __call__(self, minibatch: Minibatch) -> None:
-        """Estimate the objective and add it to the totals.
-
-        Raises:
-            CaptureError: the objective cannot be recorded or compiled.
-        """
+        """Estimate the objective and add it to the totals; raise `CaptureError` if it cannot be compiled."""
         self.function(minibatch)
 
     def end(self) -> None:
-        """Do nothing: an estimate changes no parameters."""
+        """Do nothing: the estimate changes no parameters."""
 
     def _recorded(self, minibatch: Minibatch) -> Sequence[Tensor]:
         self.estimation.accumulate(minibatch.gather())

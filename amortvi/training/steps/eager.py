@@ -19,11 +19,7 @@ __all__ = ["EagerEstimation", "EagerStep"]
 
 
 class EagerStep:
-    """One optimizer step on one minibatch; loss and gradients are checked before anything is updated.
-
-    Args:
-        update: what to compute.
-    """
+    """One optimizer step on one minibatch; loss and gradients are checked before anything is updated."""
 
     def __init__(self, update: Update) -> None:
         self.update = update
@@ -37,13 +33,13 @@ class EagerStep:
         """Do nothing."""
 
     def end(self) -> None:
-        """Do nothing: every step was checked."""
+        """Do nothing: each step has been checked."""
 
     def __call__(self, minibatch: Minibatch) -> None:
         """Update the parameters.
 
         Raises:
-            NonFiniteError: the loss or a gradient is not finite; the parameters are then as before the call.
+            NonFiniteError: the loss or a gradient is not finite; the parameters have not changed.
         """
         batch = minibatch.gather()
         if needs_closure(self.update.optimizer):
@@ -90,11 +86,7 @@ class EagerStep:
 
 
 class EagerEstimation:
-    """The estimate of the objective on one minibatch, without an update.
-
-    Args:
-        estimation: what to compute.
-    """
+    """The estimate of the objective on one minibatch, without an update."""
 
     def __init__(self, estimation: Estimation) -> None:
         self.estimation = estimation

@@ -1,4 +1,4 @@
-"""The contract of what runs over the minibatches of an epoch, eager or compiled, and the sums it accumulates."""
+"""The interface of eager and compiled steps over the minibatches of an epoch, and the sums that they accumulate."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ __all__ = ["Averages", "CompilingStep", "LateNonFiniteError", "Step", "Totals"]
 
 
 class Averages(NamedTuple):
-    """Means over the observations of an epoch, in nats.
+    """Means over the observations of an epoch, in nats per observation.
 
     Args:
-        elbo: the bound, before each update.
+        elbo: the bound, estimated before each update.
         reconstruction: ``E_q[log p(x | z)]``.
         kl: ``KL(q || p(z))``.
     """
@@ -29,11 +29,7 @@ class Averages(NamedTuple):
 
 
 class Totals:
-    """The sums of an epoch so far; steps add to them in place, so that no step waits for the device.
-
-    Args:
-        device: where the steps run.
-    """
+    """The sums of an epoch so far, on the device of the steps, which add to them in place without waiting for the device."""
 
     def __init__(self, device: torch.device) -> None:
         # In double precision if the device has it: an epoch may have millions of observations.
@@ -41,12 +37,7 @@ class Totals:
         self.sums = torch.zeros(4, dtype=dtype, device=device)
 
     def add(self, estimate: Estimate, observations: int | None) -> None:
-        """Add one batch.
-
-        Args:
-            estimate: the objective's estimate on the batch.
-            observations: the size of the data set, or ``None`` if unknown.
-        """
+        """Add the estimate of the objective on one batch of a data set with this number of observations, if known."""
         weights = estimate.weights
         elbo = estimate.elbo(observations).detach()
         means = [elbo, weights.reconstruction.detach().mean(), weights.kl.detach().mean(), torch.ones_like(elbo)]
@@ -63,18 +54,18 @@ class Totals:
 
 
 class LateNonFiniteError(NonFiniteError):
-    """A number is not finite, detected some steps after it was computed; the eager step can locate it."""
+    """A non-finite number, detected some steps after it was computed; the eager step can locate it."""
 
 
 class Step(Protocol):
-    """Processes one minibatch after the other and accumulates averages: a training step, or an estimate alone."""
+    """Processes one minibatch at a time and accumulates sums: a training step, or an estimate without an update."""
 
     @property
     def totals(self) -> Totals:
         """The sums of the epoch so far."""
 
     def begin(self) -> None:
-        """Prepare for an epoch: modes, learning rates and parameters may have changed since the last one."""
+        """Prepare for an epoch: modes, learning rates and parameters may have changed since the previous epoch."""
 
     def __call__(self, minibatch: Minibatch) -> None:
         """Process one minibatch.
@@ -95,4 +86,4 @@ class CompilingStep(Step, Protocol):
     """A step that compiles itself for each shape of a minibatch."""
 
     def is_compiled_for(self, minibatch: Minibatch) -> bool:
-        """Whether it is compiled for the shape of ``minibatch``."""
+        """Return whether the step is compiled for the shape of ``minibatch``."""

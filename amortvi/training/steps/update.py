@@ -1,4 +1,4 @@
-"""What one training step computes, whichever engine runs it: objective, gradient, clipping, optimizer."""
+"""What a training step computes, eager or compiled: objective, gradient, clipping, optimizer."""
 
 from __future__ import annotations
 
@@ -41,17 +41,17 @@ class Estimation:
 
     def estimate(self, batch: Batch) -> Estimate:
         """Return the estimate of the objective."""
-        # Validation by the distributions costs a third of a step; the data were checked once, before training.
+        # Validation by the distributions takes a third of a step; the data are checked once, before training.
         with pyro.validation_enabled(False):
             return self.objective.estimate(self.modules.model, self.modules.network, batch)
 
     def is_equivalent(self, other: Estimation) -> bool:
-        """Whether ``other`` computes the same from the same tensors, so that what was compiled for it can be reused."""
+        """Return whether ``other`` computes the same, so that steps compiled for it can be reused."""
         ours, theirs = vars(self), vars(other)
         return type(self) is type(other) and all(_equivalent(ours[name], theirs[name]) for name in ours)
 
     def fingerprint(self) -> Hashable:
-        """Return what must not change while a recording is in use: the memory of tensors, and the modes of modules."""
+        """Return a key that changes if a recording becomes invalid: the memory of tensors, and the modes of modules."""
         modes = tuple(part.training for part in self.modules.parts)
         return memory_of([*self.modules.tensors, self.totals.sums]), modes
 
@@ -60,7 +60,7 @@ def _equivalent(a: Any, b: Any) -> bool:
     if isinstance(a, Totals):
         return isinstance(b, Totals) and a.sums.device == b.sums.device
     if isinstance(a, TrainedModules):
-        # Whether the tensors are the same is decided by the fingerprint.
+        # The fingerprint detects other tensors.
         return isinstance(b, TrainedModules) and a.modules == b.modules and a.freeze_model == b.freeze_model
     if isinstance(a, Objective):
         return a is b or (type(a) is type(b) and _same_options(vars(a), vars(b)))
@@ -75,7 +75,7 @@ def _same_options(a: dict[str, Any], b: dict[str, Any]) -> bool:
 
 
 def memory_of(tensors: Sequence[Tensor]) -> Hashable:
-    """Return a key that tells whether tensors are the same objects in the same memory."""
+    """Return a key that is equal for the same tensors in the same memory."""
     return tuple((id(t), t.data_ptr(), t.shape, t.dtype, t.requires_grad) for t in tensors)
 
 
@@ -100,7 +100,7 @@ class Update(Estimation):
 
     Args:
         optimizer: the optimizer of ``parameters``.
-        parameters: what is trained.
+        parameters: the trained parameters.
         gradient_clip: the largest norm of the gradient, or ``None``.
     """
 
@@ -118,12 +118,12 @@ class Update(Estimation):
         return Differentiated(estimate, loss.detach(), gradients)
 
     def apply(self, gradients: Sequence[Tensor | None]) -> None:
-        """Clip the gradient and take the optimizer's step."""
+        """Clip the gradient and take an optimizer step."""
         self.attach(gradients)
         self.step()
 
     def attach(self, gradients: Sequence[Tensor | None]) -> None:
-        """Clip the gradient and leave it on the parameters."""
+        """Clip the gradient and store it in the parameters."""
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
             parameter.grad = gradient
         if self.gradient_clip is not None:
@@ -131,7 +131,7 @@ class Update(Estimation):
             nn.utils.clip_grads_with_norm_(self.parameters, self.gradient_clip, norm)
 
     def step(self, *closure: Callable[[], float]) -> None:
-        """Take the optimizer's step with the attached gradient, then remove the gradient.
+        """Take an optimizer step with the attached gradient, then remove the gradient.
 
         Args:
             closure: attaches the gradient and returns the loss, for an optimizer that evaluates the loss itself.

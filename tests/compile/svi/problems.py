@@ -49,13 +49,10 @@ def mean_guide(x, *_):
 
 
 def plain() -> Problem:
-    """A guide with one parameter."""
     return Problem(lambda x, *_: normal_model(x), mean_guide)
 
 
 def constrained() -> Problem:
-    """Functions with constrained parameters."""
-
     def model(x):
         normal_model(x, scale=pyro.param("scale", torch.tensor(1.0), constraint=constraints.positive))
 

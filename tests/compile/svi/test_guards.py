@@ -105,6 +105,13 @@ def test_values_that_the_code_does_not_use_may_change():
     assert guard.changed() is None
 
 
+def test_an_attribute_that_is_set_for_the_first_time_is_removed():
+    module = Module()
+    with ConstantGuard([module]).restored():
+        module.weight = 2.0
+    assert "weight" not in vars(module)
+
+
 class Annealed:
     """Keeps the weight of the KL as an attribute, and may count the calls of the model."""
 
