@@ -1,6 +1,7 @@
-"""Bounds of the log evidence, against the exact evidence of a linear-Gaussian model."""
+"""Bounds of the evidence, predictive and prior draws, against the exact answers of linear-Gaussian and other models."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -9,30 +10,15 @@ import pytest
 import torch
 from pyro import distributions as dist
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
 
 import amortvi as avi
 from amortvi._util import chunks
-from amortvi.errors import OptionError
 from amortvi.families import kl_to_standard_normal
-from tests.exact import hand_set, linear_gaussian, solved
+from tests.exact import hand_set
+from tests.posterior.problem import EVIDENCE, EXACT, MODEL, WIDEN, LogNormal, X, assert_gaussian
 
-MODEL = linear_gaussian()
-X = MODEL.simulate(200, seed=1)
-EVIDENCE = MODEL.log_evidence(X).numpy()
-WIDE_GAP = 0.5 * 3 * (3 - 1 - math.log(3))
-"""KL(N(m, 3 S) || N(m, S)) in three dimensions, in nats."""
-
-
-@pytest.fixture(scope="module")
-def exact() -> avi.AmortizedVI:
-    return solved(MODEL)
-
-
-@pytest.fixture(scope="module")
-def wide() -> avi.AmortizedVI:
-    """A posterior with three times the exact covariance: its gap is known, and its weights have finite variance."""
-    return solved(MODEL, widen=math.sqrt(3))
+WIDE_GAP = 0.5 * 3 * (WIDEN**2 - 1 - math.log(WIDEN**2))
+"""The KL of the wide posterior to the exact one, in three dimensions, in nats."""
 
 
 def error_of_mean(table: pd.DataFrame) -> float:
@@ -40,22 +26,21 @@ def error_of_mean(table: pd.DataFrame) -> float:
     return float(np.sqrt((table["elbo_se"] ** 2).sum()) / len(table))
 
 
-def test_an_exact_posterior_reaches_the_evidence_with_every_draw(exact: avi.AmortizedVI) -> None:
-    table = exact.evaluate(X, particles=3, seed=0)
+def test_every_draw_from_an_exact_posterior_gives_the_evidence(exact: avi.AmortizedVI) -> None:
+    frame = pd.DataFrame(X.numpy(), index=[f"row {i}" for i in range(200)])
+    table = exact.evaluate(frame, particles=3, seed=0)
     assert list(table.columns) == ["elbo", "elbo_se", "reconstruction", "kl", "iwae"]
+    assert list(table.index) == list(frame.index)
     np.testing.assert_allclose(table["elbo"], EVIDENCE, atol=1e-6)
     np.testing.assert_allclose(table["iwae"], EVIDENCE, atol=1e-6)
     assert (table["elbo_se"] < 1e-6).all()
 
 
-def test_the_best_diagonal_posterior_has_the_known_gap() -> None:
-    table = solved(MODEL, avi.families.Diagonal).evaluate(X, particles=400, seed=0)
-    error = table["elbo"].mean() - (EVIDENCE.mean() - MODEL.diagonal_gap())
-    assert abs(error) < 5 * error_of_mean(table)
-
-
 def test_bounds_are_ordered(wide: avi.AmortizedVI) -> None:
     few, many = (wide.evaluate(X, particles=k, seed=0) for k in (10, 1000))
+    one = wide.evaluate(X, particles=1, seed=0)
+    assert one["elbo_se"].isna().all()
+    np.testing.assert_allclose(one["iwae"], one["elbo"])
     assert (few["elbo"] <= few["iwae"] + 1e-12).all()
     # The means of these bounds differ by tenths of a nat, a multiple of their Monte Carlo errors.
     assert few["elbo"].mean() < few["iwae"].mean() < many["iwae"].mean()
@@ -66,35 +51,24 @@ def test_bounds_are_ordered(wide: avi.AmortizedVI) -> None:
 def test_standard_errors_cover_the_true_elbo(wide: avi.AmortizedVI) -> None:
     """Over seeds and observations, 95 % intervals contain the true ELBO."""
     inside = []
-    for seed in range(20):
+    for seed in range(10):
         table = wide.evaluate(X, particles=50, seed=seed)
         inside.append(np.abs(table["elbo"] - (EVIDENCE - WIDE_GAP)) < 1.96 * table["elbo_se"])
-    # 4,000 intervals have a standard error of 0.0035; with 50 skewed draws, coverage is about 0.01 below its nominal level.
-    assert 0.92 < np.mean(inside) < 0.965
+    # 2,000 intervals have a standard error of 0.005; with 50 skewed draws, coverage is about 0.01 below its nominal level.
+    assert 0.915 < np.mean(inside) < 0.975
 
 
-def test_bounds_are_the_sum_of_their_parts(wide: avi.AmortizedVI) -> None:
+@pytest.mark.parametrize("limit", [200, 2**22])
+def test_bounds_are_the_sum_of_their_parts(wide: avi.AmortizedVI, limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chunks, "NUMBERS_AT_ONCE", limit)
     table = wide.evaluate(X, particles=20, seed=0)
     np.testing.assert_allclose(table["reconstruction"] - table["kl"], table["elbo"])
     q = wide.guide.get_posterior(X)
     np.testing.assert_allclose(table["kl"], kl_to_standard_normal(q).detach())
-    mean = q.mean @ MODEL.W.mT + MODEL.bias
     trace = (MODEL.W @ q.covariance_matrix @ MODEL.W.mT).diagonal(dim1=-2, dim2=-1).sum(-1)
-    constant = 2.5 * math.log(2 * math.pi) + 5 * MODEL.scale.log()
-    expected = -(((X - mean) ** 2).sum(-1) + trace) / (2 * MODEL.scale**2) - constant
-    error = table["reconstruction"].mean() - expected.mean().item()
-    assert abs(error) < 5 * error_of_mean(table)
-
-
-class LogNormal(nn.Module):
-    """The parameters of a log-normal posterior of a Poisson rate, close to the exact one."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.log_scale = nn.Parameter(torch.tensor(-1.5, dtype=torch.float64))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.stack([((12 + x) / 7).log(), self.log_scale.expand_as(x)], dim=-1)
+    squares = (X - q.mean @ MODEL.W.mT - MODEL.bias).square().sum(-1) + trace
+    expected = -squares / (2 * MODEL.scale**2) - 2.5 * math.log(2 * math.pi) - 5 * MODEL.scale.log()
+    assert abs(table["reconstruction"].mean() - expected.mean().item()) < 5 * error_of_mean(table)
 
 
 def test_other_priors_have_an_estimated_kl() -> None:
@@ -110,55 +84,105 @@ def test_other_priors_have_an_estimated_kl() -> None:
     grid = torch.linspace(1e-3, 12, 20_001, dtype=torch.float64).unsqueeze(-1)
     joint = prior.log_prob(grid) + dist.Poisson(grid).log_prob(x)
     evidence = torch.trapezoid(joint.exp(), grid, dim=0).log().numpy()
-    table = hand_set(model, LogNormal(), avi.families.Diagonal, x).evaluate(x, particles=5000, seed=0)
+    table = hand_set(model, LogNormal(0.2, 12, 7).double(), avi.families.Diagonal, x).evaluate(
+        x, particles=5000, seed=0
+    )
     np.testing.assert_allclose(table["reconstruction"] - table["kl"], table["elbo"])
     assert (table["elbo"] < evidence + 5 * table["elbo_se"]).all()
     np.testing.assert_allclose(table["iwae"], evidence, atol=0.1)
 
 
-def test_one_particle_has_no_standard_error(wide: avi.AmortizedVI) -> None:
-    table = wide.evaluate(X, particles=1, seed=0)
-    assert table["elbo_se"].isna().all()
-    np.testing.assert_allclose(table["iwae"], table["elbo"])
-
-
-def test_labels_and_random_state(wide: avi.AmortizedVI) -> None:
-    frame = pd.DataFrame(X.numpy(), index=[f"row {i}" for i in range(200)])
-    state = torch.get_rng_state()
-    table = wide.evaluate(frame, particles=5, seed=3)
-    assert torch.equal(torch.get_rng_state(), state)
-    assert list(table.index) == list(frame.index)
-    np.testing.assert_array_equal(table, wide.evaluate(X, particles=5, seed=3))
-
-
-@pytest.mark.parametrize("limit", [16, 500])
-def test_bounds_do_not_depend_on_chunks(
-    exact: avi.AmortizedVI, wide: avi.AmortizedVI, limit: int, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("limit", "draws"), [(16, 200), (300, 200), (5000, 200), (2**22, 20_000)])
+def test_predictions_have_the_exact_moments(
+    exact: avi.AmortizedVI, limit: int, draws: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """A new x is Gaussian, with mean W m + b and covariance W S W' + s^2 I, in chunks of any size."""
     monkeypatch.setattr(chunks, "NUMBERS_AT_ONCE", limit)
-    np.testing.assert_allclose(exact.evaluate(X, particles=4, seed=0)["elbo"], EVIDENCE, atol=1e-6)
-    table = wide.evaluate(X, particles=10, seed=0)
-    np.testing.assert_allclose(table["kl"], kl_to_standard_normal(wide.guide.get_posterior(X)).detach())
+    drawn = exact.predict(X[:12], draws=draws, seed=0)
+    assert list(drawn) == ["x"]
+    noise = MODEL.scale**2 * torch.eye(5, dtype=torch.float64)
+    covariance = MODEL.W @ EXACT.covariance_matrix[:12] @ MODEL.W.mT + noise
+    assert_gaussian(drawn["x"], EXACT.mean[:12] @ MODEL.W.mT + MODEL.bias, covariance)
 
 
-@pytest.mark.parametrize("options", [{"batch_size": 200}, {"batch_size": 32}, {"batch_size": 32, "drop_last": True}])
-def test_observations_of_a_loader(
-    exact: avi.AmortizedVI, options: dict[str, int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(chunks, "NUMBERS_AT_ONCE", 5000)
-    table = exact.evaluate(DataLoader(TensorDataset(X), **options), particles=4, seed=0)
-    np.testing.assert_allclose(table["elbo"], EVIDENCE[: len(table)], atol=1e-6)
-    assert len(table) == (192 if "drop_last" in options else 200)
+def test_prior_draws_have_the_moments_of_the_model(exact: avi.AmortizedVI) -> None:
+    drawn = exact.sample_prior(50_000, seed=0)
+    assert {name: tuple(value.shape) for name, value in drawn.items()} == {"z": (50_000, 3), "x": (50_000, 5)}
+    noise = MODEL.scale**2 * torch.eye(5, dtype=torch.float64)
+    assert_gaussian(drawn["z"], torch.zeros(3), torch.eye(3, dtype=torch.float64))
+    assert_gaussian(drawn["x"], MODEL.bias, MODEL.W @ MODEL.W.mT + noise)
+    # Latents and data are drawn jointly: x minus its mean given z is the noise.
+    assert_gaussian(drawn["x"] - drawn["z"] @ MODEL.W.mT, MODEL.bias, noise)
 
 
-def test_a_given_posterior_is_evaluated(exact: avi.AmortizedVI, wide: avi.AmortizedVI) -> None:
-    refined = wide.refine(X[:5], seed=0)
-    table = wide.evaluate(posterior=refined, particles=50, seed=0)
-    np.testing.assert_allclose(table["elbo"], EVIDENCE[:5], atol=1e-3)
-    with pytest.raises(OptionError, match="posterior belongs to another AmortizedVI"):
-        exact.evaluate(posterior=refined)
+def test_the_widest_layer_limits_a_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Observations and latents are narrow, but a layer between them is not, be it in the encoder or in the decoder."""
+    rows: dict[str, list[int]] = {}
+
+    class Wide(nn.Module):
+        def __init__(self, name: str, inputs: int, outputs: int) -> None:
+            super().__init__()
+            self.name, self.first, self.second = name, nn.Linear(inputs, 1000), nn.Linear(1000, outputs)
+
+        def forward(self, value: torch.Tensor) -> torch.Tensor:
+            rows.setdefault(self.name, []).append(value.shape[0])
+            return self.second(self.first(value).relu())
+
+    x = torch.randn(60, 3)
+    model = avi.models.VAE(Wide("decoder", 2, 3), 2, "normal")
+    vi = avi.AmortizedVI(model, Wide("encoder", 3, 4), "full").setup(x, seed=0)
+    monkeypatch.setattr(chunks, "NUMBERS_AT_ONCE", 50_000)
+    for name, work in (
+        ("encoder", lambda: vi.posterior(x).mean),
+        ("decoder", lambda: vi.predict(x, draws=20, seed=0)),
+        ("decoder", lambda: vi.predict(x, draws=80, seed=0)),
+        ("decoder", lambda: vi.sample_prior(200, x, seed=0)),
+        ("decoder", lambda: vi.evaluate(x, particles=20, seed=0)),
+        ("decoder", lambda: vi.to_arviz(x, draws=20, prior_draws=0, seed=0)),
+    ):
+        rows.clear()
+        work()
+        assert 30 <= max(rows[name]) <= 50
 
 
-def test_options_are_checked(exact: avi.AmortizedVI) -> None:
-    with pytest.raises(OptionError, match="particles must be a positive integer; got 0"):
-        exact.evaluate(X, particles=0)
+def covariate_model(t: torch.Tensor, y: torch.Tensor) -> None:
+    with pyro.plate("data", t.shape[0]):
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        mean = pyro.deterministic("mean", z + 10 * t)
+        pyro.sample("y", dist.Normal(mean, 0.1), obs=y)
+
+
+@pytest.mark.parametrize("limit", [2**22, 16])
+def test_each_observation_keeps_its_covariates(limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    t = torch.arange(6.0)
+    vi = avi.AmortizedVI(covariate_model, avi.encoders.MLP(2, [4])).setup((t, 10 * t), seed=0)
+    monkeypatch.setattr(chunks, "NUMBERS_AT_ONCE", limit)
+    for data in ((t, 10 * t), (t + 100, 10 * t)):
+        drawn, latent = vi.predict(data, draws=50, seed=0), vi.posterior(data)
+        assert set(drawn) == {"mean", "y"}
+        assert (drawn["y"] - drawn["mean"]).abs().max() < 1
+        error = drawn["mean"].mean(0) - 10 * data[0] - latent.mean["z"]
+        assert (error / latent.std["z"] * math.sqrt(50)).abs().max() < 5
+    prior = vi.sample_prior(12, (t, 10 * t), seed=0)
+    torch.testing.assert_close(prior["mean"], prior["z"] + 10 * t.repeat(2))
+
+
+def masked_model(y: torch.Tensor, seen: torch.Tensor) -> None:
+    with pyro.plate("data", y.shape[0]):
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        with pyro.poutine.mask(mask=seen):
+            pyro.sample("y", dist.Normal(z, 1.0), obs=y)
+
+
+def test_missing_and_integer_data_are_predicted() -> None:
+    def predict(model: Any, data: Any) -> torch.Tensor:
+        return avi.AmortizedVI(model, avi.encoders.MLP(2, [])).setup(data, seed=0).predict(data, 100, seed=0)
+
+    seen = torch.tensor([True, False, True, True, False])
+    assert (
+        predict(masked_model, (torch.randn(5), seen))["y"].std(0) > 0.5
+    ).all()  # at least one, within 5 standard errors
+    x = torch.randint(0, 4, (9, 2), generator=torch.Generator().manual_seed(0))
+    drawn = predict(avi.models.VAE(nn.Linear(2, 8), 2, "categorical"), x)["x"]
+    assert (drawn.shape, drawn.dtype) == ((100, 9, 2), torch.int64)
+    assert 0 <= drawn.min() <= drawn.max() < 4

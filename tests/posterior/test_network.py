@@ -74,39 +74,9 @@ def test_parameters_of_pyro_modules_stay_out_of_store_and_trace() -> None:
     assert [name for name, _ in net.encoder.named_parameters()] == ["gain_unconstrained"]
 
 
-def returns(value: Any) -> nn.Module:
-    class Constant(nn.Module):
-        def forward(self, *inputs: torch.Tensor) -> Any:
-            return value
-
-    return Constant()
-
-
-@pytest.mark.parametrize(
-    ("value", "message"),
-    [
-        (torch.zeros(7), r"got \(7,\) of torch.float32"),
-        (torch.zeros(7, 4, 1), r"got \(7, 4, 1\)"),
-        (torch.zeros(7, 4, dtype=torch.int64), "of torch.int64"),
-        ((torch.zeros(7, 4),), "got tuple"),
-        (torch.zeros(7, 0), "at least one feature"),
-        (torch.zeros(6, 4), "one row per observation: it was called with 7 observations"),
-    ],
-)
-def test_invalid_contexts_are_refused(value: Any, message: str) -> None:
-    with pytest.raises(EncoderError, match=f"the encoder must return .*{message}"):
-        network(returns(value))(Batch((X,)))
-
-
 def test_failures_of_the_encoder_are_reported_with_the_shapes() -> None:
     with pytest.raises(EncoderError, match=r"the encoder Linear failed on x of shape \(7, 3\)") as caught:
         network(nn.Linear(5, 4))(Batch((X,)))
     assert isinstance(caught.value.__cause__, RuntimeError)
     with pytest.raises(EncoderError, match="called with 2 arguments"):
         network(nn.Linear(3, 4))(Batch((X, X)))
-
-
-@pytest.mark.parametrize(("encoder", "got"), [(lambda x: x, "function"), (MLP, "the class MLP")])
-def test_encoders_must_be_modules(encoder: Any, got: str) -> None:
-    with pytest.raises(EncoderError, match=f"encoder must be an nn.Module.*got {got}"):
-        InferenceNetwork(encoder, Diagonal(), "diagonal")

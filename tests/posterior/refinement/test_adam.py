@@ -27,7 +27,6 @@ def test_maxima_are_found_despite_the_noise() -> None:
     found = climb_paraboloids(noise=1.0)
     assert found.converged.all()
     # The average of 25 points at the smallest learning rate varies far less than a single gradient.
-    assert (found.point - MAXIMA).abs().max() < 0.3
     assert (found.point - MAXIMA).square().sum(-1).mean() < 0.02
 
 
@@ -53,14 +52,7 @@ def test_values_that_are_not_finite_are_no_improvement() -> None:
     def bound(rows: Tensor, points: Tensor) -> Tensor:
         return torch.where(points[:, 0] > 0.01, torch.nan, points[:, 0])
 
-    found = climb(
-        lambda rows, points: torch.ones_like(points),
-        bound,
-        torch.zeros(2, 1, dtype=DTYPE),
-        lr=0.05,
-        tolerance=1e-4,
-        max_steps=1000,
-    )
+    start = torch.zeros(2, 1, dtype=DTYPE)
+    found = climb(lambda _, points: torch.ones_like(points), bound, start, lr=0.05, tolerance=1e-4, max_steps=1000)
     assert found.converged.all()
-    assert found.point.isfinite().all()
     assert (found.point <= 0.01).all()

@@ -8,15 +8,16 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from torch.distributions import Distribution, Independent, Laplace, Normal
+from torch.distributions import Distribution, Independent, Normal
 from torch.utils.data import Dataset
 
 import amortvi as avi
-from amortvi.errors import AmortviError, AmortviWarning, DataError, FamilyError, NotFittedError, OptionError
+from amortvi.errors import AmortviWarning, FamilyError
 from amortvi.posterior import Posterior
 from tests.any_models import CASES
 from tests.any_models.estimators import make_vi
 from tests.exact import linear_gaussian, solved
+from tests.posterior.refinement.laplaces import Laplaces
 
 DOUBLE = torch.float64
 MODEL = linear_gaussian(4, 6)
@@ -25,7 +26,7 @@ X = MODEL.simulate(40, seed=1)
 
 @pytest.fixture(scope="module")
 def vi() -> avi.AmortizedVI:
-    """An estimator whose encoder is not trained, far from the exact posterior."""
+    """An estimator with an untrained encoder, far from the exact posterior."""
     torch.manual_seed(0)
     return avi.AmortizedVI(MODEL, avi.encoders.MLP(6, [4]).double(), "diagonal", freeze_model=True).setup(X, seed=0)
 
@@ -44,24 +45,19 @@ def gap_of(posterior: Posterior) -> torch.Tensor:
     return torch.distributions.kl_divergence(gaussian, exact)
 
 
-@pytest.mark.parametrize(("method", "tolerance"), [("lbfgs", 1e-3), ("adam", 1e-3)])
-def test_full_covariance_reaches_the_exact_posterior(vi: avi.AmortizedVI, method: Any, tolerance: float) -> None:
+@pytest.mark.parametrize("method", ["lbfgs", "adam"])
+@pytest.mark.parametrize("family", ["diagonal", "full"])
+def test_the_best_posterior_of_each_family_is_reached(vi: avi.AmortizedVI, family: str, method: Any) -> None:
     """Matched noise makes the bound of a Gaussian model exact, so only the tolerance of the optimizer remains."""
-    gap = gap_of(vi.refine(X, "full", method=method))
-    assert gap.mean() < tolerance
-    assert gap_of(vi.posterior(X)).mean() > 1
-
-
-@pytest.mark.parametrize(("method", "tolerance"), [("lbfgs", 1e-3), ("adam", 1e-3)])
-def test_diagonal_reaches_its_known_gap(vi: avi.AmortizedVI, method: Any, tolerance: float) -> None:
-    gap = gap_of(vi.refine(X, method=method))
-    assert (gap.mean() - MODEL.diagonal_gap()).abs() < tolerance
-    assert (gap > MODEL.diagonal_gap() - 1e-6).all()
+    gap = gap_of(vi.refine(X, family, method=method))
+    best = MODEL.diagonal_gap() if family == "diagonal" else 0.0
+    assert (gap.mean() - best).abs() < 1e-3
+    assert (gap > best - 1e-6).all()
 
 
 def test_low_rank_lies_between_diagonal_and_full(vi: avi.AmortizedVI) -> None:
-    gap = gap_of(vi.refine(X, avi.families.LowRank(rank=2)))
-    assert gap.mean() < MODEL.diagonal_gap()
+    assert gap_of(vi.posterior(X)).mean() > 1
+    assert gap_of(vi.refine(X, avi.families.LowRank(rank=2))).mean() < MODEL.diagonal_gap()
 
 
 def test_an_exact_posterior_is_unchanged() -> None:
@@ -71,39 +67,26 @@ def test_an_exact_posterior_is_unchanged() -> None:
     torch.testing.assert_close(refined.covariance, exact.posterior(X).covariance, rtol=0, atol=1e-3)
 
 
-class Laplaces(avi.families.ParametricFamily):
-    """Not made from normal noise, so its draws use a generator of their own."""
-
-    @property
-    def num_parameters(self) -> int:
-        return 2 * self.dim
-
-    def distribution(self, parameters: torch.Tensor) -> Distribution:
-        loc, log_scale = parameters.chunk(2, dim=-1)
-        return Independent(Laplace(loc, log_scale.exp()), 1)
-
-
 @pytest.mark.usefixtures("ignore_unconverged")
 @pytest.mark.parametrize("method", ["lbfgs", "adam"])
 def test_a_family_without_normal_noise(method: Any) -> None:
     """Refined with all observations or with a few, on any noise, the ELBO is the same up to the error of fixed noise."""
     torch.manual_seed(0)
     vi = avi.AmortizedVI(MODEL, avi.encoders.MLP(6, [4]).double(), Laplaces, freeze_model=True).setup(X, seed=0)
-    together = vi.refine(X[:12], method=method, draws=500, max_steps=400)
-    alone = vi.refine(X[:3], method=method, draws=500, seed=1, max_steps=400)
-    found = vi.evaluate(posterior=together, particles=4000, seed=0)
-    best = vi.evaluate(posterior=alone, particles=4000, seed=0)
+    together = vi.refine(X[:8], method=method, draws=300, max_steps=400)
+    alone = vi.refine(X[:3], method=method, draws=300, seed=1, max_steps=400)
+    found, best = (vi.evaluate(posterior=posterior, particles=4000, seed=0) for posterior in (together, alone))
     # Fixed noise costs about P / (2 K) nats, here a hundredth.
     error = (found["elbo_se"][:3] ** 2 + best["elbo_se"] ** 2) ** 0.5
     assert (abs(found["elbo"][:3] - best["elbo"]) < 5 * error + 0.1).all()
-    assert found["elbo"].mean() > vi.evaluate(X[:12], particles=500, seed=0)["elbo"].mean() + 1
+    assert found["elbo"].mean() > vi.evaluate(X[:8], particles=500, seed=0)["elbo"].mean() + 1
 
 
 @pytest.mark.usefixtures("ignore_unconverged")
 @pytest.mark.parametrize("name", CASES)
 def test_any_model_gains_and_no_observation_loses(name: str) -> None:
-    vi, x = make_vi(CASES[name]), CASES[name].x
-    vi.setup(x, seed=0)
+    x = CASES[name].x
+    vi = make_vi(CASES[name]).setup(x, seed=0)
     before = vi.evaluate(x, particles=200, seed=0)
     after = vi.evaluate(posterior=vi.refine(x, max_steps=15), particles=200, seed=0)
     error = (after["elbo_se"] ** 2 + before["elbo_se"] ** 2) ** 0.5
@@ -119,14 +102,9 @@ def test_data_that_change_at_each_reading_are_read_once() -> None:
         def __getitem__(self, row: int) -> torch.Tensor:
             return X[row] + torch.randn(6, dtype=DOUBLE)
 
-    vi = solved(MODEL, avi.families.Diagonal)
-    refined = vi.refine(Noisy())
     # On the data that it holds, the best posterior of the family stays the best.
-    gap = gap_of(refined)
+    gap = gap_of(solved(MODEL, avi.families.Diagonal).refine(Noisy()))
     assert (gap - MODEL.diagonal_gap()).abs().max() < 2e-3
-
-
-# ------------------------------------------------------------------------------------------------- what it returns
 
 
 def test_a_refined_posterior_is_like_any_other(vi: avi.AmortizedVI) -> None:
@@ -134,13 +112,11 @@ def test_a_refined_posterior_is_like_any_other(vi: avi.AmortizedVI) -> None:
     refined = vi.refine(frame.iloc[:5], "full")
     assert repr(refined) == "Posterior(FullCovariance, 5 observations, z: (4,))"
     assert refined.label == "full"
-    assert refined.sample(3, seed=0)["z"].shape == (3, 5, 4)
     assert list(refined.to_frame().index.get_level_values(0).unique()) == list(frame.index[:5])
     chosen = refined.select([4, 0])
     torch.testing.assert_close(chosen.mean["z"], refined.mean["z"][[4, 0]])
     data = vi.to_arviz(posterior=chosen, draws=4, prior_draws=0, seed=0)
     assert list(data["posterior"]["data"].values) == ["row 4", "row 0"]
-    assert vi.predict(posterior=refined, draws=2, seed=0)["x"].shape == (2, 5, 6)
     values = refined.sample(2, seed=1)
     torch.testing.assert_close(pickle.loads(pickle.dumps(refined)).log_prob(values), refined.log_prob(values))
 
@@ -162,33 +138,15 @@ def test_encoder_and_random_state_are_unchanged(vi: avi.AmortizedVI) -> None:
 
 
 def test_results_do_not_depend_on_chunks(vi: avi.AmortizedVI, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = vi.refine(X, "full").mean["z"]
+    whole = MODEL.posterior(X).mean
     monkeypatch.setattr("amortvi._util.chunks.NUMBERS_AT_ONCE", 2**11)
-    # Sums over batches of other sizes are rounded differently, which can cost or save a step of the optimizer.
-    torch.testing.assert_close(vi.refine(X, "full").mean["z"], whole, rtol=0, atol=0.01)
+    torch.testing.assert_close(vi.refine(X, "full").mean["z"], whole, rtol=0, atol=0.02)
 
 
 def test_observations_that_did_not_converge_are_reported(vi: avi.AmortizedVI) -> None:
     with pytest.warns(AmortviWarning, match="refine: 40 of 40 observations did not converge") as caught:
         vi.refine(X, "full", max_steps=1)
     assert caught[0].filename == __file__
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"method": "newton"}, "method must be 'lbfgs' or 'adam'; got 'newton'"),
-        ({"draws": 1}, "draws must be at least 2"),
-        ({"tolerance": 0}, "tolerance must be a finite positive number"),
-        ({"max_steps": 0}, "max_steps must be a positive integer"),
-        ({"lr": -1}, "lr must be a finite positive number"),
-        ({"seed": -1}, "seed must be a nonnegative integer"),
-        ({"family": "fulll"}, "family must be one of"),
-    ],
-)
-def test_options_are_checked(vi: avi.AmortizedVI, options: dict[str, Any], message: str) -> None:
-    with pytest.raises(AmortviError, match=message):
-        vi.refine(X, **options)
 
 
 def test_families_that_cannot_start_near_a_gaussian_are_refused(vi: avi.AmortizedVI) -> None:
@@ -202,12 +160,5 @@ def test_families_that_cannot_start_near_a_gaussian_are_refused(vi: avi.Amortize
 
     with pytest.raises(FamilyError, match="implement parameters_near"):
         vi.refine(X, Own)
-
-
-def test_posteriors_are_checked(vi: avi.AmortizedVI) -> None:
-    with pytest.raises(OptionError, match="posterior belongs to another AmortizedVI"):
-        solved(MODEL).refine(posterior=vi.posterior(X))
-    with pytest.raises(DataError, match="posterior is not of the observations x"):
-        vi.refine(X[:3], posterior=vi.posterior(X))
-    with pytest.raises(NotFittedError):
-        avi.AmortizedVI(MODEL, avi.encoders.MLP(6, [4])).refine(X)
+    with pytest.raises(FamilyError, match="family must be one of"):
+        vi.refine(X, "fulll")
