@@ -1,4 +1,4 @@
-"""Batches of observations: the arguments with which model and encoder are called."""
+"""Batches of observations: the arguments of the model and the encoder."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Batch:
     Args:
         args: positional tensors, each ``(B, ...)``.
         kwargs: keyword tensors, each ``(B, ...)``.
-        context: the context of each observation, ``(B, C)``, if it was optimized rather than computed by an encoder.
-            It is not an argument of the call, but it is selected, repeated and moved along with the observations.
+        context: the context of each observation, ``(B, C)``, if it was optimized instead of computed by an encoder. It is
+            not an argument of the call, but is selected, repeated and moved together with the arguments.
     """
 
     args: tuple[Tensor, ...] = ()
@@ -99,7 +99,7 @@ class Batch:
         )
 
     def hint(self, name: str = "x") -> str:
-        """Return advice for a call that fails because of the number of its arguments."""
+        """Return the end of a message about a call that may have failed because of the number of its arguments."""
         if len(self.args) < 2:
             return ""
         return (
@@ -110,20 +110,15 @@ class Batch:
     def check_compatible(self, other: Batch, name: str, expected: str) -> None:
         """Raise `DataError` unless ``other`` has the same arguments, apart from the number of observations.
 
-        Args:
-            other: the batch to check.
-            name: what the user calls ``other``.
-            expected: what the user calls this batch.
+        In messages, ``other`` is called ``name``, and this batch ``expected``.
         """
         if len(self.args) != len(other.args) or set(self.kwargs) != set(other.kwargs):
             raise DataError(
                 f"{name} must hold the same arguments as {expected} ({self.describe(expected)}); "
                 f"got {other.describe(name)}."
             )
-        theirs = dict(zip((*range(len(other.args)), *other.kwargs), other.named(name), strict=True))
-        ours = dict(zip((*range(len(self.args)), *self.kwargs), self.named(expected), strict=True))
-        for key, (label, value) in ours.items():
-            other_label, other_value = theirs[key]
+        ordered = Batch(other.args, {key: other.kwargs[key] for key in self.kwargs})
+        for (label, value), (other_label, other_value) in zip(self.named(expected), ordered.named(name), strict=True):
             if value.shape[1:] != other_value.shape[1:]:
                 raise DataError(
                     f"{other_label} must have observations of shape {tuple(value.shape[1:])}, like {label}; "
@@ -138,17 +133,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Minibatch:
-    """The observations at ``rows`` of ``source``. A compiled step gathers them itself.
-
-    Args:
-        source: the observations.
-        rows: positions in ``source``, ``(B,)``, or ``None`` for all of them.
-
-    Example:
-        >>> minibatch = Minibatch(Batch((torch.arange(10),)), torch.tensor([3, 5]))
-        >>> minibatch.size, minibatch.gather().args
-        (2, (tensor([3, 5]),))
-    """
+    """The observations of ``source`` at the positions ``rows``, ``(B,)``, or all of them; gathered by a compiled step."""
 
     source: Batch
     rows: Tensor | None = None
@@ -174,11 +159,11 @@ class Minibatch:
 
     @property
     def num_shared(self) -> int:
-        """How many leading elements of `tensors` are shared by all minibatches of the same source."""
+        """The number of leading elements of `tensors` that all minibatches of the same source share."""
         return 0 if self.rows is None else len([*self.source.tensors()])
 
     def replace(self, tensors: list[Tensor]) -> Minibatch:
-        """Return a minibatch of the same structure made of other ``tensors``."""
+        """Return a minibatch of the same structure with other ``tensors``."""
         given = iter(tensors)
         source = self.source.map(lambda _: next(given))
         return Minibatch(source, None if self.rows is None else next(given))

@@ -1,7 +1,7 @@
 """One loop over observations in bounded memory: `map_chunks`.
 
-A user's network can be far wider than its input and its output, so the size of a chunk is not computed but measured: the
-computation runs on copies of one observation, and the largest intermediate result is counted.
+A user's network can be far wider than its input and output, so memory is measured: the computation runs on copies of one
+observation, and the size of the largest intermediate result determines the size of a chunk.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class Chunk:
     Args:
         batch: the observations, on the device.
         rows: their positions among all observations.
-        draws: the number of draws wanted for each of them.
-        draws_at_once: how many draws of each fit in memory together.
+        draws: the number of draws for each observation.
+        draws_at_once: the number of draws of each observation that fit in memory together.
     """
 
     batch: Batch
@@ -53,20 +53,17 @@ def map_chunks(
     observation_dim: int = 0,
     probe: Callable[[Chunk], object] | None = None,
 ) -> dict[str, Tensor]:
-    """Apply ``compute`` to chunks of observations and collect the results.
+    """Apply ``compute`` to chunks of observations and collect the results on the CPU.
 
-    Beside the results, memory is bounded, whatever the number of observations and of draws.
+    Apart from the results, memory is bounded for any number of observations and draws.
 
     Args:
         observations: ``N`` observations.
         compute: takes a chunk, processes its draws in `Chunk.draw_spans`, and returns tensors by name.
-        device: where the chunks go.
-        draws: the number of draws wanted for each observation.
+        device: the device of the chunks.
+        draws: the number of draws for each observation.
         observation_dim: the dimension of the results that indexes observations.
-        probe: run instead of ``compute`` to measure memory, if ``compute`` takes long or has side effects.
-
-    Returns:
-        The results for all observations, on the CPU.
+        probe: replaces ``compute`` in the measurement of memory if ``compute`` takes long or has side effects.
     """
     gathered = Gathered(observations.size, observation_dim)
     for chunk in iter_chunks(observations, probe or compute, device=device, draws=draws):
@@ -77,14 +74,7 @@ def map_chunks(
 def iter_chunks(
     observations: Observations, probe: Callable[[Chunk], object], *, device: torch.device, draws: int = 1
 ) -> Iterator[Chunk]:
-    """Iterate over the observations in chunks sized for ``probe``, the computation to be done on each chunk.
-
-    Args:
-        observations: the observations.
-        probe: run on a few copies of one observation, with one draw each, to measure its memory.
-        device: where the chunks go.
-        draws: the number of draws wanted for each observation.
-    """
+    """Iterate over the observations in chunks that are small enough for the computation ``probe``."""
     example = observations.first(1).take(slice(0, 1)).to(device)
     width = measure_width(lambda batch: probe(Chunk(batch, range(batch.size))), example)
     at_once = min(draws, rows_at_once(width))
@@ -97,7 +87,7 @@ def iter_chunks(
 def iter_batches(observations: Observations, limit: int, device: torch.device) -> Iterator[Batch]:
     """Iterate over the observations in order, at most ``limit`` at a time, on ``device``."""
     for batch in observations.batches(observations.batch_size_within(limit)):
-        # A DataLoader yields the batches it was made for, however large.
+        # The batches of a DataLoader have their own size, however large.
         for rows in spans(batch.size, limit):
             yield batch.take(slice(rows.start, rows.stop)).to(device)
 
@@ -105,14 +95,7 @@ def iter_batches(observations: Observations, limit: int, device: torch.device) -
 def measure_width(run: Callable[[Batch], object], example: Batch) -> int:
     """Return the number of elements per observation of the largest intermediate result of ``run``.
 
-    Args:
-        run: called with batches of two and of four observations; the caller's random state is left untouched.
-        example: any observations, on the device.
-
-    Example:
-        >>> layers = torch.nn.Sequential(torch.nn.Linear(3, 500), torch.nn.Linear(500, 2))
-        >>> measure_width(lambda batch: layers(*batch.args), Batch((torch.zeros(1, 3),)))
-        500
+    ``run`` is called with two and with four copies of the first observation of ``example``.
     """
     row = example.take(slice(0, 1))
     counts = []

@@ -1,4 +1,4 @@
-"""Conversion of what users pass as ``x`` to tensors, the arguments of one call."""
+"""Conversion of the user's observations ``x`` to tensors, the arguments of one call."""
 
 from __future__ import annotations
 
@@ -20,15 +20,14 @@ _READABLE = ("float16", "float32", "float64", "uint8", "int8", "int16", "int32",
 def to_tensor(name: str, value: Any, dtype: torch.dtype, *, collated: bool = False) -> Tensor:
     """Return ``value`` as a tensor with observations in its first dimension.
 
-    Floating-point arrays, data frames and lists are cast to ``dtype``, since double precision is only their default. The
+    Floating-point arrays, data frames and lists are cast to ``dtype``, because double precision is merely their default. The
     type of a tensor was chosen by the user, so another floating type is an error. Integers and booleans keep their type.
 
     Args:
-        name: how the user refers to the value.
+        name: the name of the value in messages.
         value: a tensor, NumPy array, pandas DataFrame or Series, or nested list of numbers.
         dtype: the floating type of model and encoder.
-        collated: whether the value comes from a `DataLoader`, which makes tensors of everything a `Dataset` holds,
-            double-precision arrays included; it is then cast like an array.
+        collated: whether the value comes from a `DataLoader`, which turns arrays into tensors; it is then cast like an array.
 
     Raises:
         DataError: the value has no observations, does not hold numbers, or is a tensor of another floating type.
@@ -85,17 +84,13 @@ def _from_array(name: str, value: Any, dtype: torch.dtype) -> Tensor:
         )
     # torch cannot read other byte orders, reversed views, or unsigned and extended types.
     if array.dtype.name not in _READABLE:
-        array = _as_int64(name, array) if array.dtype.kind == "u" else array.astype(np.float64)
+        if array.dtype.kind == "u" and array.size and array.max() > np.iinfo(np.int64).max:
+            raise DataError(f"{name} has integers above 2**63 - 1, which no torch type can hold: rescale it.")
+        array = array.astype(np.int64 if array.dtype.kind == "u" else np.float64)
     if not array.dtype.isnative or not array.flags.writeable or any(stride < 0 for stride in array.strides):
         array = array.astype(array.dtype.newbyteorder("="), order="C")
     tensor = torch.from_numpy(array)
     return tensor.to(dtype) if tensor.is_floating_point() else tensor
-
-
-def _as_int64(name: str, array: np.ndarray) -> np.ndarray:
-    if array.size and array.max() > np.iinfo(np.int64).max:
-        raise DataError(f"{name} has integers above 2**63 - 1, which no torch type can hold: rescale it.")
-    return array.astype(np.int64)
 
 
 def _from_frame(name: str, value: Any) -> np.ndarray:
@@ -121,17 +116,13 @@ def _from_frame(name: str, value: Any) -> np.ndarray:
 
 
 def check_finite(name: str, tensor: Tensor, first_row: int | None = 0) -> None:
-    """Raise `DataError` if ``tensor`` has a NaN or an infinity; the message says how many and where.
+    """Raise `DataError` if ``tensor`` has NaN or infinite values; the message says how many and where.
 
-    Args:
-        name: how the user refers to the tensor.
-        tensor: any shape.
-        first_row: the position of the tensor's first row in the user's data, or ``None`` if the rows are shuffled.
+    ``first_row`` is the position of the tensor's first row in the user's data, or ``None`` if the rows are shuffled.
     """
     if not tensor.is_floating_point() or bool(torch.isfinite(tensor.sum())) or bool(torch.isfinite(tensor).all()):
         return
-    nans = int(torch.isnan(tensor).sum())
-    infinities = int(torch.isinf(tensor).sum())
+    nans, infinities = int(torch.isnan(tensor).sum()), int(torch.isinf(tensor).sum())
     places = (~torch.isfinite(tensor)).nonzero().cpu()
     rows = places[:, 0].unique()
     where = f"in {len(rows)} of {len(tensor)} rows of a shuffled batch"
@@ -148,17 +139,9 @@ def check_finite(name: str, tensor: Tensor, first_row: int | None = 0) -> None:
 
 
 def to_batch(name: str, content: Any, dtype: torch.dtype, *, collated: bool = False) -> Batch:
-    """Return ``content`` as the arguments of one call.
+    """Return ``content`` as the arguments of one call; see `to_tensor`.
 
-    Args:
-        name: how the user refers to it.
-        content: a tensor, NumPy array, DataFrame, Series or list of numbers; or a tuple (positional arguments) or mapping
-            (keyword arguments) of these.
-        dtype: the floating type of model and encoder.
-        collated: whether a `DataLoader` made the tensors; see `to_tensor`.
-
-    Raises:
-        DataError: the content is something else, is empty, or does not hold numbers.
+    ``content`` is one value, a tuple of positional arguments, or a mapping of keyword arguments; anything else is a `DataError`.
     """
 
     def convert(label: str, value: Any) -> Tensor:

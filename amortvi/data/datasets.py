@@ -138,7 +138,7 @@ def _read(folder: Path, name: str) -> Tensor:
 
 
 def _parse(content: bytes, name: str) -> Tensor:
-    """Parse two zero bytes, the type (8: unsigned bytes), the number of dimensions, each size (big-endian), the values."""
+    """Parse two zero bytes, the type (8: unsigned bytes), the number of dimensions, the sizes (big-endian) and the values."""
     if len(content) < 4 or content[:3] != b"\0\0\x08":
         raise DataError(f"{name} is not an IDX file of bytes.")
     start = 4 + 4 * content[3]

@@ -29,13 +29,7 @@ __all__ = ["LoaderObservations"]
 class LoaderObservations(Observations):
     """Observations from a `Dataset` or `DataLoader`; each batch is converted and checked as it is read.
 
-    Args:
-        source: a `DataLoader`, which is used as it is, or a `Dataset`, for which a loader is made at each pass.
-        name: how the user refers to it.
-        dtype: the floating type of model and encoder.
-
-    Raises:
-        DataError: the source is empty.
+    A `DataLoader` is used as it is; for a `Dataset`, a loader is created at each pass. An empty source raises `DataError`.
     """
 
     def __init__(self, source: Dataset[Any] | DataLoader[Any], name: str, dtype: torch.dtype) -> None:
@@ -67,7 +61,7 @@ class LoaderObservations(Observations):
             return None
 
     def batch_size_within(self, limit: int) -> int | None:
-        # A DataLoader has its own batch size; a loader made here for a Dataset uses the default or less.
+        # A DataLoader has its own batch size; the loader of a Dataset uses the default or less.
         return None if isinstance(self.source, DataLoader) else min(limit, DEFAULT_BATCH_SIZE)
 
     def check_ordered(self) -> None:
@@ -79,23 +73,19 @@ class LoaderObservations(Observations):
 
     def batches(self, batch_size: int | None = None) -> Iterator[Batch]:
         self.check_ordered()
-        loader = self.source if isinstance(self.source, DataLoader) else self._loader(batch_size)
-        return self._read(loader, in_order=True)
+        return self.in_any_order(batch_size)
 
     def in_any_order(self, batch_size: int | None = None) -> Iterator[Batch]:
-        loader = self.source if isinstance(self.source, DataLoader) else self._loader(batch_size)
-        return self._read(loader, in_order=not _shuffles(loader))
+        return self._read(self.source if isinstance(self.source, DataLoader) else self._loader(batch_size))
 
     def shuffled(self, batch_size: int | None, generator: torch.Generator) -> Iterator[Minibatch]:
-        loader = self._loader(batch_size, generator)
-        return map(Minibatch, self._read(loader, in_order=not _shuffles(loader)))
+        return map(Minibatch, self._read(self._loader(batch_size, generator)))
 
     def first(self, size: int) -> Batch:
-        # Any observations will do, so the first batch of a shuffling loader does too. Looking at one must not change the
-        # random numbers that follow.
+        # The first batch of a shuffling loader is as good as any other, but must not change the random numbers that follow.
         loader = self._loader(None if isinstance(self.source, DataLoader) else size)
         with random_state(0):
-            return next(self._read(loader, in_order=not _shuffles(loader))).take(slice(0, size))
+            return next(self._read(loader)).take(slice(0, size))
 
     def _loader(self, batch_size: int | None, generator: torch.Generator | None = None) -> DataLoader[Any]:
         if isinstance(self.source, DataLoader):
@@ -107,8 +97,9 @@ class LoaderObservations(Observations):
             self.source, batch_size=batch_size or DEFAULT_BATCH_SIZE, shuffle=shuffle, generator=generator
         )
 
-    def _read(self, loader: DataLoader[Any], *, in_order: bool) -> Iterator[Batch]:
-        # A loader starts each pass by drawing seeds for its workers; unless it shuffles, the caller's stream is spared.
+    def _read(self, loader: DataLoader[Any]) -> Iterator[Batch]:
+        in_order = not _shuffles(loader)
+        # A loader starts each pass by drawing seeds for its workers; unless it shuffles, the caller's stream is not advanced.
         with random_state(0 if in_order else None):
             contents = iter(loader)
         row = 0

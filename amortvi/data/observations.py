@@ -1,4 +1,4 @@
-"""A set of observations, wherever it lives, as a stream of batches."""
+"""A set of observations, in memory or not, as a stream of batches."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ class Observations(ABC):
 
     name: str
     in_memory: ClassVar[bool] = False
-    """Whether all observations are in memory, so that reading them twice costs nothing."""
+    """Whether all observations are in memory, so that reading them again costs nothing."""
     index: Any | None = None
     """The user's labels of the observations (a pandas index), if any."""
 
     @property
     @abstractmethod
     def size(self) -> int | None:
-        """The number of observations, or ``None`` if only reading all of them would tell."""
+        """The number of observations, or ``None`` if it is unknown before all have been read."""
 
     @abstractmethod
     def steps(self, batch_size: int | None) -> int | None:
@@ -48,7 +48,7 @@ class Observations(ABC):
         """Iterate once over the observations, in order."""
 
     def in_any_order(self, batch_size: int | None = None) -> Iterator[Batch]:
-        """Iterate once over the observations where their order does not matter."""
+        """Iterate once over the observations; any order is accepted."""
         return self.batches(batch_size)
 
     @abstractmethod
@@ -56,7 +56,7 @@ class Observations(ABC):
         """Iterate once over the observations, in random order."""
 
     def resident(self, device: torch.device) -> Observations:
-        """Return the observations on ``device`` if they are in memory and fit there with room to spare, else as they are."""
+        """Return the observations on ``device`` if they are in memory and fit there easily, else unchanged."""
         return self
 
     def as_batch(self) -> Batch:
@@ -69,16 +69,7 @@ class Observations(ABC):
 
 
 class TensorObservations(Observations):
-    """Observations in memory.
-
-    Args:
-        batch: all observations; their lengths and their finiteness are checked here, once.
-        name: how the user refers to them.
-        index: the user's labels.
-
-    Raises:
-        DataError: the arguments differ in length or are not finite.
-    """
+    """Observations in memory; arguments that differ in length or are not finite raise `DataError`."""
 
     in_memory = True
 

@@ -1,4 +1,4 @@
-"""The entry of user data: anything that can be passed as ``x`` becomes `Observations`."""
+"""The entry of user data: everything that can be passed as ``x`` becomes `Observations`."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def as_observations(x: Any, dtype: torch.dtype, name: str = "x") -> Observations
 
     Args:
         x: a tensor, NumPy array, DataFrame, Series or list of numbers; a tuple (positional arguments) or mapping (keyword
-            arguments) of these; or a torch `Dataset` or `DataLoader` whose items are such.
+            arguments) of these; or a torch `Dataset` or `DataLoader` with such items.
         dtype: the floating type of model and encoder.
-        name: how the user refers to ``x``.
+        name: the name of ``x`` in messages.
 
     Raises:
         DataError: the observations are empty, not finite, of unequal lengths or of the wrong type.

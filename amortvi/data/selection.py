@@ -21,18 +21,10 @@ Rows: TypeAlias = int | slice | Sequence[int] | Sequence[bool] | np.ndarray[Any,
 
 
 def positions(rows: Rows, count: int) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Return the nonnegative positions that ``rows`` selects among ``count`` observations.
-
-    Args:
-        rows: integers (negative ones count from the end), a slice, or a boolean mask with ``count`` entries.
-        count: the number of observations.
+    """Return the nonnegative positions that ``rows`` selects among ``count`` observations; negative ones count from the end.
 
     Raises:
         DataError: nothing is selected, a position is out of range, or a mask has another length.
-
-    Example:
-        >>> positions([0, -1], 10).tolist(), positions(slice(2, 4), 10).tolist()
-        ([0, 9], [2, 3])
     """
     if isinstance(rows, slice):
         found = np.arange(count)[rows]
@@ -58,12 +50,7 @@ def positions(rows: Rows, count: int) -> np.ndarray[Any, np.dtype[np.int64]]:
 
 
 def subset(observations: Observations, rows: np.ndarray[Any, np.dtype[np.int64]]) -> TensorObservations:
-    """Return the observations at ``rows``, in that order, in memory.
-
-    Args:
-        observations: all observations.
-        rows: nonnegative positions.
-    """
+    """Return the observations at the nonnegative positions ``rows``, in that order, in memory."""
     index = None if observations.index is None else observations.index[rows]
     if isinstance(observations, TensorObservations):
         return TensorObservations(observations.batch.take(torch.from_numpy(rows)), observations.name, index)
@@ -79,10 +66,7 @@ def subset(observations: Observations, rows: np.ndarray[Any, np.dtype[np.int64]]
 
 
 def evenly_spaced(observations: Observations, count: int) -> TensorObservations:
-    """Return about ``count`` of the observations in memory, or all of them if there are fewer.
-
-    Observations in memory are taken at even spacing; of a loader, the first batches are taken.
-    """
+    """Return about ``count`` observations (all if there are fewer): evenly spaced, or the first batches of a loader."""
     if isinstance(observations, TensorObservations):
         rows = np.linspace(0, observations.size - 1, min(count, observations.size)).round().astype(np.int64)
         return subset(observations, rows)

@@ -18,13 +18,7 @@ __all__ = ["NestedPlate", "PlateLayout"]
 
 @dataclass(frozen=True)
 class NestedPlate:
-    """A plate inside the data plate.
-
-    Args:
-        name: its name.
-        dim: its batch dimension, negative.
-        size: its size.
-    """
+    """A plate inside the data plate; ``dim`` is its batch dimension, negative."""
 
     name: str
     dim: int
@@ -47,7 +41,7 @@ class PlateLayout:
 
     @property
     def batch_dims(self) -> int:
-        """The least number of batch dimensions in model layout."""
+        """The smallest number of batch dimensions in model layout."""
         return -min([self.dim, *(plate.dim for plate in self.nested)])
 
     @property
@@ -56,15 +50,7 @@ class PlateLayout:
         return tuple(plate.size for plate in self.nested)
 
     def to_model(self, value: Tensor, sample_shape: tuple[int, ...] = ()) -> Tensor:
-        """Convert a value from observation layout to model layout.
-
-        Args:
-            value: ``(*sample_shape, B, *nested, *event)``.
-            sample_shape: batch dimensions to the left of every plate of the model.
-
-        Returns:
-            The value, ``(*sample_shape, *batch, *event)``, with each plate at its own dimension.
-        """
+        """Convert a value ``(*sample_shape, B, *nested, *event)`` to model layout, ``(*sample_shape, *batch, *event)``."""
         samples = len(sample_shape)
         batch, event = value.shape[samples], value.shape[samples + 1 + len(self.nested) :]
         # Each nested plate starts as a trailing dimension and is swapped with the singleton at its own dimension.
@@ -84,11 +70,7 @@ class PlateLayout:
         """
         missing = self.batch_dims + self.event_dim - value.dim()
         full = value.reshape((1,) * missing + tuple(value.shape)) if missing > 0 else value
-        event = full.shape[full.dim() - self.event_dim :]
-        order = [self.dim, *(plate.dim for plate in self.nested)]
-        batch_first = full.permute(
-            *(full.dim() - self.event_dim + dim for dim in order),
-            *(i for i in range(full.dim() - self.event_dim) if i - (full.dim() - self.event_dim) not in order),
-            *range(full.dim() - self.event_dim, full.dim()),
-        )
-        return batch_first.reshape(*batch_first.shape[: len(order)], *event)
+        batch_dims = full.dim() - self.event_dim
+        plates = [batch_dims + dim for dim in (self.dim, *(plate.dim for plate in self.nested))]
+        plates_first = full.permute(*plates, *(i for i in range(full.dim()) if i not in plates))
+        return plates_first.reshape(*plates_first.shape[: len(plates)], *full.shape[batch_dims:])

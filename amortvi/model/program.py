@@ -21,10 +21,10 @@ __all__ = ["Program"]
 class Program(nn.Module):
     """A Pyro callable that owns its parameters.
 
-    Pyro has one param store per process, in which two models with a parameter ``"scale"`` would share it. A program runs
-    inside a private scope of the store: the parameters of an `nn.Module` or `PyroModule` are that module's, and those that a
-    function creates with ``pyro.param`` are adopted at its first call. ``parameters()``, ``state_dict()``, ``to()`` and
-    copying therefore work alike for all models, and the global store is left as it was.
+    Pyro has one param store per process, so two models with a parameter ``"scale"`` would share it. A program runs inside a
+    private scope of the store: an `nn.Module` or `PyroModule` keeps its own parameters, and the parameters that a function
+    creates with ``pyro.param`` are adopted at its first call. ``parameters()``, ``state_dict()``, ``to()`` and copying
+    therefore work alike for all models, and the global store does not change.
 
     Args:
         model: a Pyro model: a function, a bound method of a module, an `nn.Module` or a `PyroModule`.
@@ -62,7 +62,7 @@ class Program(nn.Module):
         """Run the model inside its own parameter scope."""
         tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
         device = next((value.device for value in tensors), None)
-        # A model that writes torch.zeros(8) means "on the device of the data, in the type of the parameters".
+        # torch.zeros(8) in a model means "on the device of the data, in the type of the parameters".
         placement = contextlib.nullcontext() if device is None or device.type == "cpu" else device
         with self.own_parameters(), placement, _default_dtype(self._floating_type(tensors)):
             result = self.model(*args, **kwargs)
@@ -70,7 +70,7 @@ class Program(nn.Module):
         return result
 
     def _floating_type(self, arguments: list[Tensor]) -> torch.dtype:
-        """Return the type of the parameters; without any, that of the data."""
+        """Return the type of the parameters or, without any, that of the data."""
         tensors = itertools.chain(self.parameters(), arguments)
         return next((value.dtype for value in tensors if value.is_floating_point()), torch.get_default_dtype())
 
@@ -80,10 +80,8 @@ class Program(nn.Module):
         if self._is_running:
             yield
             return
-        state: Any = {
-            "params": dict(zip(self._adopted_names, self.adopted, strict=True)),
-            "constraints": dict(self._constraints),
-        }
+        params = dict(zip(self._adopted_names, self.adopted, strict=True))
+        state: Any = {"params": params, "constraints": dict(self._constraints)}
         with pyro.get_param_store().scope(state):
             self._is_running = True
             try:
@@ -106,27 +104,20 @@ class Program(nn.Module):
                     f"parameter at each call, or in the constructor of a PyroModule."
                 )
             self._uses_outer_modules = self._uses_outer_modules or isinstance(value, nn.Parameter)
-            self._take(name, value)
+            parameter = value if isinstance(value, nn.Parameter) else nn.Parameter(value.detach().clone())
+            constraint = store.get_state()["constraints"][name]
+            store.set_state({"params": {name: parameter}, "constraints": {name: constraint}})
+            self.adopted.append(parameter)
+            self._adopted_names.append(name)
+            self._constraints[name] = constraint
         self._known |= new
         self._has_run = True
 
-    def _take(self, name: str, value: Tensor) -> None:
-        store = pyro.get_param_store()
-        parameter = value if isinstance(value, nn.Parameter) else nn.Parameter(value.detach().clone())
-        constraint = store.get_state()["constraints"][name]
-        store.set_state({"params": {name: parameter}, "constraints": {name: constraint}})
-        self.adopted.append(parameter)
-        self._adopted_names.append(name)
-        self._constraints[name] = constraint
-
     def independent_copy(self, memo: dict[int, Any]) -> Program:
-        """Return a copy that shares no parameter with this program.
-
-        Args:
-            memo: the memo of `copy.deepcopy`, so that what several copied objects share stays shared among the copies.
+        """Return a copy that shares no parameter with this program; ``memo`` is that of `copy.deepcopy`.
 
         Raises:
-            ModelError: the model is a function that uses modules around it, which a copy cannot own.
+            ModelError: the model is a function that uses outer modules, which a copy cannot own.
         """
         if self._uses_outer_modules:
             raise ModelError(

@@ -1,4 +1,4 @@
-"""Sample sites: what one run of a Pyro model says of each of them, and the one handler that reads them."""
+"""The sample sites of one run of a Pyro model, and the one handler that reads them."""
 
 from __future__ import annotations
 
@@ -22,11 +22,7 @@ __all__ = ["Site", "SiteReader", "distribution_layers", "plate_frames"]
 
 @dataclass(frozen=True)
 class Site:
-    """A sample statement as one run of the model reached it.
-
-    Args:
-        message: Pyro's message, from a handler or a trace.
-    """
+    """A sample statement in one run of the model; ``message`` is Pyro's, from a handler or a trace."""
 
     message: Any
 
@@ -52,7 +48,7 @@ class Site:
 
     @property
     def is_subsample(self) -> bool:
-        """Whether this is not a site of the model but the selection of rows by a plate."""
+        """Whether the site is not part of the model but the selection of rows by a plate."""
         return type(self.distribution).__name__ == "_Subsample"
 
     @property
@@ -79,11 +75,6 @@ class Site:
     def plates(self) -> tuple[Any, ...]:
         """The frames of the vectorized plates around the site, outermost first."""
         return tuple(frame for frame in self.message["cond_indep_stack"] if frame.vectorized)
-
-    @property
-    def loops(self) -> tuple[Any, ...]:
-        """The frames of the plates around the site that are Python loops."""
-        return tuple(frame for frame in self.message["cond_indep_stack"] if not frame.vectorized)
 
     def frame(self, plate: str) -> Any | None:
         """Return the frame of ``plate``, or ``None`` if the site is outside it."""
@@ -119,25 +110,19 @@ class Site:
     def log_prob(self, plate: str | None = None) -> Tensor:
         """Return the log-probability of the value, in model layout.
 
-        Args:
-            plate: the data plate, for the log-probability with masks and with the site's own scale; with ``None`` it is
-                that of the distribution alone.
+        Given the data plate, masks and the site's own scale are applied; ``None`` returns that of the distribution alone.
         """
-        log_prob: Tensor = self.distribution.log_prob(self.value, *self.message["args"], **self.message["kwargs"])
+        log_prob = self.distribution.log_prob(self.value, *self.message["args"], **self.message["kwargs"])
         if plate is None:
             return log_prob
         return scale_and_mask(log_prob, self.own_scale(plate), self.message["mask"])
 
     def by_observation(self, value: Tensor, plate: str, observations: int) -> Tensor | None:
-        """Return ``value``, shaped like the site's own, in observation layout.
-
-        Args:
-            value: in model layout.
-            plate: the data plate.
-            observations: ``B``, the number of observations of the run.
+        """Convert ``value``, shaped like the site's own value, from model layout to observation layout.
 
         Returns:
-            ``(B, *nested, *event)``, or ``None`` for a site outside the plate or without a value for each observation.
+            ``(B, *nested, *event)`` for a run on ``B`` observations, or ``None`` for a site outside the data plate or without
+            a value for each observation.
         """
         if self.frame(plate) is None or self.is_subsample or value.numel() == 0:  # a pyro.factor has an empty value
             return None
@@ -151,15 +136,12 @@ class Site:
         return value.expand(observations, *layout.nested_shape, *value.shape[1 + len(layout.nested) :])
 
     def observed_entries(self, plate: str, observations: int, like: Tensor) -> Tensor | None:
-        """Return which entries of the value are not masked.
+        """Return a boolean tensor that marks the entries that are not masked, or ``None`` if nothing is masked.
 
         Args:
             plate: the data plate; the site must be inside it.
             observations: ``B``, the number of observations of the run.
-            like: the value in observation layout, ``(B, *nested, *event)``.
-
-        Returns:
-            A boolean tensor shaped like ``like``, or ``None`` if nothing is masked.
+            like: the value in observation layout, ``(B, *nested, *event)``, whose shape is that of the result.
         """
         layout, batch_dims = self.layout(plate), len(self.distribution.batch_shape)
         masks = [(self.message["mask"], self.distribution.batch_shape)]
@@ -181,7 +163,7 @@ class Site:
 
 
 def distribution_layers(distribution: Any) -> list[Any]:
-    """Return a distribution and those that it wraps, down to the one that has the density."""
+    """Return a distribution and the ones it wraps, down to the one with the density."""
     layers = [distribution]
     while isinstance(layers[-1], Independent | ExpandedDistribution | MaskedDistribution):
         layers.append(layers[-1].base_dist)
@@ -189,24 +171,19 @@ def distribution_layers(distribution: Any) -> list[Any]:
 
 
 def plate_frames(sites: Iterable[Site]) -> dict[str, Any]:
-    """Return the frames of all plates around some sites by name, loops included."""
+    """Return the frames of all plates around ``sites`` by name, including those of Python loops."""
     return {frame.name: frame for site in sites for frame in site.message["cond_indep_stack"]}
 
 
 class SiteReader(Messenger):
-    """Collects the sample sites of one run of a model, in order.
-
-    On the way it can set latent sites to given values, or draw the data instead of observing them.
+    """Collects the sample sites of one run of a model, in order; optionally sets latents and draws data.
 
     Args:
-        plate: the data plate, or ``None`` while it is not known.
-        observations: the number of observations that the model is run on.
-        values: latent sites by name, with the values, in model layout, that they are to have.
-        draw_data: whether the observed sites inside the data plate are drawn instead.
+        plate: the data plate, or ``None`` while it is unknown.
+        observations: the number of observations in the run; a data plate of another size raises `ModelError`.
+        values: values for latent sites by name, in model layout.
+        draw_data: whether the observed sites inside the data plate are drawn instead of observed.
         visit: called with each site as soon as it has its value.
-
-    Raises:
-        ModelError: at a site inside the data plate, if the size of the plate is not ``observations``.
     """
 
     def __init__(
@@ -223,7 +200,7 @@ class SiteReader(Messenger):
         self.observations = observations
         self.sites: list[Site] = []
         self.random_plates: list[str] = []
-        """Plates that select rows at random themselves."""
+        """Plates that subsample at random."""
         self._values = values or {}
         self._draw_data = draw_data
         self._visit = visit

@@ -32,12 +32,12 @@ __all__ = ["ModelStructure", "fixed_support", "has_bijection", "read_structure"]
 
 @dataclass(frozen=True)
 class ModelStructure:
-    """What a model consists of.
+    """The structure of a model.
 
     Args:
         plate: the name of the data plate.
         dim: its batch dimension, negative.
-        full_size: the size that the plate declares if its observations are a subsample, else ``None``.
+        full_size: the declared size of the plate if the observations are a subsample, else ``None``.
         latents: the latent sites of one observation.
         standard_normal_prior: whether the prior of every latent is a fixed ``N(0, I)``.
     """
@@ -54,9 +54,9 @@ def read_structure(program: Program, example: Batch, observations: int, plate: s
 
     Args:
         program: the model.
-        example: arguments to call it with.
+        example: the arguments of the call.
         observations: the number of observations in the example.
-        plate: the name of the data plate; ``None`` finds the plate of batch size that contains the latents.
+        plate: the name of the data plate; by default the plate of batch size that contains the latents.
 
     Raises:
         ModelError: the model fails or is not supported; see `amortvi.model.requirements`.
@@ -99,7 +99,12 @@ def _run(program: Program, example: Batch, observations: int) -> tuple[list[Site
         with pyro.validation_enabled(True), torch.enable_grad():
             with reader:
                 program(*example.args, **example.kwargs)
-            _check_names(reader)
+            names = [site.name for site in reader]
+            for name in names:
+                if names.count(name) > 1:
+                    raise ModelError(
+                        f"the model has several sites named {name!r}: give each pyro.sample a name of its own."
+                    )
             for site in reader:
                 if site.is_data:
                     check_support(site)
@@ -126,15 +131,8 @@ def _log_prob(site: Site) -> Tensor:
         raise ValueError(f"at site {site.name!r}: {error}") from error
 
 
-def _check_names(reader: SiteReader) -> None:
-    names = [site.name for site in reader]
-    repeated = next((name for name in names if names.count(name) > 1), None)
-    if repeated is not None:
-        raise ModelError(f"the model has several sites named {repeated!r}: give each pyro.sample a name of its own.")
-
-
 def _check_sizes(reader: SiteReader, example: Batch, observations: int, error: Exception | None) -> None:
-    """Raise `ModelError` if no plate has the size of the batch, which can cause many different errors in the model."""
+    """Raise `ModelError` if no plate has the size of the batch, the cause of many different errors in a model."""
     found = plate_frames(reader)
     vectorized = [frame for frame in found.values() if frame.vectorized]
     if any(frame.size == observations for frame in vectorized):
@@ -165,7 +163,7 @@ def _latent_site(site: Site, plate: str) -> LatentSite:
 def _has_standard_normal_prior(program: Program, example: Batch, latent: list[Site], plate: str) -> bool:
     """Whether the prior of every latent is ``N(0, I)`` for any data, not only on the example.
 
-    A prior that depends on the data, such as on a covariate that is zero in the example, is revealed by a gradient.
+    Gradients reveal a prior that depends on the data, for example on a covariate that is zero in the example.
     """
     if not all(_is_standard_normal(site, plate) for site in latent):
         return False
@@ -180,8 +178,7 @@ def _has_standard_normal_prior(program: Program, example: Batch, latent: list[Si
             program(*inputs.args, **inputs.kwargs)
     except Exception:  # the program does not accept inputs that require gradients: the prior is then taken to vary
         return False
-    names = {site.name for site in latent}
-    return all(_is_standard_normal(site, plate) for site in reader if site.name in names)
+    return all(_is_standard_normal(site, plate) for site in reader if site.is_latent)
 
 
 def _is_standard_normal(site: Site, plate: str) -> bool:
@@ -203,18 +200,10 @@ def has_bijection(support: constraints.Constraint) -> bool:
 
 
 def fixed_support(name: str, support: constraints.Constraint, layout: PlateLayout) -> constraints.Constraint:
-    """Return the elementwise ``support`` of one observation, its tensor bounds in observation layout.
+    """Return the elementwise ``support`` of one observation, with its tensor bounds in observation layout.
 
-    A distribution such as ``Uniform`` has bounds expanded over every plate. They describe the latent of one observation
-    only if they are equal for all observations.
-
-    Args:
-        name: the name of the site.
-        support: the support of the distribution.
-        layout: the plates around the site.
-
-    Raises:
-        ModelError: a bound is trained, or differs between observations.
+    The bounds of a distribution such as ``Uniform`` are expanded over every plate. They describe the latent of one
+    observation only if they are equal for all; otherwise, and for a trained bound, `ModelError` is raised.
     """
     if isinstance(support, constraints.independent):
         return fixed_support(name, support.base_constraint, layout)
