@@ -73,7 +73,7 @@ __all__ = [
     "testing",
 ]
 
-# Imported at their first use, since a fit needs none of them: each name with the module that defines it.
+# Imported at first use, because a fit needs none of them: each name with the module that defines it.
 _LAZY = {
     "SVI": "amortvi.compile.svi.svi",
     "Calibration": "amortvi.diagnostics.calibration.result",
@@ -97,11 +97,8 @@ _LAZY = {
     "reference": "amortvi.diagnostics.reference.reference",
     "report": "amortvi.plots.report.report",
 }
-_LAZY_MODULES = {
-    "diagnostics": "amortvi.diagnostics",
-    "plots": "amortvi.plots",
-    "svi": "amortvi.compile.svi",
-    "testing": "amortvi.testing",
+_LAZY_MODULES = {name: f"amortvi.{name}" for name in ("diagnostics", "plots", "testing")} | {
+    "svi": "amortvi.compile.svi"
 }
 
 
@@ -118,7 +115,7 @@ def __dir__() -> list[str]:
 
 
 def _warn_of_inactive_latents(vi: AmortizedVI, x: Observations, options: FitOptions) -> None:
-    from amortvi.diagnostics.latents.coordinates import warn_of_inactive_latents  # only now: a fit may not need it
+    from amortvi.diagnostics.latents.coordinates import warn_of_inactive_latents  # at first use, as above
 
     warn_of_inactive_latents(vi, x, options)
 

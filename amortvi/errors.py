@@ -38,7 +38,7 @@ class EncoderError(AmortviError, ValueError):
 
 
 class FamilyError(AmortviError, ValueError):
-    """The posterior family is unknown, was given invalid options, or cannot do what was asked of it."""
+    """The posterior family is unknown, has invalid options, or does not support the computation."""
 
 
 class OptionError(AmortviError, ValueError):
@@ -46,7 +46,7 @@ class OptionError(AmortviError, ValueError):
 
 
 class NotFittedError(AmortviError, RuntimeError):
-    """The call needs a model that has seen data; call ``fit``, ``setup`` or ``load`` first."""
+    """No data have been seen; call ``fit``, ``setup`` or ``load`` first."""
 
 
 class NonFiniteError(AmortviError, ArithmeticError):
@@ -54,7 +54,7 @@ class NonFiniteError(AmortviError, ArithmeticError):
 
 
 class CaptureError(AmortviError, RuntimeError):
-    """A training step cannot be recorded or compiled; run it with ``compile=False``."""
+    """A training step cannot be recorded or compiled; use ``compile=False``."""
 
 
 class CheckpointError(AmortviError, ValueError):
@@ -70,7 +70,7 @@ class AmortviWarning(UserWarning):
 
 
 def quoted(error: BaseException, lines: int = 12) -> str:
-    """Return the type and message of an error for use in another message, cut after ``lines`` lines.
+    """Return the type and the first lines of the message of an error, for use in another message.
 
     Example:
         >>> quoted(KeyError("z"))

@@ -1,4 +1,4 @@
-"""What a fitted estimator answers: bounds, draws, refined posteriors, exports."""
+"""Computations of a fitted estimator: bounds, draws, refined posteriors, exports."""
 
 from __future__ import annotations
 
@@ -24,26 +24,22 @@ __all__ = ["PosteriorAnalysis"]
 
 
 class PosteriorAnalysis(ABC):
-    """Computations with a model and the posteriors of given observations; an estimator provides the two."""
+    """Computations with a model and its posteriors, both of which an estimator provides."""
 
     @property
     @abstractmethod
     def generative(self) -> Model:
-        """The model ``p(x, z)`` as diagnostics use it: its structure, its log joint density, its simulations."""
+        """The model ``p(x, z)`` as diagnostics use it: structure, log joint density, simulation."""
 
     @property
     @abstractmethod
     def example(self) -> Batch:
-        """A few rows of the training data, as arguments of the model.
-
-        Raises:
-            NotFittedError: no data have been seen.
-        """
+        """Some of the training data, as arguments of the model; raises `NotFittedError` before any data have been seen."""
 
     @property
     @abstractmethod
     def objective(self) -> str:
-        """The objective of the last fit, as exports record it."""
+        """The objective of the last fit."""
 
     @property
     @abstractmethod
@@ -52,11 +48,11 @@ class PosteriorAnalysis(ABC):
 
     @abstractmethod
     def posterior(self, x: Any, *, copy: bool = True) -> Posterior:
-        """Return the posterior of each observation; its properties are computed when they are requested.
+        """Return the posterior of each observation, whose properties are computed at access.
 
         Args:
             x: observations, as for `fit`.
-            copy: whether it keeps a copy of encoder and family, so that later training does not change it.
+            copy: whether to copy encoder and family, so that later training does not change the posterior.
 
         Raises:
             NotFittedError: no data have been seen.
@@ -64,15 +60,15 @@ class PosteriorAnalysis(ABC):
         """
 
     def resolve_posterior(self, x: Any, posterior: Posterior | None) -> Posterior:
-        """Return the posterior that a method is to use: the one given, or else that of the encoder.
+        """Return ``posterior`` after checking it, or else the posterior of the encoder.
 
         Args:
-            x: observations, as for `fit`; with ``posterior`` they can be omitted.
+            x: observations, as for `fit`; optional if ``posterior`` is given.
             posterior: a refined or selected posterior of this estimator, of the observations ``x``.
 
         Raises:
             NotFittedError: no data have been seen.
-            OptionError: neither is given, or ``posterior`` is something else or belongs to another estimator.
+            OptionError: neither is given, or ``posterior`` is not a `Posterior` or belongs to another estimator.
             DataError: the observations cannot be used, or are not those of ``posterior``.
         """
         if posterior is None:
@@ -104,20 +100,20 @@ class PosteriorAnalysis(ABC):
     ) -> Posterior:
         """Optimize the posterior of each observation individually, starting from the encoder's output.
 
-        What the ELBO gains is the cost of amortization (Cremer, Li and Duvenaud, 2018). All observations are optimized at
-        once, each with its own step sizes and until it has converged; encoder and model do not change. An observation that
-        does not improve keeps its start.
+        The gain in ELBO is the amortization gap (Cremer, Li and Duvenaud, 2018). All observations are optimized in parallel,
+        each with its own step sizes and until it has converged; encoder and model do not change. An observation that does
+        not improve keeps its initial posterior.
 
         Args:
             x: observations, as for `fit`.
-            family: the family to search in; by default that of the posterior from which the search starts.
-            posterior: the posterior from which to start; by default that of the encoder.
+            family: the family of the refined posteriors; by default that of the initial posterior.
+            posterior: the initial posterior; by default that of the encoder.
             method: ``"lbfgs"`` maximizes the ELBO on fixed noise, to any accuracy; ``"adam"`` follows noisy gradients, for
                 posteriors so far from Gaussian that fixed noise does not represent them.
             draws: draws per ELBO; by default four per dimension, but at least 32.
             lr: Adam's learning rate.
-            tolerance: an observation has converged when less than this remains to be gained, in nats.
-            max_steps: the number of steps after which a warning reports an observation as not converged.
+            tolerance: an observation has converged when its ELBO can rise by less than this, in nats.
+            max_steps: the maximum number of steps; a warning reports the observations that have not converged.
             seed: the seed of the noise; the caller's random state is left untouched.
 
         Returns:
@@ -143,7 +139,7 @@ class PosteriorAnalysis(ABC):
     def evaluate(
         self, x: Any = None, *, posterior: Posterior | None = None, particles: int = 100, seed: int | None = None
     ) -> pd.DataFrame:
-        """Return bounds of ``log p(x)`` in nats, one row per observation.
+        """Return lower bounds of ``log p(x)`` in nats, one row per observation.
 
         Args:
             x: observations, as for `fit`.
@@ -152,9 +148,9 @@ class PosteriorAnalysis(ABC):
             seed: reproduces the draws and leaves the caller's random state untouched.
 
         Returns:
-            Columns ``elbo`` (the mean log weight; terms outside the data plate are not included), ``elbo_se`` (its Monte Carlo
-            standard error), ``reconstruction``, ``kl`` (in closed form if it is known), and ``iwae``, the
-            importance-weighted bound with ``particles`` draws.
+            Columns ``elbo`` (the mean log weight, without terms outside the data plate), ``elbo_se`` (its Monte Carlo standard
+            error), ``reconstruction``, ``kl`` (in closed form if it is known), and ``iwae`` (the importance-weighted bound with
+            ``particles`` draws).
 
         Raises:
             NotFittedError: no data have been seen.
@@ -193,7 +189,7 @@ class PosteriorAnalysis(ABC):
 
         Args:
             n: the number of draws.
-            x: observations whose sizes and covariates are used, cyclically; by default some of the training data.
+            x: observations that provide sizes and covariates, cyclically; by default some of the training data.
             seed: reproduces the draws and leaves the caller's random state untouched.
 
         Returns:
@@ -228,20 +224,19 @@ class PosteriorAnalysis(ABC):
         name of the data plate, nested plates, and ``<site>_dim_<i>``; the index of a DataFrame labels the observations.
 
         The draws are independent draws from ``q``, not from the exact posterior; ``log_weight`` corrects for that. With
-        ``resample=True`` they are corrected already: ``log_weight`` is then omitted, since it must not be applied twice, and the
-        attribute ``resampled_from`` records the number of proposals. The draws form a single chain, so r-hat is not defined:
-        use ``az.summary(data, kind="stats")``. If the only latents are those of each observation, leaving one out leaves its
-        prior: its elpd is ``log p(x)``, which the log of the mean weight estimates directly, while ``az.loo`` uses the
-        likelihood alone and rightly warns of a high k-hat.
+        ``resample=True`` the draws are already corrected, so ``log_weight`` is omitted, and the attribute ``resampled_from``
+        records the number of proposals. The draws form a single chain, so r-hat is not defined: use
+        ``az.summary(data, kind="stats")``. Without global latents, the elpd of an observation that is left out is ``log p(x)``,
+        because only the prior of its latents remains; the log of the mean weight estimates it directly, while ``az.loo`` uses
+        the likelihood alone and rightly warns of high k-hats.
 
         Args:
             x: observations, as for `fit`.
             draws: posterior draws for each observation.
             posterior: the posterior of ``x`` to draw from; by default that of the encoder.
-            posterior_predictive: whether to draw data too, once per posterior draw.
-            prior_draws: draws from the prior for each observation; 0 omits the two groups.
-            resample: whether to draw from the exact posterior, as far as ``q`` allows, by importance resampling; see
-                `Posterior.sample`.
+            posterior_predictive: whether to draw new data too, once per posterior draw.
+            prior_draws: draws from the prior for each observation; 0 omits both prior groups.
+            resample: whether to approximate draws from the exact posterior by importance resampling; see `Posterior.sample`.
             proposals: draws of ``q`` from which to resample; by default ten per draw, but at least 1,000.
             seed: reproduces the draws and leaves the caller's random state untouched.
 

@@ -56,8 +56,7 @@ class AmortizedVI(PosteriorAnalysis):
     """
 
     after_fit: ClassVar[list[AfterFit]] = []
-    """Functions called at the end of each fit, with the estimator, the training data and the options. By default one issues a
-    warning if some latents are inactive."""
+    """Functions called after each fit with the estimator, the training data and the options; one warns of inactive latents."""
 
     def __init__(
         self,
@@ -132,9 +131,9 @@ class AmortizedVI(PosteriorAnalysis):
 
     @accepts_options(FitOptions)
     def fit(self, x: Any, options: FitOptions) -> AmortizedVI:
-        """Train encoder, posterior family and model (unless it is frozen). A further call continues from the last one.
+        """Train encoder, posterior family and model (unless it is frozen); a further call continues the training.
 
-        Ctrl-C ends the fit and keeps what was learned. With early stopping the best parameters are restored at the end.
+        Ctrl-C ends the fit and keeps what was learned. With early stopping, the best parameters are restored at the end.
 
         Args:
             x: the observations, batch first: a tensor, NumPy array or DataFrame, a tuple (positional arguments) or dict
@@ -154,7 +153,7 @@ class AmortizedVI(PosteriorAnalysis):
         """
         dtype = options.dtype or self.dtype
         train = as_observations(x, dtype, "x")
-        train.steps(options.batch_size)  # a DataLoader, which has its own batch size, refuses another
+        train.steps(options.batch_size)  # raises an error if a DataLoader has another batch size
         validation = None
         if options.validation_data is not None:
             validation = as_observations(options.validation_data, dtype, "validation_data")
@@ -171,7 +170,7 @@ class AmortizedVI(PosteriorAnalysis):
     def setup(self, x: Any, *, seed: int | None = None) -> AmortizedVI:
         """Read the structure of the model from data and create the parameters of the family, without training.
 
-        `fit` does this by itself. Once set up, everything that needs a fitted estimator works with the initial parameters.
+        `fit` calls this itself. Afterwards, all methods of a fitted estimator work, with the initial parameters.
 
         Args:
             x: observations, as for `fit`.
@@ -200,15 +199,14 @@ class AmortizedVI(PosteriorAnalysis):
 
     @contextlib.contextmanager
     def _restored_on_error(self) -> Iterator[None]:
-        """Restore what a failing call has changed beside the parameters, unless it failed during training."""
-        before = self._example, self._objective
-        placement = self.device, self.dtype
+        """Restore example, objective, device and dtype after an error, unless training has begun."""
+        before, placement = (self._example, self._objective), (self.device, self.dtype)
         epochs = len(self._trainer.records)
         try:
             yield
         except NonFiniteError:
-            raise  # training has begun, and what was learned before stays
-        except Exception:
+            raise  # training has begun, and the parameters of the last good epoch are kept
+        except Exception:  # whatever failed; it is raised again
             if len(self._trainer.records) == epochs:
                 self._example, self._objective = before
                 if placement != (self.device, self.dtype):
@@ -271,17 +269,17 @@ class AmortizedVI(PosteriorAnalysis):
         *,
         plate: str | None = None,
     ) -> AmortizedVI:
-        """Load what `save` saved into a model and an encoder built as they were then.
+        """Load a saved run into a model and an encoder that are built as before.
 
         Args:
             path: the folder.
             model: the Pyro model; its parameters are overwritten.
             encoder: the encoder; its parameters are overwritten.
             family: required unless the family was chosen by name.
-            plate: the name of the data plate, if it was given then.
+            plate: the name of the data plate, if it was given to the saved estimator.
 
         Returns:
-            The estimator as it was when it was saved; a further `fit` continues from there.
+            The estimator as it was saved; a further `fit` continues the training.
 
         Raises:
             CheckpointError: the folder cannot be read, or belongs to another model, encoder or family.

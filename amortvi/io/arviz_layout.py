@@ -23,7 +23,7 @@ DATA_GROUPS = ("observed_data", "constant_data")
 def assemble(
     groups: Groups, plate: str, nested: Mapping[str, list[str]], index: Any | None, attrs: Mapping[str, str]
 ) -> Any:
-    """Assemble groups of variables into one ArviZ object.
+    """Return groups of variables as `arviz.InferenceData` (ArviZ 0.x) or `xarray.DataTree` (ArviZ 1.x).
 
     Args:
         groups: the variables of each group by name: ``(chains, draws, N, *nested, *event)``, or ``(N, *nested, *event)`` in
@@ -32,9 +32,6 @@ def assemble(
         nested: for each site, the plates around it other than the data plate, outermost first.
         index: the user's labels of the observations, if any.
         attrs: attributes of the result and of each group.
-
-    Returns:
-        `arviz.InferenceData` under ArviZ 0.x, `xarray.DataTree` under ArviZ 1.x.
     """
     names = _Names(plate, nested)
     datasets = {group: _dataset(names, group, values, index, attrs) for group, values in groups.items()}
@@ -46,12 +43,7 @@ def assemble(
 
 
 class _Names:
-    """Names of variables and dimensions, kept apart because xarray takes a variable with the name of a dimension for its index.
-
-    Args:
-        plate: the name of the data plate.
-        nested: for each site, the plates around it other than the data plate, outermost first.
-    """
+    """Distinct names of variables and dimensions: xarray treats a variable named like a dimension as its index."""
 
     def __init__(self, plate: str, nested: Mapping[str, list[str]]) -> None:
         self.plate = plate
@@ -59,11 +51,11 @@ class _Names:
         self._dimensions = {self.dimension(name) for name in (plate, *itertools.chain(*nested.values()))}
 
     def dimension(self, plate: str) -> str:
-        """Return the dimension of a plate: its name, unless ArviZ uses that name itself."""
+        """Return the name of the dimension of a plate: that of the plate, unless ArviZ reserves it."""
         return _plain(f"{plate}_dim" if plate in ("chain", "draw") else plate)
 
     def variable(self, name: str) -> str:
-        """Return the name of a variable; an argument of the model may have the name of a plate."""
+        """Return the name of a variable that differs from all dimensions."""
         return _plain(f"{name}_argument" if name in self._dimensions else name)
 
     def dimensions(self, group: str, name: str, count: int) -> list[str]:
@@ -78,7 +70,7 @@ class _Names:
 
 
 def _plain(name: str) -> str:
-    """Replace the slash, which Pyro's scopes put into names and NetCDF reserves for paths."""
+    """Replace slashes, which `pyro.contrib.autoname.scope` inserts and NetCDF reserves for paths."""
     return name.replace("/", ".")
 
 

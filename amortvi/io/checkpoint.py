@@ -1,4 +1,4 @@
-"""A saved run: one folder with the tensors and with what is needed to interpret them."""
+"""Saved runs: a folder with the tensors, and a description that is needed to interpret them."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ class RunState:
     Args:
         model: the generative model.
         guide: the guide, set up.
-        trainer: its training.
+        trainer: the trainer.
         example: a few observations, from which a loaded guide reads the structure of the model.
-        objective: the objective, as exports record it.
+        objective: the objective of the last fit.
     """
 
     model: Model
@@ -53,13 +53,7 @@ class RunState:
 
 
 def save_run(run: RunState, family: FamilyChoice, path: str | Path) -> None:
-    """Write a run to a folder; an existing run is replaced only when everything has been written.
-
-    Args:
-        run: the run.
-        family: the user's choice of the family.
-        path: the folder, which is created if it does not exist.
-    """
+    """Write a run to a folder; an existing run is replaced only after everything has been written."""
     folder = Path(path)
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {
@@ -88,11 +82,7 @@ def save_run(run: RunState, family: FamilyChoice, path: str | Path) -> None:
 
 
 def load_run(path: str | Path) -> SavedRun:
-    """Read a saved run.
-
-    Raises:
-        CheckpointError: the folder holds no run, or it cannot be read.
-    """
+    """Read a saved run, or raise `CheckpointError` if there is none or it cannot be read."""
     folder = Path(path)
     try:
         description = json.loads((folder / _DESCRIPTION).read_text())
@@ -107,8 +97,8 @@ def load_run(path: str | Path) -> SavedRun:
     except NotADirectoryError as error:
         raise CheckpointError(f"{folder} is a file; pass the folder that save was called with.") from error
     except Exception as error:
-        # A damaged file can make the readers raise anything. Their messages are of little help, or suggest reading the file
-        # in a way that runs the code in it.
+        # A damaged file can make the readers raise any error. Their messages do not help the user, or suggest to load the
+        # file with weights_only=False, which would run code.
         raise CheckpointError(
             f"the saved run in {folder} is damaged, or was saved by another version of amortvi than {__version__} "
             f"({type(error).__name__}): save it again."
@@ -118,14 +108,7 @@ def load_run(path: str | Path) -> SavedRun:
 
 @dataclass(frozen=True)
 class SavedRun:
-    """A run as read from its folder.
-
-    Args:
-        folder: where it was.
-        description: the content of ``run.json``.
-        tensors: the content of ``tensors.pt``.
-        records: the history.
-    """
+    """The content of a folder: ``run.json``, ``tensors.pt``, and the history as records."""
 
     folder: Path
     description: dict[str, Any]
@@ -144,35 +127,29 @@ class SavedRun:
 
     @property
     def objective(self) -> str:
-        """The objective, as exports record it."""
+        """The objective of the last fit."""
         return str(self.description["objective"])
 
     def family(self, given: FamilyChoice | None) -> FamilyChoice:
-        """Return the family to build: the one given, or else the one saved by name.
-
-        Raises:
-            CheckpointError: the family was not chosen by name and none is given.
-        """
-        saved = self.description["family"]
-        if given is not None:
-            return given
-        if saved not in NAMED:
+        """Return the given family, or else the one saved by name; raise `CheckpointError` if there is neither."""
+        saved = str(self.description["family"])
+        if given is None and saved not in NAMED:
             raise CheckpointError(
                 f"the run in {self.folder} was fitted with the family {saved}: pass it again as family=..."
             )
-        return str(saved)
+        return saved if given is None else given
 
     def restore(self, model: Model, guide: AmortizedGuide, trainer: Trainer) -> Batch:
-        """Write the run into newly constructed objects, and return the example.
+        """Load the run into newly constructed objects, and return the example.
 
         Raises:
-            CheckpointError: the run belongs to another model, encoder or family; no parameter was written.
+            CheckpointError: the run belongs to another model, encoder or family; no parameter has been overwritten.
         """
         example = Batch(tuple(self.tensors["example_args"]), self.tensors["example_kwargs"])
         device = next((tensor.device for module in (guide, model) for tensor in _tensors(module)), torch.device("cpu"))
         on_device = example.to(device)
         try:
-            # What is drawn here is overwritten below, so the caller's random state is left untouched.
+            # The parameters initialized here are overwritten below, so the caller's random state is left untouched.
             with random_state(0, device), model.program.own_parameters():
                 guide.setup(*on_device.args, **on_device.kwargs)
         except AmortviError as error:
@@ -195,15 +172,14 @@ class SavedRun:
         return example
 
     def _check(self, what: str, module: nn.Module, saved: dict[str, Any]) -> None:
-        """Compare before anything is written: a failing ``load_state_dict`` has already written half of it."""
+        """Compare names and shapes first, because a failing ``load_state_dict`` overwrites some of the parameters."""
         here = {name: _shape(value) for name, value in module.state_dict().items()}
         there = {name: _shape(value) for name, value in saved.items()}
-        wrong = [f"{name} is not in the run" for name in here.keys() - there.keys()]
-        wrong += [f"{name} is only in the run" for name in there.keys() - here.keys()]
-        wrong += [
-            f"{name} has shape {shape} in the run, {here[name]} here"
-            for name, shape in there.items()
-            if here.get(name, shape) != shape
+        common = [name for name in here.keys() & there.keys() if here[name] != there[name]]
+        wrong = [
+            *(f"{name} is not in the run" for name in here.keys() - there.keys()),
+            *(f"{name} is only in the run" for name in there.keys() - here.keys()),
+            *(f"{name} has shape {there[name]} in the run, {here[name]} here" for name in common),
         ]
         if wrong:
             shown = "; ".join(sorted(wrong)[:5]) + ("; and more" if len(wrong) > 5 else "")
@@ -211,7 +187,7 @@ class SavedRun:
 
 
 def _latents(guide: AmortizedGuide) -> dict[str, list[int]]:
-    """Return the latent sites of a model and their shapes, which identify the model."""
+    """Return the names and shapes of the latent sites, by which a model is recognized."""
     return {site.name: list(site.shape) for site in guide.latents.sites}
 
 
@@ -226,7 +202,7 @@ def _shape(value: Any) -> tuple[int, ...] | None:
 
 
 def _plain(value: Any) -> Any:
-    """Replace NumPy scalars, which a schedule may put into an optimizer, with plain numbers, which can be loaded as data."""
+    """Replace NumPy scalars, such as learning rates set by a schedule, with numbers that ``weights_only`` can load."""
     if isinstance(value, dict):
         return {key: _plain(entry) for key, entry in value.items()}
     if isinstance(value, list):
@@ -235,14 +211,14 @@ def _plain(value: Any) -> Any:
 
 
 def _digest(path: Path) -> str:
-    """Return the hash by which the description recognizes its tensors; those of another save, or damaged ones, differ."""
+    """Return the hash by which the description recognizes damaged tensors and those of another run."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager
 def _replacing(*paths: Path) -> Iterator[list[Path]]:
-    """Provide temporary paths that replace ``paths`` once everything has been written."""
+    """Provide temporary paths that replace ``paths`` after everything has been written."""
     partial = [path.with_name(path.name + ".partial") for path in paths]
     try:
         yield partial

@@ -1,4 +1,4 @@
-"""The posterior as ArviZ data: `InferenceData` for ArviZ 0.x, an xarray `DataTree` for ArviZ 1.x."""
+"""Export of posteriors to ArviZ."""
 
 from __future__ import annotations
 
@@ -22,32 +22,14 @@ from amortvi.posterior.importance_sampling import check_proposals, resample_chun
 
 __all__ = ["ExportOptions", "to_arviz"]
 
-_GROUPS = (
-    "posterior",
-    "posterior_predictive",
-    "log_likelihood",
-    "sample_stats",
-    "prior",
-    "prior_predictive",
-    *DATA_GROUPS,
-)
+_DRAWN_GROUPS = ("posterior", "posterior_predictive", "log_likelihood", "sample_stats", "prior", "prior_predictive")
+_GROUPS = (*_DRAWN_GROUPS, *DATA_GROUPS)
 _K_HAT = "/k_hat"
 
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """The draws of an export; see `amortvi.AmortizedVI.to_arviz`.
-
-    Args:
-        draws: posterior draws for each observation.
-        posterior_predictive: whether data are drawn too, once per posterior draw.
-        prior_draws: draws of latents and data from the prior for each observation.
-        resample: whether the posterior draws are resampled from proposals.
-        proposals: the number of proposals, or ``None`` for the default.
-
-    Raises:
-        OptionError: an option is out of range.
-    """
+    """The options of `amortvi.AmortizedVI.to_arviz`; raises `OptionError` if one is out of range."""
 
     draws: int
     posterior_predictive: bool
@@ -62,15 +44,9 @@ class ExportOptions:
 
 
 def to_arviz(posterior: Posterior, options: ExportOptions, attrs: Mapping[str, str]) -> Any:
-    """Draw, score and lay out for ArviZ.
+    """Return draws, log-probabilities and data as `arviz.InferenceData` (ArviZ 0.x) or `xarray.DataTree` (ArviZ 1.x).
 
-    Args:
-        posterior: of the observations to export.
-        options: what to draw.
-        attrs: attributes to record beside those of the posterior.
-
-    Returns:
-        `arviz.InferenceData` under ArviZ 0.x, `xarray.DataTree` under ArviZ 1.x.
+    ``attrs`` are recorded beside the attributes of the posterior.
     """
     exporter = _Exporter(posterior.model, options)
     single = replace(options, draws=1, prior_draws=min(1, options.prior_draws), resample=False, proposals=None)
@@ -96,12 +72,7 @@ def to_arviz(posterior: Posterior, options: ExportOptions, attrs: Mapping[str, s
 
 
 class _Exporter:
-    """Computes all groups for a chunk of observations, and records the plates around each site.
-
-    Args:
-        model: the generative model.
-        options: what to draw.
-    """
+    """Computes all groups for a chunk of observations, and records the nested plates of each site."""
 
     def __init__(self, model: Model, options: ExportOptions) -> None:
         self.model = model
@@ -111,11 +82,10 @@ class _Exporter:
     def compute(self, chunk: Chunk, q: Distribution) -> dict[str, Tensor]:
         """Return every variable as ``"group/name"``: ``(draws, B, ...)``, or ``(1, B, ...)`` in `DATA_GROUPS`."""
         model, options = self.model, self.options
-        chunk_of_draws = replace(chunk, draws=options.proposals or options.draws)
         stats: dict[str, Tensor] = {}
         found: dict[str, Tensor] = {}
-        if options.resample:
-            vector, k_hat = resample_chunk(model, chunk_of_draws, q, options.draws)
+        if options.proposals is not None:
+            vector, k_hat = resample_chunk(model, replace(chunk, draws=options.proposals), q, options.draws)
             found[_K_HAT] = k_hat.unsqueeze(0)
         else:
             vector = q.sample(torch.Size([options.draws]))
@@ -129,8 +99,7 @@ class _Exporter:
         groups = {**scored, "sample_stats": stats}
         groups["posterior"] = {**values, **scored["posterior"]}
         groups["observed_data"] = {name: value.unsqueeze(0) for name, value in observed.items()}
-        arguments = _named_arguments(model, chunk.batch)
-        groups["constant_data"] = {name: value.unsqueeze(0) for name, value in arguments}
+        groups["constant_data"] = {name: value.unsqueeze(0) for name, value in _named_arguments(model, chunk.batch)}
         if options.posterior_predictive:
             drawn = self._simulate(chunk, values, options.draws)
             groups["posterior_predictive"] = {name: drawn[name] for name in drawn if name in observed}
@@ -151,8 +120,8 @@ class _Exporter:
             part = {name: value[span.start : span.stop] for name, value in values.items()}
             scores = self.model.log_probs(chunk.batch, part)
             deterministic, observed = self._read(scores.sites, len(span) * chunk.batch.size)
-            # In double precision: ArviZ computes in the type it is given, and in single precision its importance sampling
-            # returns NaN or a wrong number for observations that fit badly.
+            # ArviZ computes in the type that it is given; in single precision, its importance sampling returns NaN or a wrong
+            # number for observations that fit badly.
             terms = {name: value.cpu().double() for name, value in scores.local.items() if name not in deterministic}
             collected["log_joint"].add({"log_joint": sum_sites(terms)})
             collected["log_likelihood"].add(
@@ -164,7 +133,7 @@ class _Exporter:
         return {group: found.result() for group, found in collected.items()}, data
 
     def _read(self, sites: Sequence[Site], rows: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Return the deterministic and the observed sites in observation layout, and record the plates around each."""
+        """Return deterministic and observed sites in observation layout, and record the nested plates of each."""
         plate = self.model.structure.plate
         deterministic: dict[str, Tensor] = {}
         observed: dict[str, Tensor] = {}
@@ -192,7 +161,7 @@ def _grouped(found: Mapping[str, Tensor]) -> Groups:
 
 
 def _named_arguments(model: Model, batch: Batch) -> Iterator[tuple[str, Tensor]]:
-    """Iterate over the arguments of the model by their names in its signature."""
+    """Iterate over the names and values of the arguments of the model."""
     program = model.program.model
     called = program.forward if isinstance(program, nn.Module) else program
     try:
@@ -211,7 +180,7 @@ def _named_arguments(model: Model, batch: Batch) -> Iterator[tuple[str, Tensor]]
 
 
 def _without_observed_arguments(groups: Groups) -> Groups:
-    """Omit from the constant data those arguments that are observed sites themselves."""
+    """Omit the arguments that are observed sites from the constant data."""
     observed = list(groups.get("observed_data", {}).values())
     constant = {
         name: value

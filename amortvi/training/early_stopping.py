@@ -12,12 +12,7 @@ __all__ = ["EarlyStopping"]
 
 
 class EarlyStopping:
-    """Keeps the best parameters, and reports when enough epochs have passed without better ones.
-
-    Args:
-        patience: the number of epochs without a rise after which to stop.
-        tensors: the parameters and buffers to keep.
-    """
+    """Keeps the best values of ``tensors``, and stops a fit after ``patience`` epochs without better ones."""
 
     def __init__(self, patience: int, tensors: Sequence[Tensor]) -> None:
         self._patience = patience
@@ -36,6 +31,6 @@ class EarlyStopping:
         return self._epochs_since_best >= self._patience
 
     def restore(self) -> None:
-        """Return to the best parameters."""
+        """Restore the best parameters."""
         if self._best is not None:
             self._best.restore()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
-from types import TracebackType
 
 from tqdm.auto import tqdm
 
@@ -18,14 +17,12 @@ class EpochRecord:
     """One epoch; the ELBO and its parts are means per observation, in nats.
 
     Args:
-        epoch: its number, from 1.
+        epoch: the number of the epoch, from 1.
         elbo: the ELBO of the training batches, each before its update.
-        reconstruction: ``E_q[log p(x | z)]`` of the same batches.
-        kl: ``KL(q || p(z))`` of the same batches.
-        validation_elbo: the ELBO of the validation data after the epoch; NaN if there are none.
-        validation_reconstruction: its first part.
-        validation_kl: its second part.
-        learning_rate: that of the first parameter group, during the epoch.
+        reconstruction: ``E_q[log p(x | z)]`` of the training batches.
+        kl: ``KL(q || p(z))`` of the training batches.
+        validation_elbo: the ELBO of the validation data after the epoch, or NaN without validation data; likewise its parts.
+        learning_rate: the learning rate of the first parameter group during the epoch.
         seconds: wall-clock time, including validation.
     """
 
@@ -41,22 +38,15 @@ class EpochRecord:
 
 
 def history_frame(records: list[EpochRecord]) -> pd.DataFrame:
-    """Return the records as a DataFrame indexed by epoch; without validation data its columns are omitted."""
-    columns = list(EpochRecord.__dataclass_fields__)
-    frame = pd.DataFrame([asdict(record) for record in records], columns=columns).set_index("epoch")
-    if all(math.isnan(record.validation_elbo) for record in records):
-        frame = frame[[column for column in frame if not str(column).startswith("validation_")]]
-    return frame
+    """Return the records as a DataFrame indexed by epoch, without the columns of validation data if there are none."""
+    names = list(EpochRecord.__dataclass_fields__)
+    frame = pd.DataFrame([asdict(record) for record in records], columns=names).set_index("epoch")
+    validated = not all(math.isnan(record.validation_elbo) for record in records)
+    return frame if validated else frame.filter(regex="^(?!validation_)")
 
 
 class Progress:
-    """A tqdm bar over all steps of a fit, with the ELBO and the time left.
-
-    Args:
-        epochs: the number of epochs.
-        steps: the number of steps per epoch, or ``None`` if unknown; the bar then counts epochs.
-        visible: whether it is shown.
-    """
+    """A progress bar over the steps of a fit, or over its epochs if their number of steps is unknown."""
 
     def __init__(self, epochs: int, steps: int | None, *, visible: bool) -> None:
         self._counts_steps = steps is not None
@@ -67,18 +57,16 @@ class Progress:
     def __enter__(self) -> Progress:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._bar.close()
 
     def step(self) -> None:
-        """Record the end of a step."""
+        """Advance by one step."""
         if self._counts_steps:
             self._bar.update()
 
     def epoch(self, number: int, elbo: float, validation_elbo: float) -> None:
-        """Record the end of an epoch, and show its ELBO."""
+        """Show the number and the ELBO of an epoch that has ended."""
         if not self._counts_steps:
             self._bar.update()
         self._bar.set_description(f"epoch {number}/{self._epochs}", refresh=False)

@@ -1,10 +1,9 @@
-"""The fit loop: epochs over minibatches, validation, early stopping. It does not depend on which step it runs."""
+"""The fit loop: epochs over minibatches, validation, early stopping. Steps may be eager or compiled."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -23,17 +22,12 @@ from amortvi.training.steps import Averages, LateNonFiniteError, Step
 __all__ = ["Loop", "Validation"]
 
 _CHECK_SIZE = 512
-"""Observations per check of the data: the model runs once on them, which costs little more than on a single one."""
+"""Observations per check of the data; running the model on many costs little more than on one."""
 
 
 @dataclass(frozen=True)
 class Validation:
-    """What is evaluated after each epoch.
-
-    Args:
-        observations: the validation data.
-        step: the objective without an update.
-    """
+    """The validation data, and a step that estimates the objective on them without an update."""
 
     observations: Observations
     step: Step
@@ -47,13 +41,13 @@ class Loop:
         options: the options of the fit.
         objective: what the steps maximize.
         modules: what is trained.
-        optimizer: updates the parameters.
+        optimizer: the optimizer of the parameters.
         schedule: the learning-rate schedule, if any.
         step: one update of the parameters.
-        reference: the same update with a check of every number, run to find the origin of one that is not finite.
+        reference: the same update with a check of every number, to find the origin of one that is not finite.
         train: the training data.
         validation: the validation data, if any.
-        device: where the minibatches go.
+        device: the device of the minibatches.
     """
 
     options: FitOptions
@@ -68,9 +62,7 @@ class Loop:
     device: torch.device
 
     def run(self, first: int, last: int, record: Callable[[EpochRecord], None]) -> None:
-        """Train for the epochs ``first`` to ``last``, and call ``record`` after each.
-
-        Ctrl-C ends the fit after the current operation and keeps what was learned.
+        """Train for the epochs ``first`` to ``last``, and call ``record`` after each; Ctrl-C keeps what was learned.
 
         Raises:
             NonFiniteError: a loss or gradient is not finite; the parameters are then those of the last good epoch.
@@ -90,14 +82,13 @@ class Loop:
                     if early_stopping is not None and early_stopping.should_stop(epoch.validation_elbo):
                         break
         except KeyboardInterrupt:
-            # Not raised again: the user has seen enough, and a fit that was interrupted is still a fit.
-            pass
+            pass  # Ctrl-C is how a user ends a fit early, so it is not an error.
         finally:
             if early_stopping is not None:
                 early_stopping.restore()
 
     def _check_data_in_memory(self) -> None:
-        """Check data in memory before anything is learned; those of a loader are checked as they are read."""
+        """Check data in memory before training; data of a loader are checked as they are read."""
         everything = [self.train] if self.validation is None else [self.train, self.validation.observations]
         for observations in everything:
             if observations.in_memory:
@@ -116,7 +107,7 @@ class Loop:
             try:
                 averages = self._train(number, self.step, bar, steps, is_first=is_first)
             except LateNonFiniteError:
-                # The same epoch again, with the step that can tell which number was not finite.
+                # Repeat the epoch with the step that detects which number was not finite.
                 for snapshot in before:
                     snapshot.restore()
                 torch.set_rng_state(random)
@@ -124,12 +115,12 @@ class Loop:
             learning_rate = float(self.optimizer.param_groups[0]["lr"])
             validation = Averages() if self.validation is None else self._validate(self.validation, is_first=is_first)
         except (Exception, KeyboardInterrupt) as error:
-            # After an error the fit is as it was before this epoch. After Ctrl-C it keeps what this epoch has learned.
+            # Any error undoes this epoch, whatever its cause; Ctrl-C keeps the steps of this epoch. Both are raised again.
             if isinstance(error, Exception) or not self._is_finite():
                 for snapshot in before:
                     snapshot.restore()
             if isinstance(error, NonFiniteError):
-                # The averages of earlier epochs may contain the gradients that led astray, so they start again.
+                # The running averages may contain the gradients that caused the divergence.
                 self.optimizer.state.clear()
             raise
         self._advance_schedule(averages.elbo if self.validation is None else validation.elbo)
@@ -137,20 +128,28 @@ class Loop:
 
     def _train(self, number: int, step: Step, bar: Progress, steps: int | None, *, is_first: bool) -> Averages:
         reseed(derived_seed(self.options.seed, Stream.NOISE, number), self.device)
-        with _located(number) as location:
+        position = 0
+        try:
             step.totals.clear()
             step.begin()
             minibatches = self.train.shuffled(self.options.batch_size, self._shuffler(number))
-            for location.position, rows in enumerate(minibatches, start=1):
+            for position, rows in enumerate(minibatches, start=1):
                 minibatch = rows.to(self.device)
                 if is_first:
                     self._check_loaded(self.train, minibatch)
-                within = 0.0 if steps is None else min(1.0, (location.position - 1) / steps)
+                within = 0.0 if steps is None else min(1.0, (position - 1) / steps)
                 self.objective.advance(number - 1 + within)
                 step(minibatch)
                 bar.step()
             step.end()
             return step.totals.read()
+        except LateNonFiniteError:
+            raise
+        except NonFiniteError as error:
+            raise NonFiniteError(
+                f"training stopped at epoch {number}, step {position}: {error}. The parameters are those before epoch "
+                f"{number}. A smaller lr, gradient_clip=10, or data on a smaller scale usually helps."
+            ) from error
 
     def _is_finite(self) -> bool:
         return all(bool(torch.isfinite(tensor).all()) for tensor in self.modules.tensors)
@@ -160,7 +159,7 @@ class Loop:
         return torch.Generator().manual_seed(int(torch.randint(2**62, ())) if seed is None else seed)
 
     def _validate(self, validation: Validation, *, is_first: bool) -> Averages:
-        """Estimate the objective on the validation data, with the same draws after each epoch so that epochs compare."""
+        """Estimate the objective on the validation data, with the same draws after each epoch."""
         seed, step = derived_seed(self.options.seed or 0, Stream.VALIDATION), validation.step
         with evaluation_mode(*self.modules.modules), random_state(seed, self.device):
             step.totals.clear()
@@ -178,23 +177,3 @@ class Loop:
             self.schedule.step(-elbo)
         elif self.schedule is not None:
             self.schedule.step()
-
-
-@dataclass
-class _Location:
-    position: int = 0
-
-
-@contextmanager
-def _located(epoch: int) -> Iterator[_Location]:
-    """Add to a `NonFiniteError` in which epoch and step it occurred, and what to do."""
-    location = _Location()
-    try:
-        yield location
-    except LateNonFiniteError:
-        raise
-    except NonFiniteError as error:
-        raise NonFiniteError(
-            f"training stopped at epoch {epoch}, step {location.position}: {error}. The parameters are those before epoch "
-            f"{epoch}. A smaller lr, gradient_clip=10, or data on a smaller scale helps most often."
-        ) from error

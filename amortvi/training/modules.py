@@ -1,4 +1,4 @@
-"""What a fit trains, and copies of what it changes."""
+"""The modules that a fit trains, and snapshots of the state that it changes."""
 
 from __future__ import annotations
 
@@ -16,16 +16,11 @@ __all__ = ["OptimizerSnapshot", "Snapshot", "TrainedModules"]
 
 
 class TrainedModules:
-    """The model and the inference network of a fit.
-
-    Args:
-        model: the generative model, set up.
-        network: the inference network, set up.
-        freeze_model: whether only the network is trained.
+    """The model and the inference network of a fit, both set up.
 
     Attributes:
-        parts: every submodule of both, once.
-        tensors: every parameter and buffer of both, once.
+        parts: all submodules of both, without duplicates.
+        tensors: all parameters and buffers of both, without duplicates.
         parameters: the parameters that are trained.
     """
 
@@ -33,40 +28,35 @@ class TrainedModules:
         self.model = model
         self.network = network
         self.freeze_model = freeze_model
-        modules: tuple[nn.Module, ...] = (model, network)
-        self.parts: list[nn.Module] = list(dict.fromkeys(part for module in modules for part in module.modules()))
-        tensors = (t for module in modules for t in (*module.parameters(), *module.buffers()))
+        self.parts: list[nn.Module] = list(dict.fromkeys(part for each in self.modules for part in each.modules()))
+        tensors = (t for each in self.modules for t in (*each.parameters(), *each.buffers()))
         self.tensors: list[Tensor] = list({id(tensor): tensor for tensor in tensors}.values())
         trained = {id(p): p for module in self.trained for p in module.parameters() if p.requires_grad}
         self.parameters: list[nn.Parameter] = list(trained.values())
 
     @property
     def modules(self) -> tuple[nn.Module, nn.Module]:
-        """Model and network."""
+        """The model and the network."""
         return self.model, self.network
 
     @property
     def trained(self) -> tuple[nn.Module, ...]:
-        """Those of the two that are trained."""
+        """The network, and the model unless it is frozen."""
         return (self.network,) if self.freeze_model else self.modules
 
     def train(self) -> None:
-        """Put what is trained in training mode, and the rest in evaluation mode."""
+        """Set the network to training mode, and the model too unless it is frozen."""
         self.model.train(not self.freeze_model)
         self.network.train()
 
     def parameter_names(self) -> dict[int, str]:
-        """Return the name of each parameter, as the user knows it, by its ``id``."""
+        """Return the name of each parameter in the user's modules, by its ``id``."""
         named = (*self.model.program.named_parameters(), *self.network.named_parameters())
         return {id(parameter): name for name, parameter in named}
 
 
 class Snapshot:
-    """The values of some tensors at one moment.
-
-    Args:
-        tensors: the parameters and buffers of a fit.
-    """
+    """A copy of the values of parameters and buffers."""
 
     def __init__(self, tensors: Sequence[Tensor]) -> None:
         self._live = tensors
@@ -80,25 +70,21 @@ class Snapshot:
 
 
 class OptimizerSnapshot:
-    """The state of an optimizer at one moment: running averages and step counts.
-
-    Args:
-        optimizer: the optimizer.
-    """
+    """A copy of the state of an optimizer: running averages and step counts."""
 
     def __init__(self, optimizer: torch.optim.Optimizer) -> None:
         self._optimizer = optimizer
         self._saved = {parameter: _copied(state) for parameter, state in optimizer.state.items()}
 
     def restore(self) -> None:
-        """Write the state back, and delete that of parameters which had none."""
+        """Write the state back, and delete the state of parameters that had none."""
         for parameter, state in list(self._optimizer.state.items()):
             saved = self._saved.get(parameter)
             if saved is None:
                 del self._optimizer.state[parameter]
                 continue
             for name, value in _copied(saved).items():
-                # In place if possible, because a compiled step writes to that very tensor.
+                # In place if possible, because compiled steps hold references to these tensors.
                 live = state.get(name)
                 if isinstance(live, Tensor) and isinstance(value, Tensor) and live.shape == value.shape:
                     live.copy_(value)

@@ -19,7 +19,7 @@ Schedule: TypeAlias = torch.optim.lr_scheduler.LRScheduler | torch.optim.lr_sche
 OptimizerFactory: TypeAlias = Callable[..., torch.optim.Optimizer]
 """A `torch.optim` class, or any callable ``(parameters, lr=...) -> Optimizer``."""
 ScheduleFactory: TypeAlias = Callable[[torch.optim.Optimizer], Schedule]
-"""A callable ``(optimizer) -> learning-rate schedule``, called once per fit; the schedule steps once per epoch."""
+"""A callable ``(optimizer) -> schedule``, called once per fit; the schedule steps once per epoch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,15 +34,14 @@ class FitOptions:
         objective: ``"elbo"``, ``"iwae"`` (the importance-weighted bound of 5 draws), or an `objectives.Objective`, such as
             ``objectives.ELBO(kl_weight=objectives.LinearSchedule(epochs=20))``.
         optimizer: a `torch.optim` class, or a callable ``(parameters, lr=...) -> Optimizer``.
-        lr_schedule: a callable ``(optimizer) -> schedule``, with a schedule of `torch.optim.lr_scheduler`, which steps once
-            per epoch.
-        gradient_clip: the largest norm of the gradient.
+        lr_schedule: a callable ``(optimizer) -> schedule of torch.optim.lr_scheduler``; it steps once per epoch.
+        gradient_clip: the maximum norm of the gradient.
         patience: stop after this many epochs without a higher validation ELBO, and restore the best parameters.
         device: where to train, such as ``"cuda"`` or ``"mps"``; by default where the encoder is.
         dtype: ``torch.float32`` or ``torch.float64``; by default that of the encoder.
         compile: ``True`` records model, guide, gradient and optimizer as one graph and compiles it, once per shape of a
-            minibatch, which takes some seconds and makes a step several times as fast. ``False`` runs plain PyTorch.
-            ``"auto"`` compiles if at least 10,000 steps of a shape are to come; if a step cannot be compiled, it runs plain
+            minibatch; this takes some seconds and makes a step several times as fast. ``False`` runs plain PyTorch.
+            ``"auto"`` compiles if at least 10,000 steps of a shape remain; if a step cannot be compiled, it runs plain
             PyTorch and issues one warning. The results are equal up to rounding.
         seed: makes the fit reproducible bit for bit on one machine, and leaves the caller's random state untouched.
         progress: whether to show a progress bar with the ELBO and the time left.
@@ -104,7 +103,7 @@ def check_device(name: str, value: Any) -> torch.device:
     try:
         device = torch.empty(0, device=value).device
         if device.type == "meta":
-            raise RuntimeError("it holds shapes, but no values")
+            raise RuntimeError("it holds shapes without values")
     except (RuntimeError, AssertionError, TypeError) as error:
         reason = str(error).splitlines()[0]
         raise OptionError(f"{name}={str(value)!r} cannot be used on this machine: {reason}") from error

@@ -1,4 +1,4 @@
-"""What a fit keeps from one call to the next: optimizer, history and compiled steps."""
+"""The state that persists between fits: optimizer, history and compiled steps."""
 
 from __future__ import annotations
 
@@ -64,13 +64,7 @@ class Trainer:
     def run(
         self, options: FitOptions, train: Observations, validation: Observations | None, device: torch.device
     ) -> None:
-        """Train according to ``options``; records are added as epochs end, also if the fit is interrupted.
-
-        Args:
-            options: the options of the fit.
-            train: the training data.
-            validation: the validation data, if any.
-            device: where model and network are.
+        """Train on ``device``, where model and network are, and add one record at the end of each epoch.
 
         Raises:
             OptionError: an optimizer or a schedule cannot be constructed.
@@ -84,9 +78,8 @@ class Trainer:
         objective = make_objective(options.objective)
         objective.to(device)
         train, budget = train.resident(device), Budget(options.epochs)
-        update = Update(
-            modules, objective, train.size, Totals(device), optimizer, _parameters_of(optimizer), options.gradient_clip
-        )
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        update = Update(modules, objective, train.size, Totals(device), optimizer, parameters, options.gradient_clip)
         step, reference = self._updates.steps(update, options.compile, budget, train.steps(options.batch_size))
         loop = Loop(
             options=options,
@@ -121,10 +114,10 @@ class Trainer:
         return Validation(observations, step)
 
     def _optimizer_for(self, options: FitOptions, modules: TrainedModules) -> torch.optim.Optimizer:
-        """Return the optimizer of earlier fits, or a new one if it is of another kind."""
+        """Return the optimizer of earlier fits, or a new one if ``options.optimizer`` has changed."""
         if self._optimizer is None or self._factory is not options.optimizer:
             made = _make_optimizer(options, modules)
-            # Parameter groups may have learning rates of their own, whose ratios a further fit with another lr keeps.
+            # Parameter groups may have their own learning rates; a further fit with another lr keeps their ratios.
             self._relative_rates = [float(group["lr"]) / options.lr for group in made.param_groups]
             if self._saved_state is not None and self._saved_state["kind"] == type(made).__name__:
                 made.load_state_dict(self._saved_state["state"])
@@ -141,7 +134,7 @@ class Trainer:
         return {"kind": type(self._optimizer).__name__, "state": self._optimizer.state_dict()}
 
     def restore_optimizer(self, saved: OptimizerState | None) -> None:
-        """Keep a saved state for the next fit, which uses it if its optimizer is of the same kind."""
+        """Keep a saved state for the next fit, which uses it if its optimizer has the same class."""
         self._saved_state = saved
 
     def move_optimizer(self) -> None:
@@ -149,10 +142,6 @@ class Trainer:
         if self._optimizer is not None:
             # Loading a state casts it to its parameters.
             self._optimizer.load_state_dict(self._optimizer.state_dict())
-
-
-def _parameters_of(optimizer: torch.optim.Optimizer) -> list[torch.nn.Parameter]:
-    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
 def _make_optimizer(options: FitOptions, modules: TrainedModules) -> torch.optim.Optimizer:
