@@ -100,14 +100,10 @@ def test_callables_can_return_several_numbers():
     assert evaluate("count", lambda v: np.int64(len(v)), values, "x").tolist() == [3]
 
 
-@pytest.mark.parametrize(
-    ("statistic", "message"),
-    [
-        (lambda v: v[5], r"statistic 'mine' failed .* site 'x', of shape \(3, 2\): IndexError"),
-        (lambda v: v.mean() / v.mean(), "'mine' must return finite numbers"),
-        (lambda v: v[:0], "'mine' must return finite numbers"),
-    ],
-)
-def test_failing_callables_are_named(statistic, message):
-    with pytest.raises(OptionError, match=message):
-        evaluate("mine", statistic, torch.zeros(3, 2), "x")
+def test_failing_callables_are_named():
+    values = torch.zeros(3, 2)
+    with pytest.raises(OptionError, match=r"statistic 'broken' failed .* site 'x', of shape \(3, 2\): IndexError"):
+        evaluate("broken", lambda v: v[5], values, "x")
+    for wrong in (lambda v: v.mean() / v.mean(), lambda v: v[:0]):
+        with pytest.raises(OptionError, match="'wrong' must return finite numbers"):
+            evaluate("wrong", wrong, values, "x")
