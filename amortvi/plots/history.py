@@ -66,7 +66,12 @@ def plot_history(fits: AmortizedVI | Mapping[str, AmortizedVI], *, ax: Axes | No
     ax.set_xlabel("epoch")
     ax.set_ylabel("ELBO (nats per observation)")
     ax.xaxis.set_major_locator(matplotlib_module("matplotlib.ticker").MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
-    _draw_legend(ax, names if isinstance(fits, Mapping) else [], columns if len(columns) > 1 else [])
+    line, named = matplotlib_module("matplotlib.lines").Line2D, isinstance(fits, Mapping)
+    handles = [line([], [], color=color(place), label=name) for place, name in enumerate(names if named else [])]
+    for label, style in (_STYLES[column] for column in (columns if len(columns) > 1 else [])):
+        handles.append(line([], [], color="0.3" if named else color(0), linestyle=style, label=label))
+    if handles:
+        ax.legend(handles=handles, loc="lower right", frameon=False)
     return ax
 
 
@@ -83,13 +88,3 @@ def shown_range(curves: list[npt.NDArray[np.float64]]) -> tuple[float, float]:
     low, high = min(lows), max(highs)
     margin = 0.05 * (high - low) or 0.5
     return float(low - margin), float(high + margin)
-
-
-def _draw_legend(ax: Axes, names: list[str], columns: list[str]) -> None:
-    """Explain the colors, by name, and the line styles, by column of the history."""
-    line = matplotlib_module("matplotlib.lines").Line2D
-    handles = [line([], [], color=color(position), label=name) for position, name in enumerate(names)]
-    for label, style in (_STYLES[column] for column in columns):
-        handles.append(line([], [], color="0.3" if names else color(0), linestyle=style, label=label))
-    if handles:
-        ax.legend(handles=handles, loc="lower right", frameon=False)

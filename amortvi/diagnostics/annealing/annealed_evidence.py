@@ -159,7 +159,9 @@ def anneal(posterior: Posterior, options: AnnealingOptions, exact: Tensor | None
 
     The chains go backward if ``exact`` is given: one unconstrained draw from each exact posterior, ``(N, D)``.
     """
-    bar = _progress_bar(posterior, options)
+    total = None if posterior.size is None else posterior.size * options.chains * options.temperatures
+    shown = "annealing: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
+    bar = tqdm(total=total, bar_format=shown, disable=not options.progress)
 
     def compute(chunk: Chunk, q: Distribution) -> dict[str, Tensor]:
         model, batch = posterior.model, chunk.batch
@@ -181,14 +183,8 @@ def anneal(posterior: Posterior, options: AnnealingOptions, exact: Tensor | None
 
     with bar:
         found = posterior.map_chunks(compute, draws=options.chains, observation_dim=1, probe=probe, check_data=True)
-    result = AnnealedEvidence(
-        log_weight=found["log_weight"],
-        acceptance=found["acceptance"].mean(0),
-        temperatures=options.temperatures,
-        start=options.start,
-        is_upper_bound=exact is not None,
-        index=posterior.index,
-    )
+    weights, acceptance, backward = found["log_weight"], found["acceptance"].mean(0), exact is not None
+    result = AnnealedEvidence(weights, acceptance, options.temperatures, options.start, backward, posterior.index)
     _warn_of_nonfinite(result)
     return result
 
@@ -207,13 +203,6 @@ def _exact_vector(posterior: Posterior, draws: Mapping[str, Tensor], dtype: torc
             f"{tuple(leading)}."
         )
     return vector
-
-
-def _progress_bar(posterior: Posterior, options: AnnealingOptions) -> Any:
-    """Return a progress bar over all temperatures of all chains, shown as a percentage."""
-    total = None if posterior.size is None else posterior.size * options.chains * options.temperatures
-    shown = "annealing: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
-    return tqdm(total=total, bar_format=shown, disable=not options.progress)
 
 
 def _warn_of_nonfinite(found: AnnealedEvidence) -> None:

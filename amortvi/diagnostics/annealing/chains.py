@@ -54,9 +54,8 @@ class AnnealingOptions:
     def __post_init__(self) -> None:
         for name, smallest in (("temperatures", 1), ("chains", 2), ("leapfrog_steps", 1)):
             object.__setattr__(self, name, positive_int(name, getattr(self, name), at_least=smallest))
-        choices: tuple[str, ...] = get_args(StartChoice)
-        if self.start not in choices:
-            raise OptionError(f"start must be one of {', '.join(map(repr, choices))}; got {self.start!r}.")
+        if self.start not in get_args(StartChoice):
+            raise OptionError(f"start must be 'posterior' or 'prior'; got {self.start!r}.")
 
     def betas(self) -> list[float]:
         """Return ``T + 1`` inverse temperatures from 0 to 1, spaced more closely at both ends, where densities change most.
@@ -83,7 +82,7 @@ _FIRST_MOVES = 10
 _SMOOTHED_FRACTION = 25
 """Step sizes, which are noisy, are averaged over this fraction (one in 25) of the temperatures on each side."""
 _VARIANCE_DRAWS = 32
-"""The number of draws from which variances, which only set length scales, are estimated."""
+"""The number of draws for estimating variances, which only set length scales."""
 
 
 @dataclass(frozen=True)

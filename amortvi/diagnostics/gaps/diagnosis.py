@@ -20,7 +20,7 @@ Fault: TypeAlias = Literal["ok", "family", "encoder", "optimizer", "unreliable"]
 _MOST_UNRELIABLE = 0.5
 """The largest fraction of unreliable observations with which a fit can be judged."""
 _DECAYED = 0.5
-"""A learning rate above this fraction of its largest keeps the encoder oscillating around its optimum."""
+"""A learning rate above this fraction of its largest value keeps the encoder oscillating around its optimum."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +138,7 @@ class Diagnosis:
 
 
 def diagnose(vi: AmortizedVI, x: Any, *, draws: int = 1000, tolerance: float = 0.1, seed: int = 0) -> Diagnosis:
-    """Find the limiting part of a fit: its posterior family, its encoder, its optimizer, or none.
+    """Diagnose whether a fit is limited by its posterior family, its encoder, its optimizer, or not at all.
 
     Args:
         vi: a fitted estimator, whose family can be refined.

@@ -9,8 +9,8 @@ With :math:`q^*` the best posterior of the same family for one observation,
       + \underbrace{L[q^*] - L[q]}_{\text{amortization gap: the encoder}} .
 
 :math:`q^*` is found by refinement. The evidence is estimated by importance sampling, with a defensive mixture around the
-refined posterior of the best family as proposal (see `amortvi.diagnostics.gaps.defensive`). K-hat says for which observations
-the estimate is reliable.
+refined posterior of the best family as proposal (see `amortvi.diagnostics.gaps.defensive`). K-hat indicates for which
+observations the estimate is reliable.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Gaps:
     Args:
         family: the label of the family of the posterior.
         amortized: ELBO, k-hat and effective sample size of the amortized posterior.
-        refined: the same for the refined posterior of each family, its own included, by label.
+        refined: the same for the refined posterior of each family, including ``family``, by label.
         proposed: the evidence, estimated with a defensive mixture around the best refined posterior.
         tolerance: the largest inference gap that is ok.
         index: the user's labels of the observations, if any.

@@ -189,8 +189,8 @@ def _comparison(table: pd.DataFrame) -> Section:
 def _gaps(found: Mapping[str, Gaps]) -> Section:
     text = (
         "The evidence is estimated by importance sampling around the best refined posterior; a verdict is unreliable if the "
-        "k-hat of these weights is too high. Means are over the observations with a reliable evidence. In the tables, elbo is "
-        "the bound of the amortized posterior and elbo with the name of a family that of the refined posterior of that "
+        "k-hat of these weights is too high. Means are over the observations whose evidence is reliable. In the tables, elbo is "
+        "the bound of the amortized posterior, and elbo with the name of a family is the bound of the refined posterior of that "
         "family; k hat and ess are those of the amortized posterior."
     )
     figure = draw_figure("Gaps to the evidence by cause.", plot_gaps, found, rows=len(found))
@@ -207,10 +207,10 @@ def _gaps(found: Mapping[str, Gaps]) -> Section:
 
 def _reliability(fits: list[_Fit], draws: int) -> Section:
     text = (
-        f"K-hat is the tail shape of the importance weights of draws from the amortized posterior. Below "
-        f"{k_hat_threshold(draws):.2f} (the threshold for {draws} draws) the weighted draws are reliable; above 0.7 no "
-        f"practical number of draws is enough. A high k-hat does not affect the gaps, whose evidence is estimated around a "
-        f"refined posterior."
+        f"K-hat is the estimated tail shape of the importance weights of draws from the amortized posterior. Below "
+        f"{k_hat_threshold(draws):.2f} (the threshold for {draws} draws), the weighted draws are reliable; above 0.7, no "
+        f"practical number of draws is enough. The gaps are not affected, since their evidence is estimated around a refined "
+        f"posterior."
     )
     figures = []
     for fit in fits:

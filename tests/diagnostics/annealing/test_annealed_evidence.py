@@ -97,15 +97,11 @@ def scaled_evidence(x: Tensor) -> Tensor:
     return torch.logsumexp(density, dim=-1) + math.log(float(z[1] - z[0]))
 
 
-def counts_evidence(x: Tensor) -> Tensor:
-    return dist.NegativeBinomial(4.0, probs=torch.tensor(1 / 3)).log_prob(x)
-
-
 @pytest.mark.parametrize("start", ["posterior", "prior"])
 @pytest.mark.parametrize(
     ("model", "evidence", "parameters", "x"),
     [
-        (counts, counts_evidence, [0.0, -0.5], [0.0, 1.0, 2.0, 7.0]),
+        (counts, dist.NegativeBinomial(4.0, probs=torch.tensor(1 / 3)).log_prob, [0.0, -0.5], [0.0, 1.0, 2.0, 7.0]),
         (scaled, scaled_evidence, [0.5, -0.3], [0.5, 2.0]),
     ],
     ids=["constrained", "scaled"],
@@ -210,7 +206,6 @@ def test_chunks_are_joined_in_order(numbers: int, monkeypatch: pytest.MonkeyPatc
 def test_progress_and_text(diagonal: avi.AmortizedVI, capsys: pytest.CaptureFixture[str]) -> None:
     found = annealed_evidence(diagonal, X[:1], temperatures=2, chains=2, seed=0)
     assert "annealing: 100%" in capsys.readouterr().err
-    assert found.log_evidence.shape == (1,)
     assert repr(found).startswith("AnnealedEvidence(1 observation, 2 chains, 2 temperatures from the posterior: mean")
 
 

@@ -1,4 +1,4 @@
-"""Convergence of synthetic curves and of real fits: converged, cut short, noisy, overfitting."""
+"""Convergence of synthetic curves: long enough, cut short, noisy, overfitting."""
 
 import numpy as np
 import pandas as pd
@@ -36,8 +36,7 @@ CURVES = {
 def test_the_state_of_a_curve(curve, state):
     found = read_history(history(curve), 0.1)
     assert found.state == state
-    assert found.converged is (state == "converged")
-    assert str(found).startswith("Converged" if found.converged else "Not converged")
+    assert str(found).startswith("Converged" if state == "converged" else "Not converged")
     assert found.to_frame().empty is (found.trend is None) is (state == "too few epochs")
 
 
@@ -56,12 +55,6 @@ def test_overfitting():
     assert found.overfitting == pytest.approx(np.mean((training - validation)[-20:]))
     assert found.best_epoch == 1 + int(np.argmax(validation))
     assert f"epoch {found.best_epoch}" in found.reason
-
-
-def test_the_validation_bound_is_judged_if_there_is_one():
-    """A validation bound that rises clearly decides, however noisy the training bound is."""
-    found = read_history(history(saturating(100) + noise(100, 3), saturating(100) + noise(100, 0.001)), 0.1)
-    assert found.state == "rising"
     assert list(found.to_frame().index) == ["training", "validation"]
 
 

@@ -77,14 +77,6 @@ def test_narrow_posteriors_are_unreliable() -> None:
     assert close.k_hat.mean() < narrow.k_hat.mean() - 0.3
 
 
-def test_refined_posteriors_have_smaller_errors() -> None:
-    diagonal = solved(MODEL, avi.families.Diagonal)
-    refined = diagonal.refine(X[:20], "full")
-    better, worse = evidence(diagonal, X[:20], posterior=refined, seed=0), evidence(diagonal, X[:20], seed=0)
-    assert (better.standard_error < 0.3 * worse.standard_error).all()
-    torch.testing.assert_close(better.log_evidence, EXACT[:20], rtol=0, atol=0.02)
-
-
 def test_frames_seeds_and_loaders(wide: avi.AmortizedVI) -> None:
     frame = pd.DataFrame(X[:40].numpy(), index=[f"row {i}" for i in range(40)])
     state = torch.get_rng_state()
@@ -103,8 +95,6 @@ def test_table_and_text(wide: avi.AmortizedVI) -> None:
     columns = ["log_evidence", "standard_error", "smoothed", "elbo", "elbo_se", "k_hat", "ess", "reliable"]
     assert list(frame.columns) == columns
     assert len(frame) == len(found) == 200
-    assert found.threshold == pytest.approx(2 / 3)
-    assert str(found) == repr(found)
     assert f"mean log evidence {frame['log_evidence'].mean():.3f} ± " in str(found)
     assert "200 observations from 1000 draws each" in str(found)
     assert str(evidence(wide, X[:1], draws=21, seed=0)).startswith("Evidence of 1 observation from 21 draws")
@@ -147,7 +137,7 @@ def test_nonfinite_weights_are_reported() -> None:
 def test_bad_input(wide: avi.AmortizedVI, exact: avi.AmortizedVI) -> None:
     for draws in (0, 1, 2.5):
         with pytest.raises(OptionError, match="draws"):
-            evidence(wide, X, draws=draws)  # type: ignore[arg-type]
+            evidence(wide, X, draws=draws)
     with pytest.raises(OptionError, match="posterior"):
         evidence(wide)
     with pytest.raises(OptionError, match="posterior belongs to another"):

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import CosineAnnealingLR
 
 import amortvi as avi
 from amortvi.diagnostics.convergence import Convergence
@@ -19,13 +20,7 @@ from tests.exact import linear_gaussian, solved
 MODEL = linear_gaussian(4, 6)
 X = MODEL.simulate(200, seed=1)
 TEST = MODEL.simulate(40, seed=2)
-
-
-def decaying(optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
-    return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 60)
-
-
-LONG = {"epochs": 60, "lr": 0.1, "lr_schedule": decaying}
+LONG = {"epochs": 60, "lr": 0.1, "lr_schedule": lambda optimizer: CosineAnnealingLR(optimizer, 60)}
 
 
 @pytest.mark.parametrize(
