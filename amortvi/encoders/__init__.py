@@ -1,4 +1,4 @@
-"""Encoders map the model's arguments to a context ``(B, C)``. Any `nn.Module` with such a ``forward`` can be one."""
+"""Encoders map the model's arguments to a context ``(B, C)``. Any `nn.Module` that does so can be an encoder."""
 
 from amortvi.encoders.conv import Conv
 from amortvi.encoders.mlp import MLP

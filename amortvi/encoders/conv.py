@@ -18,8 +18,8 @@ class Conv(nn.Module):
 
     Args:
         size: the side length of the images in pixels, such as 28 or 8.
-        out_features: ``C``. The last layer is linear, so with ``2 * latents`` features and ``families.Diagonal(head=False)`` it
-            returns location and log scale directly.
+        out_features: ``C``. The last layer is linear, so with ``2 * latents`` features and ``families.Diagonal(head=False)``,
+            its output is the location and the log scale.
         in_channels: the number of channels. Images have shape ``(B, in_channels, size, size)`` or are flattened; those with
             one channel may also have shape ``(B, size, size)``.
         channels: the channels of the strided layers, each of which halves the side length.
@@ -72,5 +72,4 @@ class Conv(nn.Module):
             )
         dtype = next((p.dtype for p in self.parameters()), torch.get_default_dtype())
         planes = images.reshape(-1, self.in_channels, self.size, self.size).to(dtype)
-        context: Tensor = self.layers(planes).flatten(1)
-        return context
+        return self.layers(planes).flatten(1)

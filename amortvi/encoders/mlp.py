@@ -19,8 +19,8 @@ class MLP(nn.Module):
 
     Args:
         in_features: the number of elements of one observation, over all arguments of the model.
-        hidden: the width of each layer; the last one is the size ``C`` of the context. Without layers, the context is the
-            flattened observation, and the parameters of the posterior are linear in it.
+        hidden: the width of each layer; the last width is ``C``, the size of the context. Without layers, the context is the
+            flattened observation, so the parameters of the posterior are linear in it.
         activation: returns a new activation module, such as the class ``nn.ReLU``.
         dropout: the dropout probability after each activation.
 
@@ -55,7 +55,7 @@ class MLP(nn.Module):
         self.out_features = widths[-1]
 
     def forward(self, *inputs: Tensor, **named: Tensor) -> Tensor:
-        """Return the context ``(B, C)`` of inputs ``(B, ...)`` that have ``in_features`` elements per observation."""
+        """Return the context ``(B, C)`` of inputs ``(B, ...)`` with ``in_features`` elements per observation."""
         rows = [value.flatten(1) if value.dim() > 1 else value.unsqueeze(1) for value in (*inputs, *named.values())]
         # Integers, such as counts and labels, are cast to the type of the layers.
         dtype = next((p.dtype for p in self.parameters()), torch.get_default_dtype())
@@ -65,5 +65,4 @@ class MLP(nn.Module):
                 f"MLP expects in_features={self.in_features} elements per observation; got {flat.shape[1]}, from inputs of "
                 f"shape {[tuple(value.shape) for value in (*inputs, *named.values())]}"
             )
-        context: Tensor = self.layers(flat)
-        return context
+        return self.layers(flat)

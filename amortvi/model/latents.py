@@ -45,17 +45,17 @@ class LatentSite:
 
     @property
     def is_elementwise(self) -> bool:
-        """Whether each unconstrained number maps to one constrained number."""
+        """Whether the transform maps each number separately."""
         return bool(self.transform.domain.event_dim == 0)
 
     @property
     def shape(self) -> torch.Size:
-        """The shape of the site for one observation, in its support: ``(*nested, *event)``."""
+        """The shape of the site for one observation, ``(*nested, *event)``."""
         return torch.Size(self.layout.nested_shape) + self.event_shape
 
     @property
     def unconstrained_shape(self) -> torch.Size:
-        """The shape of the site for one observation, before the transform."""
+        """The shape of the unconstrained site for one observation."""
         if self.is_elementwise:
             return self.shape
         return torch.Size(self.transform.inverse_shape(self.shape))
@@ -67,19 +67,18 @@ class LatentSite:
 
     @property
     def labels(self) -> list[str]:
-        """A label for each element of the site, in its support."""
+        """A label for each element of the site."""
         return element_labels(self.name, self.shape)
 
     def constrain(self, unconstrained: Tensor, observation_dim: int) -> tuple[Tensor, Tensor | None]:
-        """Map unconstrained values to the support.
+        """Map unconstrained values ``(*S, B, *unconstrained_shape)`` to the support.
 
         Args:
-            unconstrained: ``(*S, B, *unconstrained_shape)``.
+            unconstrained: the values.
             observation_dim: the position of ``B``.
 
         Returns:
-            The value ``(*S, B, *shape)`` and ``log |det J|`` of the transform, ``(*S, B, *nested)``, or ``None`` if that is
-            zero.
+            The value ``(*S, B, *shape)`` and ``log |det J|`` of the transform, ``(*S, B, *nested)``, or ``None`` if it is zero.
         """
         if self.is_unconstrained:
             return unconstrained, None
@@ -95,12 +94,7 @@ def sum_from(tensor: Tensor, dim: int) -> Tensor:
 
 
 def element_labels(name: str, shape: torch.Size) -> list[str]:
-    """Return a label for each element of a site: its name, with the position if the site is not a scalar.
-
-    Example:
-        >>> element_labels("z", torch.Size([2])), element_labels("scale", torch.Size([]))
-        (['z[0]', 'z[1]'], ['scale'])
-    """
+    """Return a label for each element of a site: its name, with the position if the site is not a scalar."""
     return [f"{name}[{', '.join(map(str, position))}]" if shape else name for position in np.ndindex(*shape)]
 
 
@@ -148,8 +142,8 @@ class LatentVector:
             vector: ``(*S, B, dim)``.
 
         Returns:
-            The values of the sites in observation layout, ``(*S, B, *shape)``, and ``log |det J|`` of those sites for which
-            it is not zero, ``(*S, B, *nested)``.
+            The values of the sites in observation layout, ``(*S, B, *shape)``, and ``log |det J|`` of the sites where it is
+            not zero, ``(*S, B, *nested)``.
         """
         values, log_dets = {}, {}
         parts = self.split(vector)
@@ -188,10 +182,10 @@ class LatentVector:
         return vector, vector.new_zeros(vector.shape[:-1]) if total is None else total
 
     def leading_shape(self, values: Mapping[str, Tensor]) -> torch.Size:
-        """Return the ``(*S, B)`` that values of all sites, each ``(*S, B, *shape)``, have in common.
+        """Return the common leading shape ``(*S, B)`` of values ``(*S, B, *shape)`` for all sites.
 
         Raises:
-            DataError: a site is missing or unknown, has the wrong shape, or has other leading dimensions than the rest.
+            DataError: a site is missing or unknown, has the wrong shape, or differs from the others in leading dimensions.
         """
         if not isinstance(values, Mapping) or set(values) != self.names:
             got = sorted(values) if isinstance(values, Mapping) else type(values).__name__

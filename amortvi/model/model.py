@@ -34,13 +34,12 @@ _FIXED_SITES = (
 class SiteLogProbs:
     """Log-probabilities of the sites in one run of the model.
 
-    They are *unscaled*: the factor that a subsampled plate puts on a batch belongs to sums over the data, not to an
-    observation.
+    They are *unscaled*: the factor of a subsampled plate belongs to sums over the data, not to an observation.
 
     Args:
         local: for each site inside the data plate, ``(K, B)``.
-        global_log_prob: the sum over all sites outside it, a scalar.
-        sites: the sites themselves, for ``K * B`` observations.
+        global_log_prob: the sum over all sites outside the data plate, a scalar.
+        sites: the sites of the run, on ``K * B`` observations.
     """
 
     local: Mapping[str, Tensor]
@@ -51,11 +50,11 @@ class SiteLogProbs:
 class Model(nn.Module):
     """The generative model ``p(x, z)``.
 
-    Its structure is read at the first example, in `setup`. ``K`` draws of the latents are always processed as ``K`` copies
-    of the batch, so every model that works on a batch works on them, convolutions and reshapes included.
+    `setup` reads its structure from an example. ``K`` draws of the latents are always processed as ``K`` copies of the batch,
+    so every model that accepts a batch accepts them, including models with convolutions and reshapes.
 
     Args:
-        program: a Pyro model, or a `Program` whose parameters are to be shared.
+        program: a Pyro model, or a `Program` whose parameters are shared.
         plate: the name of the data plate, if several qualify.
 
     Raises:
@@ -81,7 +80,7 @@ class Model(nn.Module):
         """Read the structure of the model from an example; later calls do nothing.
 
         Args:
-            example: arguments to call the model with.
+            example: the arguments of the call.
             observations: the number of observations in the example.
 
         Raises:
@@ -119,10 +118,10 @@ class Model(nn.Module):
 
     @contextlib.contextmanager
     def inference_mode(self) -> Iterator[None]:
-        """Run the model as everything but training runs it.
+        """Use the model for anything but training.
 
-        That is: in evaluation mode, without gradients, with its own parameters in Pyro's store, and without validation by
-        the distributions, since the data are checked once (see `check_data`) rather than at every call.
+        It runs in evaluation mode, without gradients, with its own parameters in Pyro's store, and without validation by the
+        distributions, because `check_data` checks the data once instead of at every call.
         """
         with torch.no_grad(), evaluation_mode(self), pyro.validation_enabled(False), self.program.own_parameters():
             yield
@@ -139,7 +138,7 @@ class Model(nn.Module):
 
         Args:
             batch: ``B`` observations.
-            values: sites by name, with the values, in model layout, that they are to have.
+            values: values for sites by name, in model layout.
             draw_data: whether the observed sites inside the data plate are drawn instead of observed.
             visit: called with each site as soon as it has its value.
 
@@ -201,8 +200,8 @@ class Model(nn.Module):
     def log_joint(self, batch: Batch, vector: Tensor) -> Tensor:
         """Return the log joint density of the data and of *unconstrained* latents, for each observation.
 
-        Up to a constant it is the log density of the exact posterior over the vector on which the families work:
-        ``log p(x, T(u)) + log |det J_T(u)|``. Sites outside the data plate are omitted.
+        It equals ``log p(x, T(u)) + log |det J_T(u)|``, up to a constant the log density of the exact posterior of the vector
+        ``u``, for which the families are distributions. Sites outside the data plate are omitted.
 
         Args:
             batch: ``B`` observations.
@@ -221,7 +220,7 @@ class Model(nn.Module):
     def simulate(
         self, batch: Batch, values: Mapping[str, Tensor] | None, draws: int, *, draws_at_once: int | None = None
     ) -> dict[str, Tensor]:
-        """Draw what the model observes, inside `inference_mode`.
+        """Draw the observed sites from the model, inside `inference_mode`.
 
         Args:
             batch: ``B`` observations, for sizes and covariates.
@@ -230,20 +229,17 @@ class Model(nn.Module):
             draws_at_once: the number of draws processed together; all of them by default.
 
         Returns:
-            For each site in the data plate ``(K, B, *nested, *event)``, on the CPU: the observed and deterministic sites and,
-            if they were drawn, the latents.
+            The observed and deterministic sites in the data plate and, if they were drawn, the latents: each
+            ``(K, B, *nested, *event)``, on the CPU.
         """
         plate, gathered = self.structure.plate, Gathered(draws)
         for span in spans(draws, draws_at_once or draws):
             copies = batch.arguments().repeat(len(span))
-            given = None
-            if values is not None:
-                part = {name: value[span.start : span.stop] for name, value in values.items()}
-                given = self.to_model_layout(part)
-            drawn = {}
+            part = {name: value[span.start : span.stop] for name, value in (values or {}).items()}
+            given, drawn = self.to_model_layout(part) if part else {}, {}
             for site in self.run(copies, values=given, draw_data=True):
-                value = None if given and site.name in given else site.by_observation(site.value, plate, copies.size)
-                if value is not None:
+                value = site.by_observation(site.value, plate, copies.size)
+                if value is not None and site.name not in given:
                     drawn[site.name] = value.unflatten(0, (len(span), batch.size))
             gathered.add(drawn)
         return gathered.result()
@@ -251,11 +247,9 @@ class Model(nn.Module):
     def check_data(self, batch: Batch) -> None:
         """Raise `DataError` if an observed value of ``batch`` is outside the support of its distribution.
 
-        Distributions can validate their arguments at each call, which costs a third of a training step. Data do not change,
-        so one check of each batch is enough. Without it, a density outside its support may be an arbitrary number.
-
-        Args:
-            batch: some observations, on the device of the model; the model runs once, with latents drawn from the prior.
+        The model runs once, with latents drawn from the prior; ``batch`` must be on its device. Validation by the
+        distributions at each call would cost a third of a training step; without any check, a density outside its support may
+        be an arbitrary number.
         """
         with self.inference_mode(), random_state(0, batch.device):
             self.run(batch, visit=lambda site: check_support(site) if site.is_data else None)
@@ -270,7 +264,7 @@ def sum_sites(terms: Mapping[str, Tensor]) -> Tensor:
 
 
 def sum_per_observation(log_prob: Tensor, dim: int, observations: int) -> Tensor:
-    """Sum a log-probability in model layout over all dimensions but ``dim``, that of the data plate: ``(observations,)``."""
+    """Sum a log-probability in model layout over all dimensions except ``dim``, the data plate: ``(observations,)``."""
     if log_prob.dim() < -dim:
         return log_prob.sum().expand(observations)
     if log_prob.dim() > 1:

@@ -1,8 +1,8 @@
 r"""The prior of each coordinate of the unconstrained latent vector.
 
-Its density is that of the *marginal* prior, :math:`p_j(u_j) = E[p_j(u_j \mid \text{other latents})]`. If the prior of a
-coordinate does not depend on other latents, one run of the model gives it exactly; otherwise it is averaged over runs whose
-latents are drawn from the prior.
+It is the *marginal* prior, with density :math:`p_j(u_j) = E[p_j(u_j \mid \text{other latents})]`. If the prior of a
+coordinate does not depend on other latents, one run of the model gives the exact density; otherwise, the density is averaged
+over runs with latents drawn from the prior.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from amortvi.model.sites import Site
 __all__ = ["PriorRuns", "priors_depend_on_latents"]
 
 _TOLERANCE = 1e-4
-"""Densities of the same value that differ by less are taken to be equal up to rounding, in single precision."""
+"""Log densities that differ by less are considered equal up to rounding, in single precision."""
 
 
 class PriorRuns:
-    """Runs of the model with its latents drawn from the prior.
+    """Runs of the model with latents drawn from the prior.
 
     Args:
         model: the generative model, in `Model.inference_mode`.
@@ -35,9 +35,6 @@ class PriorRuns:
 
     Attributes:
         vector: the draws, unconstrained, ``(M, B, D)``.
-
-    Raises:
-        ModelError: the model fails, or its data plate does not have the size of the batch.
     """
 
     def __init__(self, model: Model, batch: Batch, runs: int) -> None:
@@ -58,13 +55,12 @@ class PriorRuns:
             vector: ``(K, B, D)``.
 
         Returns:
-            ``(K, B, D)`` in nats; NaN for the coordinates of a site with a joint prior, such as a Dirichlet, whose marginal
-            densities are unknown.
+            ``(K, B, D)`` in nats; NaN where the marginal density is unknown, as for a Dirichlet prior.
         """
         return torch.logsumexp(self.conditional_log_prob(vector), dim=1) - math.log(self._runs)
 
     def conditional_log_prob(self, vector: Tensor) -> Tensor:
-        """Return the log density of each coordinate given the other latents of each run, ``(K, M, B, D)``."""
+        """Return the log density of each coordinate given the other latents in each run, ``(K, M, B, D)``."""
         draws, observations, _ = vector.shape
         parts = self._latents.split(vector)
         terms = []
@@ -92,12 +88,7 @@ class PriorRuns:
 
 
 def priors_depend_on_latents(model: Model, batch: Batch) -> bool:
-    """Whether the prior of some latent depends on other latents, judged from two runs with different latents.
-
-    Args:
-        model: the generative model, in `Model.inference_mode`.
-        batch: some observations.
-    """
+    """Whether the prior of a latent depends on other latents, according to two runs with different latents."""
     runs = PriorRuns(model, batch, 2)
     first, second = runs.conditional_log_prob(runs.vector[:1])[0]
     return not torch.allclose(first, second, rtol=_TOLERANCE, atol=_TOLERANCE, equal_nan=True)

@@ -1,4 +1,4 @@
-"""What amortized inference requires of a model; each violation has an error that says what to do."""
+"""The requirements of amortized inference on a model; the error for each violation says how to fix it."""
 
 from __future__ import annotations
 
@@ -62,18 +62,7 @@ def check_latent(site: Site) -> None:
 def find_plate(
     sites: Sequence[Site], latent: Sequence[Site], example: Batch, observations: int, plate: str | None
 ) -> str:
-    """Return the name of the data plate.
-
-    Args:
-        sites: all sites of the model.
-        latent: the latent sites.
-        example: the batch that the model was run on.
-        observations: the number of observations in the example.
-        plate: the name, if the user gave it.
-
-    Raises:
-        ModelError: no plate qualifies, or several do.
-    """
+    """Return the name of the data plate; raise `ModelError` unless exactly one plate qualifies, or is named by ``plate``."""
     found = plate_frames(sites)
     if not found:
         raise ModelError(
@@ -122,14 +111,7 @@ def check_local(latent: Sequence[Site], plate: str) -> None:
 
 
 def check_observed(sites: Sequence[Site], plate: str, example: Batch, observations: int) -> None:
-    """Raise `ModelError` unless something is observed inside the data plate, and no data outside it.
-
-    Args:
-        sites: all sites of the model.
-        plate: the data plate.
-        example: the batch that the model was run on.
-        observations: the number of observations in the example.
-    """
+    """Raise `ModelError` unless something is observed inside the data plate, and no data are observed outside it."""
     observed = [site for site in sites if not site.is_latent and not site.is_deterministic]
     memory = {value.untyped_storage().data_ptr() for value in example.tensors()}
     for site in observed:
@@ -153,7 +135,7 @@ def check_observed(sites: Sequence[Site], plate: str, example: Batch, observatio
 def check_support(site: Site) -> None:
     """Raise `DataError` if the value of an observed site is outside the support of its distribution.
 
-    Only a support without tensor bounds is checked: others may depend on the latents or on the parameters.
+    A support with tensor bounds is not checked, because the bounds may depend on the latents or the parameters.
     """
     support, value = site.distribution.support, site.value
     while isinstance(support, constraints.independent):
@@ -161,18 +143,17 @@ def check_support(site: Site) -> None:
     if any(isinstance(bound, Tensor) for bound in vars(support).values()) or not isinstance(value, Tensor):
         return
     inside = support.check(value)
-    if bool(inside.all()):
-        return
-    outside = value[~inside]
-    raise DataError(
-        f"observed site {site.name!r} ({type(site.base_distribution).__name__}) has support {support}, but {len(outside)} of "
-        f"the {inside.numel()} values in a batch are outside it, the first of them {outside[0].tolist()}: choose a likelihood "
-        f"that fits the data, or clean the data."
-    )
+    if not bool(inside.all()):
+        outside = value[~inside]
+        raise DataError(
+            f"observed site {site.name!r} ({type(site.base_distribution).__name__}) has support {support}, but {len(outside)} "
+            f"of the {inside.numel()} values in a batch are outside it, the first of them {outside[0].tolist()}: choose a "
+            f"likelihood that fits the data, or clean the data."
+        )
 
 
 def plate_draws_rows(plate: str) -> ModelError:
-    """Return the error for a plate that selects rows at random itself."""
+    """Return the error for a data plate that subsamples at random."""
     return ModelError(
         f"plate {plate!r} draws its own subsample (subsample_size=...), but batches are made for the model: write "
         f"pyro.plate({plate!r}, x.shape[0]), or pyro.plate({plate!r}, N, subsample=x) with the total number N of "

@@ -30,12 +30,11 @@ class Likelihood(nn.Module, ABC):
 
     def mean(self, decoded: Tensor) -> Tensor:
         """Return the mean of each entry, in the shape of ``x``; for classes, their probabilities."""
-        mean: Tensor = self(decoded).mean
-        return mean
+        return self(decoded).mean
 
 
 class Intensity(dist.Bernoulli):  # type: ignore[misc]  # Pyro's distributions are untyped
-    """A Bernoulli distribution that also accepts intensities in [0, 1]; outside this interval its formula is unbounded."""
+    """A Bernoulli distribution that also accepts intensities in [0, 1]; outside this interval, its density is unbounded."""
 
     support = constraints.unit_interval
 
@@ -44,7 +43,7 @@ class Bernoulli(Likelihood):
     """Binary entries, or intensities in [0, 1]; the decoder returns logits in the shape of ``x``."""
 
     def forward(self, decoded: Tensor) -> Any:
-        """Return ``Bernoulli(logits=decoded)``; the score of an intensity is the expected score of a bit with that mean."""
+        """Return ``Bernoulli(logits=decoded)``; the log density of an intensity is that expected of a bit with this mean."""
         return Intensity(logits=decoded)
 
 

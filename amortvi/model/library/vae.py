@@ -20,7 +20,7 @@ class VAE(PyroModule):
 
     Args:
         decoder: an `nn.Module` that maps ``(B, latent_dim)`` to the parameters of the likelihood: one value per entry of ``x``
-            or, for ``"categorical"``, one per entry and class. Its output may be flat even if ``x`` is an image.
+            or, for ``"categorical"``, one per entry and class. The output may be flat even if ``x`` is an image.
         latent_dim: the number of latent dimensions.
         likelihood: ``"bernoulli"``, ``"normal"`` (with a learned scale), ``"categorical"``, ``"poisson"``, or a `Likelihood`.
 
@@ -70,8 +70,8 @@ class VAE(PyroModule):
             z: latents, ``(*B, latent_dim)``.
 
         Returns:
-            ``(*B, *event)`` with the event shape of the data, or with that of the decoder's output if the model has not seen
-            data yet. For a categorical likelihood, the probability of each class, ``(*B, *event, K)``.
+            ``(*B, *event)`` with the event shape of the data or, before the model has seen data, of the decoder's output. For
+            a categorical likelihood, the probability of each class, ``(*B, *event, K)``.
 
         Raises:
             ModelError: the shape of the decoder's output does not match the data.
@@ -80,13 +80,13 @@ class VAE(PyroModule):
             return self.likelihood.mean(self._decoded(z))
 
     def _decoded(self, z: Tensor) -> Tensor:
-        """Return the decoder's output for ``z``, ``(*B, latent_dim)``, in the layout of ``x``, ``(*B, *event[, K])``."""
+        """Decode ``z``, ``(*B, latent_dim)``, to the layout of ``x``, ``(*B, *event[, K])``."""
         # A decoder may accept only one batch dimension, as convolutions do.
         decoded = self.decoder(z.reshape(-1, self.latent_dim))
         return decoded.reshape(*z.shape[:-1], *self._layout(decoded.shape[1:]))
 
     def _layout(self, output: torch.Size) -> tuple[int, ...]:
-        """Return the shape of the decoder's output for one observation in the layout of ``x``, with classes last."""
+        """Return the shape of the decoder's output for one observation in the layout of ``x``, with the classes last."""
         event = self._event
         if event is None or output.numel() == event.numel():
             return tuple(output if event is None else event)
