@@ -22,20 +22,7 @@ from tests.any_models.data import (
     standard,
 )
 
-__all__ = [
-    "CASES",
-    "FEATURES",
-    "FULL",
-    "LATENTS",
-    "ROWS",
-    "Case",
-    "case",
-    "covariate",
-    "padded",
-    "positive",
-    "real",
-    "standard",
-]
+__all__ = ["CASES", "FEATURES", "FULL", "ROWS", "Case", "case", "covariate", "padded", "real", "standard"]
 
 
 @dataclass(frozen=True)
@@ -65,16 +52,11 @@ class Case:
     @property
     def x(self) -> Any:
         """The observations, as they are passed to `AmortizedVI`."""
-        if self.kwargs:
-            return self.kwargs
-        return self.args[0] if len(self.args) == 1 else self.args
+        return self.kwargs or (self.args[0] if len(self.args) == 1 else self.args)
 
     def make_encoder(self) -> nn.Module:
-        """Return a new encoder."""
-        if self.encoder is not None:
-            return self.encoder()
-        tensors = (*self.args, *self.kwargs.values())
-        return MLP(sum(value[0].numel() for value in tensors), [6])
+        size = sum(value[0].numel() for value in (*self.args, *self.kwargs.values()))
+        return MLP(size, [6]) if self.encoder is None else self.encoder()
 
 
 def case(model: Callable[..., Any], *args: Tensor, **options: Any) -> Case:
@@ -85,7 +67,7 @@ def case(model: Callable[..., Any], *args: Tensor, **options: Any) -> Case:
 CASES: dict[str, Case] = {
     "parameters of a function": case(parameters.with_params),
     "a network outside": Case(parameters.with_outer_network, (real(),)),
-    "a module": Case(parameters.Module, (real(),)),
+    "a module": Case(parameters.Decoder, (real(),)),
     "a PyroModule": Case(parameters.WithPyroParam, (real(),)),
     "the method of a module": Case(
         lambda: parameters.TutorialVAE().model, (real(),), shapes={"latent": (LATENTS,)}, particles=False
@@ -118,10 +100,10 @@ CASES: dict[str, Case] = {
     "keywords": Case(lambda: observed.with_keywords, kwargs={"x": real(), "y": covariate()}),
     "a mixture": case(observed.mixture),
     "normalisation and dropout": Case(
-        parameters.Normalized, (real(),), encoder=parameters.normalizing_encoder, particles=False
+        parameters.normalized, (real(),), encoder=parameters.normalizing_encoder, particles=False
     ),
-    "lazy layers": Case(parameters.Lazy, (real(),), encoder=lambda: nn.Sequential(nn.LazyLinear(6), nn.ReLU())),
+    "lazy layers": Case(parameters.lazy, (real(),), encoder=lambda: nn.Sequential(nn.LazyLinear(6), nn.ReLU())),
     "convolutions": Case(parameters.Convolutional, (images(),), encoder=lambda: MLP(16, [6]), particles=False),
-    "an encoder that holds a PyroModule": case(parameters.with_params, encoder=parameters.HoldsPyroModule),
-    "an encoder that is a PyroModule": Case(parameters.Module, (real(),), encoder=parameters.IsPyroModule),
+    "an encoder that holds a PyroModule": case(parameters.with_params, encoder=parameters.holds_pyro_module),
+    "an encoder that is a PyroModule": Case(parameters.Decoder, (real(),), encoder=parameters.IsPyroModule),
 }

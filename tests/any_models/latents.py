@@ -65,9 +65,6 @@ def a_loop_inside(x: Tensor) -> None:
             pyro.sample(f"x_{t}", dist.Normal(z, 0.5), obs=x[:, t])
 
 
-# ------------------------------------------------------------------------------ plates
-
-
 def nested_right(x: Tensor) -> None:
     with pyro.plate("data", x.shape[0], dim=-2):
         level = pyro.sample("level", dist.Normal(0.0, 1.0))
@@ -95,14 +92,8 @@ def nested_around(x: Tensor) -> None:
             pyro.sample("x", dist.Normal(z + w, 0.7), obs=x.expand(2, *x.shape))
 
 
-def subsampled(x: Tensor) -> None:
-    with pyro.plate("data", FULL, subsample=x):
-        z = pyro.sample("z", standard())
-        pyro.sample("x", dist.Normal(padded(z), 0.5).to_event(1), obs=x)
-
-
-def not_subsampled(x: Tensor) -> None:
-    with pyro.plate("data", x.shape[0]):
+def subsampled(x: Tensor, size: int | None = FULL) -> None:
+    with pyro.plate("data", size, subsample=x) if size else pyro.plate("data", len(x)):
         z = pyro.sample("z", standard())
         pyro.sample("x", dist.Normal(padded(z), 0.5).to_event(1), obs=x)
 

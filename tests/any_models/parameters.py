@@ -32,12 +32,12 @@ def with_outer_network() -> Callable[[Tensor], None]:
     return model
 
 
-class Module(nn.Module):
+class Decoder(nn.Module):
     """An nn.Module that does not register its parameters with Pyro."""
 
-    def __init__(self) -> None:
+    def __init__(self, decoder: nn.Module | None = None) -> None:
         super().__init__()
-        self.decoder = nn.Linear(LATENTS, FEATURES)
+        self.decoder = nn.Linear(LATENTS, FEATURES) if decoder is None else decoder
         self.log_scale = nn.Parameter(torch.zeros(FEATURES))
 
     def forward(self, x: Tensor) -> None:
@@ -69,9 +69,9 @@ class TutorialVAE(nn.Module):
     def model(self, x: Tensor) -> None:
         pyro.module("decoder", self.decoder)
         with pyro.plate("data", x.shape[0]):
-            z_loc = x.new_zeros(torch.Size((x.shape[0], LATENTS)))
-            z_scale = x.new_ones(torch.Size((x.shape[0], LATENTS)))
-            z = pyro.sample("latent", dist.Normal(z_loc, z_scale).to_event(1))
+            z = pyro.sample(
+                "latent", dist.Normal(x.new_zeros(len(x), LATENTS), x.new_ones(len(x), LATENTS)).to_event(1)
+            )
             pyro.sample("obs", dist.Normal(self.decoder(z), 1.0).to_event(1), obs=x.reshape(-1, FEATURES))
 
 
@@ -91,31 +91,13 @@ def with_a_learned_prior(x: Tensor) -> None:
         pyro.sample("x", dist.Normal(padded(z), 0.5).to_event(1), obs=x)
 
 
-# ------------------------------------------------------------------------------ networks
-
-
-class Normalized(nn.Module):
+def normalized() -> nn.Module:
     """A decoder with batch normalization and dropout."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.decoder = nn.Sequential(nn.Linear(LATENTS, 6), nn.BatchNorm1d(6), nn.Dropout(0.3), nn.Linear(6, FEATURES))
-
-    def forward(self, x: Tensor) -> None:
-        with pyro.plate("data", x.shape[0]):
-            z = pyro.sample("z", standard())
-            pyro.sample("x", dist.Normal(self.decoder(z), 0.5).to_event(1), obs=x)
+    return Decoder(nn.Sequential(nn.Linear(LATENTS, 6), nn.BatchNorm1d(6), nn.Dropout(0.3), nn.Linear(6, FEATURES)))
 
 
-class Lazy(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.decoder = nn.Sequential(nn.LazyLinear(5), nn.Tanh(), nn.LazyLinear(FEATURES))
-
-    def forward(self, x: Tensor) -> None:
-        with pyro.plate("data", x.shape[0]):
-            z = pyro.sample("z", standard())
-            pyro.sample("x", dist.Normal(self.decoder(z), 0.5).to_event(1), obs=x)
+def lazy() -> nn.Module:
+    return Decoder(nn.Sequential(nn.LazyLinear(5), nn.Tanh(), nn.LazyLinear(FEATURES)))
 
 
 class Convolutional(nn.Module):
@@ -134,19 +116,6 @@ class Convolutional(nn.Module):
             pyro.sample("x", dist.Bernoulli(logits=logits).to_event(3), obs=x)
 
 
-class HoldsPyroModule(nn.Module):
-    """An encoder with a PyroModule inside."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.inner = PyroModule[nn.Linear](FEATURES, 5)
-        self.gain = PyroModule("gain")
-        self.gain.value = PyroParam(torch.tensor(1.0), constraint=constraints.positive)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.tanh(self.inner(x)) * self.gain.value
-
-
 class IsPyroModule(PyroModule):
     """An encoder that is a PyroModule."""
 
@@ -157,6 +126,10 @@ class IsPyroModule(PyroModule):
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.tanh(self.inner(x)) * self.gain
+
+
+def holds_pyro_module() -> nn.Module:
+    return nn.Sequential(IsPyroModule(), nn.Linear(5, 4))
 
 
 def normalizing_encoder() -> nn.Module:

@@ -1,5 +1,6 @@
 """Everything that a user does with an estimator, for every model."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -98,9 +99,6 @@ def test_a_frozen_model_does_not_change(name: str) -> None:
     assert all(torch.equal(value, buffers[key]) for key, value in vi.generative.named_buffers())
 
 
-# ------------------------------------------------------------------------------ parameters
-
-
 @every_model
 def test_each_parameter_belongs_to_one_part(name: str) -> None:
     """Model and guide share no parameter, and every parameter is trained."""
@@ -161,14 +159,8 @@ def test_parameters_of_a_function_are_learned() -> None:
     """At the optimum, the mean of the model is that of the data."""
     case = CASES["parameters of a function"]
     x = case.args[0] + torch.tensor([4.0, -2.0, 1.0])
-    vi = make_vi(case).fit(
-        x,
-        epochs=400,
-        lr=0.2,
-        lr_schedule=lambda optimizer: torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.99),
-        seed=0,
-        progress=False,
-    )
+    decay = partial(torch.optim.lr_scheduler.ExponentialLR, gamma=0.99)
+    vi = make_vi(case).fit(x, epochs=400, lr=0.2, lr_schedule=decay, seed=0, progress=False)
     drawn = vi.sample_prior(50_000, seed=0)["x"]
     torch.testing.assert_close(drawn.mean(0), x.mean(0), atol=0.2, rtol=0)
 

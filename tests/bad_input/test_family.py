@@ -7,14 +7,7 @@ from torch import nn
 
 from amortvi.errors import FamilyError, NotFittedError, OptionError
 from amortvi.families import Diagonal, Flow, FullCovariance, LowRank
-from tests.bad_input.helpers import (
-    NOT_POSITIVE_INTEGERS,
-    NOT_POSITIVE_NUMBERS,
-    data,
-    estimator,
-    fit,
-    refused,
-)
+from tests.bad_input.helpers import NOT_POSITIVE_INTEGERS, NOT_POSITIVE_NUMBERS, data, estimator, fit, refused
 
 KNOWN = ("family must be one of", "diagonal", "flow", "full", "low_rank")
 

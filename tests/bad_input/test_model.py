@@ -13,18 +13,7 @@ from torch import Tensor
 
 import amortvi as avi
 from amortvi.errors import ModelError
-from tests.bad_input.helpers import (
-    FEATURES,
-    LATENTS,
-    data,
-    decoded,
-    estimator,
-    fit,
-    network,
-    observe,
-    prior,
-    refused,
-)
+from tests.bad_input.helpers import FEATURES, LATENTS, data, decoded, estimator, fit, network, observe, prior, refused
 
 Model = Callable[[Tensor], None]
 

@@ -8,17 +8,7 @@ from pyro import distributions as dist
 from torch import Tensor, nn
 
 from amortvi.errors import NonFiniteError
-from tests.bad_input.helpers import (
-    TurnsBad,
-    assert_same,
-    data,
-    decoded,
-    estimator,
-    fit,
-    prior,
-    refused,
-    state_of,
-)
+from tests.bad_input.helpers import TurnsBad, assert_same, data, decoded, estimator, fit, prior, refused, state_of
 
 
 def test_the_last_good_epoch_remains() -> None:

@@ -13,14 +13,7 @@ from torch import Tensor, nn
 
 import amortvi as avi
 from amortvi.errors import CheckpointError
-from tests.bad_input.helpers import (
-    TurnsBad,
-    good_model,
-    network,
-    observe,
-    prior,
-    refused,
-)
+from tests.bad_input.helpers import TurnsBad, good_model, network, observe, prior, refused
 
 
 def load_refused(path: Path, *facts: str, model: Any = good_model, hidden: int = 8, **options: Any) -> str:
