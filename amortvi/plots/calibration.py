@@ -69,9 +69,7 @@ def plot_ranks(calibration: Calibration, *, ax: Axes | None = None) -> Axes:
         ax.plot(at, _share_below(calibration.ranks[name], at) - at, color="0.5", linewidth=0.8, label=label)
         label = None
     ax.axhline(0, color="0.3", linewidth=0.8)
-    ax.set_xlim(0, 1)
-    ax.set_xlabel("rank of the truth among the draws")
-    ax.set_ylabel("ECDF of the ranks − uniform CDF")
+    ax.set(xlim=(0, 1), xlabel="rank of the truth among the draws", ylabel="ECDF of the ranks − uniform CDF")
     legend_beside(ax)
     return ax
 
@@ -112,9 +110,7 @@ def plot_rank_histogram(calibration: Calibration, quantity: str, *, ax: Axes | N
     ax.hist(calibration.ranks[quantity], bins=bins, range=(0, 1), color=color(0), rwidth=0.92)
     ax.fill_between([0, 1], low, high, color="0.5", alpha=0.35, linewidth=0, zorder=2)
     ax.axhline(calibration.simulations / bins, color="0.3", linewidth=0.8)
-    ax.set_xlim(0, 1)
-    ax.set_xlabel(f"rank of {quantity} among the draws")
-    ax.set_ylabel("simulations")
+    ax.set(xlim=(0, 1), xlabel=f"rank of {quantity} among the draws", ylabel="simulations")
     return ax
 
 
@@ -155,11 +151,7 @@ def plot_coverage(calibration: Calibration, *, ax: Axes | None = None) -> Axes:
         ax.plot(at, _share_below(levels, at), color=color(1), linewidth=0.8, label=label)
     highest = _share_below(calibration.density_levels[:, 0], at)
     ax.plot(at, highest, color=color(0), linewidth=1.8, label="highest-density\nregions", zorder=3)
-    ax.set_xlim(0, 1)
-    ax.set_ylim(0, 1)
-    ax.set_aspect("equal")
-    ax.set_xlabel("nominal probability")
-    ax.set_ylabel("expected coverage")
+    ax.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", xlabel="nominal probability", ylabel="expected coverage")
     legend_beside(ax)
     return ax
 

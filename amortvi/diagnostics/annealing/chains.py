@@ -73,14 +73,14 @@ _TARGET_ACCEPTANCE = 0.65
 """The optimal acceptance probability of Hamiltonian Monte Carlo in high dimensions (Beskos et al., 2013)."""
 _PILOT_CHAINS = 4
 _PILOT_MOVES = 150
-"""The fewest moves in all pilot runs together, since tuning a rough first step size takes some tens."""
+"""The fewest moves in all pilot runs together, since tuning a rough first step size takes some tens of moves."""
 _GAIN = 0.1
 """The change of a log step size per move, relative to the deviation from the target acceptance. Step sizes thus adapt within
 some tens of moves."""
 _FIRST_MOVES = 10
 """The number of moves over which the gain decays to `_GAIN`, since the first step size is a guess."""
 _SMOOTHED_FRACTION = 25
-"""Step sizes, which are noisy, are averaged over this fraction (one in 25) of the temperatures on each side."""
+"""The number of temperatures divided by those on each side over which step sizes, which are noisy, are averaged."""
 _VARIANCE_DRAWS = 32
 """The number of draws for estimating variances, which only set length scales."""
 
