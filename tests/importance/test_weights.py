@@ -1,7 +1,5 @@
 """Effective sample sizes of importance weights."""
 
-import math
-
 import pytest
 import torch
 
@@ -13,14 +11,7 @@ from amortvi.importance import effective_sample_size
 def test_known_weights() -> None:
     weights = torch.tensor([[1.0, 1.0, 0.0], [1.0, 0.0, 0.0], [1.0, 0.0, 0.0], [1.0, 1.0, 5.0]], dtype=torch.float64)
     torch.testing.assert_close(effective_sample_size(weights.log()), torch.tensor([4.0, 2.0, 1.0], dtype=torch.float64))
-
-
-def test_log_normal_weights() -> None:
-    """For log weights of variance ``s``, ``E[w]^2 / E[w^2]`` is ``exp(-s)``."""
-    log_weights = 0.8 * torch.randn(200_000, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    share = effective_sample_size(log_weights).item() / 200_000
-    # Five standard errors, which depend on the fourth moment of the weights.
-    assert share == pytest.approx(math.exp(-0.64), rel=0.03)
+    assert effective_sample_size(torch.full((3, 2), -torch.inf)).tolist() == [0.0, 0.0]
 
 
 def test_a_constant_factor_changes_nothing_and_never_overflows() -> None:
@@ -28,10 +19,6 @@ def test_a_constant_factor_changes_nothing_and_never_overflows() -> None:
     expected = effective_sample_size(log_weights)
     for constant in (5000.0, -5000.0):
         torch.testing.assert_close(effective_sample_size(log_weights + constant), expected, rtol=1e-9, atol=0)
-
-
-def test_zero_weights_have_size_zero() -> None:
-    assert effective_sample_size(torch.full((3, 2), -torch.inf)).tolist() == [0.0, 0.0]
 
 
 def test_does_not_depend_on_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
