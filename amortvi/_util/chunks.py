@@ -71,5 +71,4 @@ class Gathered:
 
     def result(self) -> dict[str, Tensor]:
         """Return everything collected so far, on the CPU."""
-        full = {name: whole.narrow(self._dim, 0, self._filled) for name, whole in self._whole.items()}
-        return {name: value if value.is_contiguous() else value.contiguous() for name, value in full.items()}
+        return {name: whole.narrow(self._dim, 0, self._filled).contiguous() for name, whole in self._whole.items()}

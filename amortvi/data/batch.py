@@ -94,9 +94,8 @@ class Batch:
 
     def describe(self, name: str = "x") -> str:
         """Return the shapes and types of the arguments, for messages."""
-        return ", ".join(
-            f"{label} of shape {tuple(value.shape)} and {value.dtype}" for label, value in self.named(name)
-        )
+        parts = (f"{label} of shape {tuple(value.shape)} and {value.dtype}" for label, value in self.named(name))
+        return ", ".join(parts)
 
     def hint(self, name: str = "x") -> str:
         """Return the end of a message about a call that may have failed because of the number of its arguments."""

@@ -47,9 +47,8 @@ def to_tensor(name: str, value: Any, dtype: torch.dtype, *, collated: bool = Fal
     if tensor.dim() == 0:
         raise DataError(f"{name} must have one row per observation; got a single number. Give it the shape (1, ...).")
     if tensor.numel() == 0:
-        raise DataError(
-            f"{name} has no {'elements' if len(tensor) else 'observations'}: its shape is {tuple(tensor.shape)}."
-        )
+        missing = "elements" if len(tensor) else "observations"
+        raise DataError(f"{name} has no {missing}: its shape is {tuple(tensor.shape)}.")
     return tensor
 
 

@@ -93,9 +93,7 @@ class LoaderObservations(Observations):
                 raise OptionError(f"batch_size is set by the DataLoader passed as {self.name}; omit it.")
             return self.source
         shuffle = generator is not None and not isinstance(self.source, IterableDataset)
-        return DataLoader(
-            self.source, batch_size=batch_size or DEFAULT_BATCH_SIZE, shuffle=shuffle, generator=generator
-        )
+        return DataLoader(self.source, batch_size or DEFAULT_BATCH_SIZE, shuffle=shuffle, generator=generator)
 
     def _read(self, loader: DataLoader[Any]) -> Iterator[Batch]:
         in_order = not _shuffles(loader)

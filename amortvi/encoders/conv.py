@@ -61,9 +61,7 @@ class Conv(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Return the context ``(B, C)`` of images in one of the accepted layouts."""
         plane = (self.size, self.size)
-        layouts = [(self.in_channels * self.size**2,), (self.in_channels, *plane)]
-        if self.in_channels == 1:
-            layouts.insert(1, plane)
+        layouts = [(self.in_channels * self.size**2,), *[plane] * (self.in_channels == 1), (self.in_channels, *plane)]
         # Other layouts, such as channels last, could be reshaped too, but into scrambled images.
         if tuple(images.shape[1:]) not in layouts:
             raise ValueError(

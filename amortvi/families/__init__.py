@@ -1,7 +1,7 @@
-"""Posterior families ``q(z | x)``: from the context of an observation to the distribution of its latent vector.
+"""Posterior families ``q(z | x)``: maps from the context of an observation to the distribution of its latent vector.
 
-A new family is one file here, one import below, and one row in ``tests/families/cases.py``; to be chosen by name it also
-needs an entry in `NAMED`.
+A new family needs one file here, one import below, one row in ``tests/families/cases.py`` and, to be chosen by name, an entry
+in `NAMED`.
 """
 
 from amortvi.families.base import Family, ParametricFamily, require_parametric

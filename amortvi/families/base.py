@@ -18,8 +18,8 @@ from amortvi.errors import FamilyError
 __all__ = ["INITIAL_LOG_SCALE", "Family", "ParametricFamily", "require_parametric"]
 
 INITIAL_LOG_SCALE = -1.5
-"""The initial log scale. A decoder whose latents are at first as noisy as the prior learns to ignore some of them for good.
-With an initial scale of about 0.2 it learns to use them, and the scale then grows wherever a small one brings no gain."""
+"""The initial log scale. If latents start as noisy as the prior, the decoder learns to ignore some of them permanently. With
+an initial scale of about 0.2, the decoder learns to use them, and the scale then grows where a small one brings no gain."""
 
 Self = TypeVar("Self", bound="Family")
 Parametric = TypeVar("Parametric", bound="ParametricFamily")
@@ -28,9 +28,9 @@ Parametric = TypeVar("Parametric", bound="ParametricFamily")
 class Family(nn.Module, ABC):
     """A posterior family: maps the context of an observation to its posterior ``q(z | x)`` over ``R^D``.
 
-    The options of a family are given at construction. Its sizes become known when a guide first sees data, in `setup`,
-    which calls `build` to create the parameters. A subclass writes `build` and `forward`. What its distributions know in
-    closed form is asked of them; see ``amortvi.families.closed_forms``.
+    Options are passed to the constructor. Sizes are passed to `setup`, which a guide calls on its first data and which calls
+    `build` to create the parameters. A subclass implements `build` and `forward`. Closed forms are provided by the
+    distributions; see ``amortvi.families.closed_forms``.
 
     Attributes:
         dim: ``D``, the size of the unconstrained latent vector of one observation.
@@ -74,8 +74,8 @@ class Family(nn.Module, ABC):
 class ParametricFamily(Family):
     """A family whose posterior for one observation has ``P`` parameters, the first ``D`` of which are locations.
 
-    This part of the contract is optional. Refinement needs it, since it optimizes the parameters of each observation. A
-    subclass writes `num_parameters` and `distribution`; the base class owns the *head*, the linear map from context to
+    This part of the contract is optional. Refinement needs it, because it optimizes the parameters of each observation. A
+    subclass implements `num_parameters` and `distribution`; the base class owns the *head*, the linear map from context to
     parameters. The head starts with random weights for the locations and with constants for the other parameters, so all
     families with the same seed start at the same locations.
 
@@ -104,15 +104,15 @@ class ParametricFamily(Family):
         """Return the posteriors with ``parameters`` of shape ``(*B, P)``."""
 
     def initial_parameters(self) -> Tensor:
-        """Return the parameters, ``(P,)``, at which the head starts, before random weights are added to the locations."""
+        """Return the initial parameters, ``(P,)``, to which the head adds random weights for the locations."""
         return torch.zeros(self.num_parameters)
 
     def learning_rates(self) -> Tensor:
-        """Return how fast each parameter moves during training, relative to the learning rate, ``(P,)``."""
+        """Return the speed of each parameter during training, relative to the learning rate, ``(P,)``."""
         return torch.ones(self.num_parameters)
 
     def parameters_near(self, loc: Tensor, scale: Tensor) -> Tensor:
-        """Return parameters ``(*B, P)`` of posteriors close to independent Gaussians, as the start of a search.
+        """Return parameters ``(*B, P)`` of posteriors close to independent Gaussians, to start an optimization.
 
         Args:
             loc: locations, ``(*B, D)``.
@@ -153,11 +153,6 @@ class Head(nn.Module):
     """A linear map whose outputs learn at different rates: ``rates * (weight context + bias)``.
 
     Optimizers such as Adam change every weight by about the learning rate, so an output moves in proportion to its rate.
-
-    Args:
-        weight: ``(P, C)``.
-        bias: ``(P,)``.
-        rates: ``(P,)``.
     """
 
     rates: Tensor
@@ -188,10 +183,10 @@ def require_parametric(family: Family, purpose: str) -> ParametricFamily:
 
     Args:
         family: any family.
-        purpose: what needs the parameters, as the subject of a sentence.
+        purpose: the feature that needs the parameters, as the subject of the message.
 
     Raises:
-        FamilyError: it has none.
+        FamilyError: the family is not parametric.
     """
     if not isinstance(family, ParametricFamily):
         raise FamilyError(

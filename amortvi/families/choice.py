@@ -28,7 +28,7 @@ NAMED: dict[str, Callable[[], Family]] = {
 
 
 def resolve_family(choice: FamilyChoice) -> Family:
-    """Return the chosen family, not yet set up; a family that is given is copied.
+    """Return the chosen family before setup; a given family is copied.
 
     Raises:
         FamilyError: the choice is neither a known name nor a family.

@@ -1,8 +1,7 @@
-"""What a distribution knows in closed form, asked in PyTorch's own terms.
+"""Quantities that a distribution provides in closed form, through the interface of ``torch.distributions``.
 
-A family makes no promises about its distributions: each quantity is asked of the distribution itself, and is ``None`` if
-there is no closed form. To provide one, implement ``mean``, ``variance`` or ``covariance_matrix``, or register a function
-with `torch.distributions.register_kl` or with ``marginals.register``.
+Each function returns ``None`` if its distribution has no closed form. To provide one, implement ``mean``, ``variance`` or
+``covariance_matrix``, or register a function with `torch.distributions.register_kl` or ``marginals.register``.
 """
 
 from __future__ import annotations
@@ -17,10 +16,10 @@ __all__ = ["StandardNormal", "covariance", "kl_to_standard_normal", "marginals",
 
 
 class StandardNormal(Independent):  # type: ignore[type-arg]  # not generic at run time before torch 2.9
-    """``N(0, I)`` with event shape ``(D,)``, a type of its own for `torch.distributions.register_kl`.
+    """``N(0, I)`` with event shape ``(D,)``, as a separate type for `torch.distributions.register_kl`.
 
     Args:
-        like: a tensor ``(..., D)`` whose size, type and device are used.
+        like: a tensor ``(..., D)`` that determines ``D``, the type and the device.
     """
 
     def __init__(self, like: Tensor) -> None:
@@ -29,11 +28,7 @@ class StandardNormal(Independent):  # type: ignore[type-arg]  # not generic at r
 
 
 def kl_to_standard_normal(q: Distribution) -> Tensor | None:
-    """Return ``KL(q || N(0, I))`` in nats, ``(*B,)``, or ``None``.
-
-    Args:
-        q: batch shape ``*B``, event shape ``(D,)``.
-    """
+    """Return ``KL(q || N(0, I))`` in nats, ``(*B,)``, or ``None``."""
     try:
         return kl_divergence(q, StandardNormal(q.mean))
     except NotImplementedError:  # the distribution has no mean, or no KL is registered for its type

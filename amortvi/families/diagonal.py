@@ -39,8 +39,7 @@ class Diagonal(GaussianFamily):
     """Mean-field Gaussian ``N(loc, diag(scale^2))`` with ``2 D`` parameters, the locations and the log scales.
 
     Args:
-        head: whether there is a linear head; without one, the context is ``(loc, log_scale)`` itself and ``C`` must be
-            ``2 D``.
+        head: whether there is a linear head; without one, the context itself is ``(loc, log_scale)``, so ``C`` must be ``2 D``.
 
     Raises:
         FamilyError: at setup, if there is no head and ``C`` is not ``2 D``.

@@ -6,15 +6,14 @@ r"""A conditional normalizing flow (Rezende and Mohamed, 2015; Kingma et al., 20
     \log q(z \mid x) = \log N(\epsilon; 0, s_0^2 I) - \log\lvert\det \partial f_x / \partial \epsilon\rvert .
 
 :math:`f_x` is a composition of affine coupling transforms whose coefficients are computed from the context by a masked
-network. Its parameters are the weights of that network, so no observation has parameters of its own: a flow cannot be
-refined, and its mean, covariance and KL are not known in closed form.
+network. The parameters of the family are the weights of that network, so no observation has parameters of its own: a flow
+cannot be refined. Its mean, covariance and KL are not known in closed form.
 """
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -58,8 +57,13 @@ class Flow(Family):
     transform: nn.Module
 
     def build(self) -> None:
-        with _restored_validation():
+        # Importing zuko disables argument validation for every distribution of the process. Its default for arg_constraints
+        # stays: it affects only classes without their own, and zuko's need it.
+        validate = Distribution._validate_args
+        try:
             flows = require("zuko.flows", extra="flows", purpose="the family Flow")
+        finally:
+            Distribution.set_default_validate_args(validate)
         flow = flows.MAF(
             self.dim, self.context_features, self.transforms, passes=_COUPLING, hidden_features=self.hidden
         )
@@ -71,7 +75,7 @@ class Flow(Family):
 
 
 class FlowDistribution(TorchDistribution):
-    """The distribution of ``f(eps)`` for normal noise ``eps``; the density of the last draw does not need the inverse of ``f``.
+    """The distribution of ``f(eps)`` for normal noise ``eps``; the density of the last draw is computed without inverting ``f``.
 
     Args:
         transform: ``f``, from ``(*S, *B, D)`` to the same shape.
@@ -112,14 +116,3 @@ class FlowDistribution(TorchDistribution):
             return log_prob
         noise, log_det = self.transform.inv.call_and_ladj(value)  # type: ignore[attr-defined]  # added by zuko
         return self.base.log_prob(noise) + log_det
-
-
-@contextlib.contextmanager
-def _restored_validation() -> Iterator[None]:
-    """Undo what importing zuko does to every distribution of the process: it disables argument validation."""
-    # Its default for arg_constraints stays: it affects only classes without their own, and zuko's need it.
-    before = Distribution._validate_args
-    try:
-        yield
-    finally:
-        Distribution.set_default_validate_args(before)

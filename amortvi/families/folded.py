@@ -9,8 +9,8 @@ Row ``r`` of such a matrix has ``r`` elements, so one long row and one short row
     b c 0 .
     d e f 0
 
-Products and sums over rows are then plain arithmetic on a full rectangle and a constant mask. Writing the elements into a
-square first would take a gather, and a scatter for its gradient, which is ten times as slow.
+Products and sums over rows are then plain arithmetic on a full rectangle with a constant mask. Writing the elements into a
+square would take a gather, and a scatter for its gradient, and be ten times as slow.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class FoldedTriangle:
         self._is_long = torch.arange(width, device=elements.device) < lengths.unsqueeze(-1)
 
     def _unfold(self, long: Tensor, short: Tensor, dim: int) -> Tensor:
-        """Put the rows in the order of the matrix; for odd ``D`` the first, which is empty, is in no rectangle."""
+        """Put the rows in the order of the matrix; for odd ``D``, the first row is empty and not in the rectangle."""
         parts = [short.flip(dim), long]
         if self.dim % 2:
             shape = list(long.shape)
@@ -86,10 +86,7 @@ def _product(matrix: Tensor, columns: Tensor) -> Tensor:
 
 
 def folded_order(dim: int) -> Tensor:
-    """Return the position of each element of the rectangle among the concatenated rows of the triangle.
-
-    Args:
-        dim: ``D``.
+    """Return the position of each element of the rectangle in the concatenated rows of the triangle.
 
     Example:
         >>> folded_order(4)
@@ -98,10 +95,6 @@ def folded_order(dim: int) -> Tensor:
     below = dim * (dim - 1) // 2
     positions = torch.arange(1, below + 1, dtype=torch.float64)
     rows, columns = torch.tril_indices(dim, dim, offset=-1)
-    square = torch.zeros(dim, dim, dtype=torch.float64)
-    square[rows, columns] = positions
-    # Unfold the positions themselves, and read off where each one went.
-    unfolded = FoldedTriangle(positions, dim).dense()
-    order = torch.empty(below, dtype=torch.long)
-    order[unfolded[rows, columns].long() - 1] = square[rows, columns].long() - 1
-    return order
+    # Unfold the positions themselves; the result says which of them is at each place of the triangle.
+    unfolded = FoldedTriangle(positions, dim).dense()[rows, columns]
+    return unfolded.argsort()

@@ -1,8 +1,8 @@
-r"""The Gaussian with any covariance, its Cholesky factor read directly from the parameters.
+r"""The Gaussian with any covariance, parametrized by its Cholesky factor.
 
 The factor is :math:`A = \operatorname{diag}(\sigma)\,(I + N)` with :math:`N` strictly lower triangular. Any real numbers give
-a valid factor and no matrix is ever factorized, so nothing can be "singular". The off-diagonal part is measured in units of
-the row's own :math:`\sigma_i`, so one learning rate suits narrow and wide coordinates alike.
+a valid factor and no matrix is factorized, so no "singular matrix" error can occur. The off-diagonal elements of a row are in
+units of its :math:`\sigma_i`, so one learning rate suits narrow and wide coordinates.
 """
 
 from __future__ import annotations
@@ -45,13 +45,9 @@ class TriangularScale(ScaleOperator):
         return (2 * self.log_scale).exp() * (1 + self.lower.row_sums_of_squares())
 
     def covariance(self) -> Tensor:
-        cholesky = self.cholesky()
-        return cholesky @ cholesky.mT
-
-    def cholesky(self) -> Tensor:
-        """Return the matrix ``A``, shape ``(*B, D, D)``."""
         identity = torch.eye(self.lower.dim, dtype=self.log_scale.dtype, device=self.log_scale.device)
-        return self.log_scale.exp().unsqueeze(-1) * (identity + self.lower.dense())
+        cholesky = self.log_scale.exp().unsqueeze(-1) * (identity + self.lower.dense())
+        return cholesky @ cholesky.mT
 
     def expand(self, batch_shape: torch.Size) -> TriangularScale:
         log_scale = self.log_scale.expand(batch_shape + self.log_scale.shape[-1:])
@@ -65,8 +61,8 @@ class FullCovariance(GaussianFamily):
         off_diagonal_rate: the learning rate of the off-diagonal parameters relative to that of the locations; it is divided
             by ``D``. With ``0.01``, a decoder that is trained at the same time does not lose directions to a posterior that
             widens before they are used (see "Initialization" in the design notes). If the model is fixed, a low rate only
-            takes longer.
-        head: whether there is a linear head; without one, the context is ``(loc, log_scale, strictly lower rows)`` itself.
+            slows down the fit.
+        head: whether there is a linear head; without one, the context itself is ``(loc, log_scale, strictly lower rows)``.
 
     Raises:
         OptionError: ``off_diagonal_rate`` is not positive.

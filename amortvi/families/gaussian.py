@@ -1,14 +1,13 @@
-r"""The Gaussian ``z = loc + A eps``, ``eps ~ N(0, I)``, for a structured ``A`` that is given, never factorized.
+r"""The Gaussian ``z = loc + A eps``, ``eps ~ N(0, I)``, for a structured ``A``, and the families that construct ``A``.
 
-Every Gaussian family of amortvi is this distribution with a different `ScaleOperator` ``A``. The density needs a product
-with ``A``, a solve and a log-determinant:
+Every Gaussian family of amortvi has this distribution, with a different `ScaleOperator` ``A``. A draw needs a product with
+``A``, and the density a solve and a log-determinant:
 
 .. math::
 
     \log q(z) = -\tfrac12 \lVert A^{-1}(z - \mu) \rVert^2 - \log\lvert\det A\rvert - \tfrac D2 \log 2\pi .
 
-For a sample that the distribution has just drawn, :math:`A^{-1}(z - \mu)` is the noise that it was made from, so no solve
-is needed.
+For the last draw of the distribution, :math:`A^{-1}(z - \mu)` is the noise of that draw, so no solve is needed.
 """
 
 from __future__ import annotations
@@ -29,11 +28,15 @@ from amortvi.families.closed_forms import StandardNormal, marginals
 
 __all__ = ["SCALE_RATE", "Gaussian", "GaussianFamily", "ScaleOperator", "from_columns", "to_columns"]
 
+SCALE_RATE = 0.3
+"""The learning rate of the parameters of ``A`` relative to that of the locations. A posterior that widens faster than the
+decoder learns does the same harm as one that starts wide (measured; see "Initialization" in the design notes)."""
+
 
 def to_columns(vectors: Tensor, batch_dim: int) -> Tensor:
     """Make samples the columns of a matrix for each observation: ``(*S, *B, D) -> (*B, D, S)`` with ``S`` flattened.
 
-    A matrix of each observation is then multiplied with all its samples at once, and never copied for each sample.
+    The matrix of an observation is then multiplied by all its samples at once and not copied for each sample.
     """
     samples = vectors.dim() - 1 - batch_dim
     return vectors.reshape(-1, *vectors.shape[samples:]).movedim(0, -1)
@@ -157,16 +160,11 @@ def _(q: Gaussian) -> Distribution:
     return Normal(q.mean, q.variance.sqrt(), validate_args=False)
 
 
-SCALE_RATE = 0.3
-"""The learning rate of the parameters of ``A`` relative to that of the locations. A posterior that widens faster than the
-decoder learns does the same harm as one that starts wide (measured; see "Initialization" in the design notes)."""
-
-
 class GaussianFamily(ParametricFamily):
-    """A family of Gaussians ``z = loc + A eps``; a subclass builds ``A`` from real numbers.
+    """A family of Gaussians ``z = loc + A eps``; a subclass constructs ``A`` from real numbers in `scale`.
 
-    The parameters are ``(loc, log_scale, off_diagonal)``: ``D`` locations, ``D`` log scales, and what `scale` needs beside
-    them to correlate the coordinates. Scales start as constants, so every Gaussian family starts as the diagonal one.
+    The parameters are ``(loc, log_scale, off_diagonal)``: ``D`` locations, ``D`` log scales, and parameters that correlate the
+    coordinates. Scales start as constants, so every Gaussian family starts close to the diagonal one.
 
     Args:
         off_diagonal_rate: the learning rate of the off-diagonal parameters relative to that of the locations; it is divided
@@ -184,7 +182,7 @@ class GaussianFamily(ParametricFamily):
 
     @property
     def num_off_diagonal(self) -> int:
-        """The number of parameters beside locations and log scales."""
+        """The number of parameters other than locations and log scales."""
         return 0
 
     @abstractmethod
@@ -207,7 +205,7 @@ class GaussianFamily(ParametricFamily):
         return Gaussian(loc, self.scale(log_scale, off_diagonal))
 
     def initial_off_diagonal(self) -> Tensor:
-        """Return the off-diagonal parameters at the start, ``(num_off_diagonal,)``."""
+        """Return the initial off-diagonal parameters, ``(num_off_diagonal,)``."""
         return torch.zeros(self.num_off_diagonal)
 
     def initial_parameters(self) -> Tensor:

@@ -8,12 +8,12 @@ With :math:`V` of shape :math:`D \times r`,
     A A^\top = \operatorname{diag}(\sigma)\,\bigl(I + V\,(2 I + V^\top V)\,V^\top\bigr)\operatorname{diag}(\sigma),
 
 which reaches every "diagonal plus rank r" covariance: the singular values :math:`s` of a factor of the rank-``r`` part and
-:math:`v` of :math:`V` are related by :math:`1 + s^2 = (1 + v^2)^2`. The usual form :math:`\sigma\epsilon + F\eta` needs
-:math:`D + r` noise variables and a solve to score its own sample; this form needs :math:`D` and no solve. Only the
-:math:`r \times r` matrix :math:`I + V^\top V`, whose eigenvalues are at least one, is ever factorized.
+:math:`v` of :math:`V` satisfy :math:`1 + s^2 = (1 + v^2)^2`. The usual form :math:`\sigma\epsilon + F\eta` needs :math:`D + r`
+noise variables and a solve for the density of its own sample; this form needs :math:`D` and no solve. Only the
+:math:`r \times r` matrix :math:`I + V^\top V`, whose eigenvalues are at least one, is factorized.
 
-``A`` is quadratic in ``V``, so a head that returned ``V`` would let it explode far from the center of the data. The head
-returns :math:`F` instead, and :math:`V = F\,(1 + \lVert F \rVert^2)^{-1/4}` reaches the same matrices but grows like a square
+``A`` is quadratic in ``V``, so a head that returned ``V`` could make ``A`` explode far from the center of the data. The head
+returns :math:`F` instead: :math:`V = F\,(1 + \lVert F \rVert^2)^{-1/4}` reaches the same matrices but grows only like a square
 root.
 """
 
@@ -41,11 +41,10 @@ class LowRankScale(ScaleOperator):
         self.log_scale = log_scale
         self.factor = factor
 
-    def _capacitance(self) -> Tensor:
-        """``I + V' V``, shape ``(*B, r, r)``."""
-        rank = self.factor.shape[-1]
-        identity = torch.eye(rank, dtype=self.factor.dtype, device=self.factor.device)
-        return identity + self.factor.mT @ self.factor
+    def _gram(self, shift: float) -> Tensor:
+        """Return ``shift I + V' V``, shape ``(*B, r, r)``."""
+        identity = torch.eye(self.factor.shape[-1], dtype=self.factor.dtype, device=self.factor.device)
+        return shift * identity + self.factor.mT @ self.factor
 
     def matmul(self, noise: Tensor) -> Tensor:
         columns = to_columns(noise, self.log_scale.dim() - 1)
@@ -56,27 +55,22 @@ class LowRankScale(ScaleOperator):
         # Woodbury: (I + V V')^-1 = I - V (I + V' V)^-1 V'.
         standardized = residual * (-self.log_scale).exp()
         columns = to_columns(standardized, self.log_scale.dim() - 1)
-        cholesky = torch.linalg.cholesky(self._capacitance())
+        cholesky = torch.linalg.cholesky(self._gram(1.0))
         correction = self.factor @ torch.cholesky_solve(self.factor.mT @ columns, cholesky)
         return standardized - from_columns(correction, like=standardized)
 
     def log_abs_det(self) -> Tensor:
-        cholesky = torch.linalg.cholesky(self._capacitance())
+        cholesky = torch.linalg.cholesky(self._gram(1.0))
         return self.log_scale.sum(-1) + 2 * cholesky.diagonal(dim1=-2, dim2=-1).log().sum(-1)
 
-    def _inner(self) -> Tensor:
-        """``2 I + V' V``, shape ``(*B, r, r)``."""
-        rank = self.factor.shape[-1]
-        return self._capacitance() + torch.eye(rank, dtype=self.factor.dtype, device=self.factor.device)
-
     def variance(self) -> Tensor:
-        correlated = ((self.factor @ self._inner()) * self.factor).sum(-1)
+        correlated = ((self.factor @ self._gram(2.0)) * self.factor).sum(-1)
         return (2 * self.log_scale).exp() * (1 + correlated)
 
     def covariance(self) -> Tensor:
         scale = self.log_scale.exp()
         identity = torch.eye(scale.shape[-1], dtype=scale.dtype, device=scale.device)
-        correlated = identity + self.factor @ self._inner() @ self.factor.mT
+        correlated = identity + self.factor @ self._gram(2.0) @ self.factor.mT
         return scale.unsqueeze(-1) * correlated * scale.unsqueeze(-2)
 
     def expand(self, batch_shape: torch.Size) -> LowRankScale:
@@ -93,7 +87,7 @@ class LowRank(GaussianFamily):
         rank: ``r``, the rank of the correlated part, at most ``D``; by default the rounded square root of ``D``.
         off_diagonal_rate: the learning rate of ``F`` relative to that of the locations; it is divided by ``D``. See
             `FullCovariance`.
-        head: whether there is a linear head; without one, the context is ``(loc, log_scale, F row by row)`` itself.
+        head: whether there is a linear head; without one, the context itself is ``(loc, log_scale, F row by row)``.
 
     Raises:
         OptionError: ``rank`` is not a positive integer, or ``off_diagonal_rate`` is not positive.

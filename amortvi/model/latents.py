@@ -166,7 +166,7 @@ class LatentVector:
             DataError: a site is missing or unknown, has the wrong shape, or has values outside its support.
         """
         self.leading_shape(values)
-        parts, total = [], None
+        parts, log_dets = [], []
         for site in self.sites:
             value = values[site.name]
             if not bool(site.support.check(value).all()):
@@ -176,10 +176,9 @@ class LatentVector:
             _, log_det = site.constrain(unconstrained, len(batch) - 1)
             parts.append(unconstrained.reshape((*batch, site.size)))
             if log_det is not None:
-                summed = sum_from(log_det, len(batch))
-                total = summed if total is None else total + summed
+                log_dets.append(sum_from(log_det, len(batch)))
         vector = torch.cat(parts, dim=-1)
-        return vector, vector.new_zeros(vector.shape[:-1]) if total is None else total
+        return vector, sum(log_dets, start=vector.new_zeros(vector.shape[:-1]))
 
     def leading_shape(self, values: Mapping[str, Tensor]) -> torch.Size:
         """Return the common leading shape ``(*S, B)`` of values ``(*S, B, *shape)`` for all sites.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import pyro
@@ -257,10 +258,7 @@ class Model(nn.Module):
 
 def sum_sites(terms: Mapping[str, Tensor]) -> Tensor:
     """Add the terms of all sites."""
-    first, *rest = terms.values()
-    for term in rest:
-        first = first + term
-    return first
+    return reduce(torch.add, terms.values())
 
 
 def sum_per_observation(log_prob: Tensor, dim: int, observations: int) -> Tensor:

@@ -67,9 +67,9 @@ class PriorRuns:
         for site in self._latents.sites:
             density = _elementwise_density(self._sites[site.name])
             if density is None or not site.is_elementwise:
-                terms.append(vector.new_full((draws, self._runs, observations, site.size), math.nan))
-                continue
-            log_prob = self._site_log_prob(site, density, parts[site.name])
+                log_prob = vector.new_full((draws, self._runs, observations, site.size), math.nan)
+            else:
+                log_prob = self._site_log_prob(site, density, parts[site.name])
             terms.append(log_prob.reshape(draws, self._runs, observations, site.size))
         return torch.cat(terms, dim=-1)
 

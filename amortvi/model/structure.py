@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 
 import pyro
 import torch
@@ -94,7 +93,6 @@ def read_structure(program: Program, example: Batch, observations: int, plate: s
 def _run(program: Program, example: Batch, observations: int) -> tuple[list[Site], list[str]]:
     """Return the sites of one run, checked as Pyro checks them, and the plates that select rows at random."""
     reader = SiteReader()
-    check_sizes = partial(_check_sizes, reader, example, observations)
     try:
         with pyro.validation_enabled(True), torch.enable_grad():
             with reader:
@@ -116,10 +114,10 @@ def _run(program: Program, example: Batch, observations: int) -> tuple[list[Site
     except AmortviError:
         raise
     except Exception as error:  # the user's program can raise anything; the message says what it was called with
-        check_sizes(error)
+        _check_sizes(reader, example, observations, error)
         hint = example.hint() if isinstance(error, TypeError) else ""
         raise ModelError(f"the model failed on {example.describe('x')}: {quoted(error)}{hint}") from error
-    check_sizes(None)
+    _check_sizes(reader, example, observations, None)
     return reader.sites, reader.random_plates
 
 
@@ -188,9 +186,6 @@ def _is_standard_normal(site: Site, plate: str) -> bool:
     return not site.is_weighted(plate) and bool((base.loc == 0).all()) and bool((base.scale == 1).all())
 
 
-_BOUNDS = ("lower_bound", "upper_bound")
-
-
 def has_bijection(support: constraints.Constraint) -> bool:
     """Whether PyTorch has a bijection from unconstrained numbers to ``support``."""
     try:
@@ -207,18 +202,16 @@ def fixed_support(name: str, support: constraints.Constraint, layout: PlateLayou
     """
     if isinstance(support, constraints.independent):
         return fixed_support(name, support.base_constraint, layout)
-    tensor_bounds = [bound for bound in _BOUNDS if isinstance(getattr(support, bound, None), Tensor)]
-    if not tensor_bounds:
+    bounds = {name: getattr(support, name) for name in ("lower_bound", "upper_bound") if hasattr(support, name)}
+    if not any(isinstance(value, Tensor) for value in bounds.values()):
         return support
-    arguments = []
-    for attribute in (bound for bound in _BOUNDS if hasattr(support, bound)):
-        value = getattr(support, attribute)
-        if attribute in tensor_bounds and value.requires_grad:
+    for attribute, value in bounds.items():
+        if isinstance(value, Tensor) and value.requires_grad:
             raise ModelError(
                 f"the support of latent site {name!r} has a trainable bound ({attribute}), so the posterior would leave it as "
                 f"the bound moves: sample a site with a fixed support, and shift and scale it in the model."
             )
-        if attribute in tensor_bounds and value.dim() > 0:
+        if isinstance(value, Tensor) and value.dim() > 0:
             rows = layout.to_observations(value.detach())
             if not torch.equal(rows, rows[:1].expand_as(rows)):
                 raise ModelError(
@@ -226,6 +219,5 @@ def fixed_support(name: str, support: constraints.Constraint, layout: PlateLayou
                     f"no single posterior family covers it: sample a site with a fixed support, and shift and scale it in "
                     f"the model."
                 )
-            value = rows[0]
-        arguments.append(value)
-    return type(support)(*arguments)
+            bounds[attribute] = rows[0]
+    return type(support)(*bounds.values())

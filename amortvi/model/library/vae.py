@@ -53,7 +53,8 @@ class VAE(PyroModule):
             ModelError: the shape of the decoder's output does not match ``x``.
         """
         self._event = x.shape[1:]
-        standard = torch.zeros(self.latent_dim, dtype=self._dtype(), device=x.device)
+        dtype = next((p.dtype for p in self.parameters()), torch.get_default_dtype())
+        standard = torch.zeros(self.latent_dim, dtype=dtype, device=x.device)
         with pyro.plate("data", x.shape[0]):
             z = pyro.sample("z", dist.Normal(standard, torch.ones_like(standard)).to_event(1))
             decoded = self._decoded(z)
@@ -102,6 +103,3 @@ class VAE(PyroModule):
             f"{tuple(self._event or ())} for the likelihood {type(self.likelihood).__name__}: it must return one value per entry "
             f"of x or, for a categorical likelihood, one per entry and class, with the classes last."
         )
-
-    def _dtype(self) -> torch.dtype:
-        return next((p.dtype for p in self.parameters()), torch.get_default_dtype())
