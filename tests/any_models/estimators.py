@@ -32,9 +32,8 @@ def make_vi(case: Case, family: str = "full", **options: Any) -> avi.AmortizedVI
 
 def fit(case: Case, **options: Any) -> avi.AmortizedVI:
     """Return a new estimator after two epochs of three minibatches, the last of which is smaller."""
-    return make_vi(case).fit(
-        case.x, **{"epochs": 2, "batch_size": 5, "lr": 0.01, "seed": 0, "progress": False, **options}
-    )
+    options = {"epochs": 2, "batch_size": 5, "lr": 0.01, "seed": 0, "progress": False, **options}
+    return make_vi(case).fit(case.x, **options)
 
 
 @functools.cache

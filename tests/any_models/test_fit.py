@@ -34,13 +34,8 @@ def test_fit_and_everything_after(name: str) -> None:
         assert site.support.check(draws[site.name]).all()
         assert (quantiles[site.name].diff(dim=0) >= 0).all()
         assert (std[site.name] >= 0).all()
-    log_prob = posterior.log_prob(draws)
-    assert torch.isfinite(log_prob).all()
-    assert log_prob.shape == (7, ROWS)
-
-    table = vi.evaluate(case.x, particles=3, seed=0)
-    assert np.isfinite(table.to_numpy()).all()
-    assert len(table) == ROWS
+    assert torch.isfinite(posterior.log_prob(draws)).all()
+    assert np.isfinite(vi.evaluate(case.x, particles=3, seed=0).to_numpy()).all()
 
     predicted = vi.predict(case.x, 4, seed=0)
     assert not set(predicted) & set(case.shapes)
@@ -58,8 +53,7 @@ def test_fit_and_everything_after(name: str) -> None:
     weights = tree["sample_stats"]
     np.testing.assert_allclose(weights["log_weight"], weights["log_joint"] - weights["log_q"], rtol=1e-5, atol=1e-4)
     assert np.isfinite(weights["log_weight"]).all()
-    likelihood = sum(tree["log_likelihood"][site] for site in tree["log_likelihood"].data_vars)
-    assert likelihood.shape == (1, 6, ROWS)
+    assert all(density.shape == (1, 6, ROWS) for density in tree["log_likelihood"].data_vars.values())
 
     assert list(store.keys()) == ["scale"]
     assert float(store["scale"].detach()) == 123.0
@@ -80,8 +74,6 @@ def test_saved_and_loaded(name: str, tmp_path: Path) -> None:
     case, vi = CASES[name], fitted(name)
     vi.save(tmp_path)
     loaded = avi.AmortizedVI.load(tmp_path, *seeded(lambda: (case.make(), case.make_encoder())))
-    for site, value in vi.posterior(case.x).sample(2, seed=0).items():
-        assert torch.equal(loaded.posterior(case.x).sample(2, seed=0)[site], value)
     tables = [each.evaluate(case.x, particles=2, seed=0) for each in (vi, loaded)]
     np.testing.assert_array_equal(*tables)
 
@@ -90,13 +82,11 @@ def test_saved_and_loaded(name: str, tmp_path: Path) -> None:
 def test_a_frozen_model_does_not_change(name: str) -> None:
     case = CASES[name]
     vi = make_vi(case, "diagonal", freeze_model=True).setup(case.x, seed=0)
-    before = parameters_of(vi)
-    buffers = {key: value.clone() for key, value in vi.generative.named_buffers()}
+    guide = parameters_of(vi)
+    model = {key: value.clone() for key, value in vi.generative.state_dict().items()}
     vi.fit(case.x, epochs=2, batch_size=5, lr=0.02, seed=1, progress=False)
-    after = parameters_of(vi)
-    changed = {key.split(".")[0] for key, value in before.items() if not torch.equal(value, after[key])}
-    assert changed == {"guide"}
-    assert all(torch.equal(value, buffers[key]) for key, value in vi.generative.named_buffers())
+    assert all(torch.equal(value, model[key]) for key, value in vi.generative.state_dict().items())
+    assert any(not torch.equal(value, guide[key]) for key, value in parameters_of(vi).items())
 
 
 @every_model
@@ -125,21 +115,15 @@ def test_fits_do_not_affect_each_other() -> None:
     """Two models have parameters named "shift" and "scale"; trained in turns they learn the same as trained alone."""
     case = CASES["parameters of a function"]
     data = (case.args[0], 5 + 3 * case.args[0])
-
-    def step(vi: avi.AmortizedVI, x: torch.Tensor, seed: int) -> None:
-        vi.fit(x, epochs=1, batch_size=5, lr=0.05, seed=seed, progress=False)
-
     alone, turns = ([make_vi(case, "diagonal") for _ in data] for _ in range(2))
-    for vi, x in zip(alone, data, strict=True):
-        for seed in range(4):
-            step(vi, x, seed)
-    for seed in range(4):
-        for vi, x in zip(turns, data, strict=True):
-            step(vi, x, seed)
-    found = [[parameters_of(vi) for vi in fits] for fits in (alone, turns)]
-    for one, two in zip(*found, strict=True):
-        assert all(torch.equal(value, two[key]) for key, value in one.items())
-    assert not torch.equal(found[0][0]["model.program.adopted.0"], found[0][1]["model.program.adopted.0"])
+    orders = [(alone, i, seed) for i in range(2) for seed in range(4)]
+    orders += [(turns, i, seed) for seed in range(4) for i in range(2)]
+    for fits, i, seed in orders:
+        fits[i].fit(data[i], epochs=1, batch_size=5, lr=0.05, seed=seed, progress=False)
+    for one, two in zip(alone, turns, strict=True):
+        assert all(torch.equal(value, parameters_of(two)[key]) for key, value in parameters_of(one).items())
+    shifts = [parameters_of(vi)["model.program.adopted.0"] for vi in alone]
+    assert not torch.equal(*shifts)
     assert len(pyro.get_param_store()) == 0
 
 

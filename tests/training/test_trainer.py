@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-import amortvi as avi
 from tests.training.problem import X, make_vi, parameters
 
 
@@ -18,15 +17,6 @@ def test_a_further_fit_continues() -> None:
     assert torch.equal(parameters(whole), parameters(parts))
     assert list(parts.history.index) == [1, 2, 3, 4]
     assert np.array_equal(whole.history["elbo"], parts.history["elbo"])
-
-
-def test_a_loaded_fit_continues(tmp_path) -> None:
-    whole = make_vi().fit(X, epochs=4, seed=0, progress=False)
-    make_vi().fit(X, epochs=2, seed=0, progress=False).save(tmp_path)
-    fresh = make_vi()
-    loaded = avi.AmortizedVI.load(tmp_path, fresh.model, fresh.encoder)
-    loaded.fit(X, epochs=2, seed=0, progress=False)
-    assert torch.equal(parameters(whole), parameters(loaded))
 
 
 def test_learning_rate_schedules() -> None:
