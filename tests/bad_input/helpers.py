@@ -33,8 +33,8 @@ def decoded(z: Tensor) -> Tensor:
     return torch.cat([z, z[..., :1]], dim=-1)
 
 
-def observe(z: Tensor, x: Tensor, name: str = "x") -> None:
-    pyro.sample(name, dist.Normal(decoded(z), 0.5).to_event(1), obs=x)
+def observe(z: Tensor, x: Tensor, name: str = "x", **options: Any) -> None:
+    pyro.sample(name, dist.Normal(decoded(z), 0.5).to_event(1), obs=x, **options)
 
 
 def good_model(x: Tensor) -> None:

@@ -23,51 +23,32 @@ def test_a_plate_of_fixed_size_that_fits_the_first_batch() -> None:
     with refused(ModelError, *facts):
         fit(estimator(sixteen), data(), batch_size=16)  # the last batch has 8 observations
     vi = fit(estimator(sixteen), data(16))
-    calls: list[Callable[[], Any]] = [
-        lambda: vi.evaluate(data(16), particles=2, seed=0),
-        lambda: vi.predict(data(16), 2, seed=0),
-        lambda: vi.to_arviz(data(16), 2, seed=0),
-    ]
-    for call in calls:
+    for call in (vi.evaluate, vi.predict, vi.to_arviz):
         with refused(ModelError, *facts, vi=vi):
-            call()
+            call(data(16), seed=0)
 
 
-def more_latents_for_large_values(x: Tensor) -> None:
-    with pyro.plate("data", x.shape[0]):
-        z = pyro.sample("z", prior())
-        if x.mean() > 5:
-            z = z + pyro.sample("w", prior())
-        observe(z, x)
+def changing(small: Callable[..., Any], large: Callable[..., Any]) -> Callable[[Tensor], None]:
+    """Return a model with one likelihood for small and another for large values."""
+
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", x.shape[0]):
+            (large if x.mean() > 5 else small)(pyro.sample("z", prior()), x)
+
+    return model
 
 
-def fewer_latents_for_large_values(x: Tensor) -> None:
-    with pyro.plate("data", x.shape[0]):
-        z = pyro.sample("z", prior())
-        observe(z if x.mean() > 5 else z + pyro.sample("w", prior()), x)
-
-
-def unobserved_for_large_values(x: Tensor) -> None:
-    with pyro.plate("data", x.shape[0]):
-        z = pyro.sample("z", prior())
-        if x.mean() < 5:
-            observe(z, x)
-
-
-def fails_for_large_values(x: Tensor) -> None:
-    if x.mean() > 5:
-        raise KeyError("the user's own")
-    with pyro.plate("data", x.shape[0]):
-        observe(pyro.sample("z", prior()), x)
+def two_latents(z: Tensor, x: Tensor) -> None:
+    observe(z + pyro.sample("w", prior()), x)
 
 
 @pytest.mark.parametrize(
     ("model", "facts"),
     [
-        (more_latents_for_large_values, ("latent site 'w' was not in the model", "poutine.mask")),
-        (fewer_latents_for_large_values, ("did not reach its latent sites ['w']", "poutine.mask")),
-        (unobserved_for_large_values, ("observed nothing in plate 'data'", "poutine.mask")),
-        (fails_for_large_values, ("the model failed on x of shape", "KeyError")),
+        (changing(observe, two_latents), ("latent site 'w' was not in the model", "poutine.mask")),
+        (changing(two_latents, observe), ("did not reach its latent sites ['w']", "poutine.mask")),
+        (changing(observe, lambda z, x: None), ("observed nothing in plate 'data'", "poutine.mask")),
+        (changing(observe, lambda z, x: {}["missing"]), ("the model failed on x of shape", "KeyError")),
     ],
     ids=["more latents", "fewer latents", "unobserved", "fails"],
 )

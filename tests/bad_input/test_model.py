@@ -18,14 +18,19 @@ from tests.bad_input.helpers import FEATURES, LATENTS, data, decoded, estimator,
 Model = Callable[[Tensor], None]
 
 
-def with_prior(make: Callable[[Tensor], Any]) -> Model:
-    """Return a model whose latent has the prior that ``make`` returns for the data."""
+def in_plate(body: Callable[[Tensor], object]) -> Model:
+    """Return a model with the statements of ``body`` in the data plate."""
 
     def model(x: Tensor) -> None:
         with pyro.plate("data", x.shape[0]):
-            observe(pyro.sample("z", make(x)), x)
+            body(x)
 
     return model
+
+
+def with_prior(make: Callable[[Tensor], Any]) -> Model:
+    """Return a model whose latent has the prior that ``make`` returns for the data."""
+    return in_plate(lambda x: observe(pyro.sample("z", make(x)), x))
 
 
 def with_plate(make: Callable[[Tensor], Any]) -> Model:
@@ -36,10 +41,6 @@ def with_plate(make: Callable[[Tensor], Any]) -> Model:
             observe(pyro.sample("z", prior()), x if len(rows) == len(x) else x[rows])
 
     return model
-
-
-def without_plate(x: Tensor) -> None:
-    observe(pyro.sample("z", prior()), x)
 
 
 def two_candidates(x: Tensor) -> None:
@@ -60,11 +61,6 @@ def nested_subsample(x: Tensor) -> None:
         pyro.sample("x", dist.Normal(z, 1.0), obs=x)
 
 
-def no_latent(x: Tensor) -> None:
-    with pyro.plate("data", x.shape[0]):
-        pyro.sample("x", prior(FEATURES), obs=x)
-
-
 def no_latent_in_plate(x: Tensor) -> None:
     z = pyro.sample("z", prior())
     with pyro.plate("data", x.shape[0]):
@@ -72,7 +68,7 @@ def no_latent_in_plate(x: Tensor) -> None:
 
 
 def latent_outside(x: Tensor) -> None:
-    w = pyro.sample("w", dist.Normal(0.0, 1.0))
+    w = pyro.sample("w", prior())
     with pyro.plate("data", x.shape[0]):
         observe(pyro.sample("z", prior()) + w, x)
 
@@ -89,11 +85,6 @@ def learned_bound(x: Tensor) -> Any:
     return dist.Uniform(torch.zeros(LATENTS), pyro.param("high", torch.tensor(2.0))).to_event(1)
 
 
-def two_sites_of_one_name(x: Tensor) -> None:
-    with pyro.plate("data", x.shape[0]):
-        observe(pyro.sample("z", prior()) + pyro.sample("z", prior()), x)
-
-
 def observed_in_another_plate(x: Tensor) -> None:
     with pyro.plate("data", x.shape[0]):
         z = pyro.sample("z", prior())
@@ -107,31 +98,15 @@ def observed_outside(x: Tensor) -> None:
     pyro.sample("x", dist.Normal(decoded(z), 0.5).to_event(2), obs=x)
 
 
-def nothing_observed(x: Tensor) -> None:
-    with pyro.plate("data", x.shape[0]):
-        pyro.deterministic("twice", 2 * pyro.sample("z", prior()))
-
-
-def obs_mask(x: Tensor) -> None:
-    with pyro.plate("data", x.shape[0]):
-        z = pyro.sample("z", prior())
-        pyro.sample("x", dist.Normal(decoded(z), 0.5).to_event(1), obs=x, obs_mask=x[:, 0] > 0)
-
-
 def raises(x: Tensor) -> None:
     raise KeyError("the user's own")
-
-
-def wrong_shape(x: Tensor) -> None:
-    with pyro.plate("data", x.shape[0]):
-        pyro.sample("x", dist.Normal(pyro.sample("z", prior()), 0.5).to_event(1), obs=x)
 
 
 ZEROS = torch.zeros(LATENTS)
 BOUND, MASKED = ("latent site 'z'", "upper_bound", "fixed support"), ("latent site 'z' is masked", "observed sites")
 SUBSAMPLED = ("plate 'data'", "subsample", "x.shape[0]", "subsample=x")
 MODELS: dict[str, tuple[Model, tuple[str, ...]]] = {
-    "no plate": (without_plate, ("no plate", 'with pyro.plate("data", x.shape[0])')),
+    "no plate": (lambda x: observe(pyro.sample("z", prior()), x), ("no plate", 'with pyro.plate("data", x.shape[0])')),
     "two plates": (two_candidates, ("several plates", "40", "['a', 'b']", "plate=...")),
     "constant size": (
         with_plate(lambda x: pyro.plate("data", 50)),
@@ -141,7 +116,7 @@ MODELS: dict[str, tuple[Model, tuple[str, ...]]] = {
     "subsample as index": (with_plate(lambda x: pyro.plate("data", 1000, subsample_size=16)), SUBSAMPLED),
     "loop": (loop, ("plate 'data' is a Python loop", "with pyro.plate('data', x.shape[0])")),
     "nested subsample": (nested_subsample, ("latent site 'z'", "plate 'parts'", "3 of 9", "complete")),
-    "no latent": (no_latent, ("no latent site", "obs=")),
+    "no latent": (in_plate(lambda x: pyro.sample("x", prior(FEATURES), obs=x)), ("no latent site", "obs=")),
     "no latent in the plate": (no_latent_in_plate, ("plate 'data' contains no latent", "['z']", "inside the plate")),
     "a latent outside": (latent_outside, ("latent site 'w'", "outside plate 'data'", "parameter", "inside the plate")),
     "discrete latent": (
@@ -164,13 +139,25 @@ MODELS: dict[str, tuple[Model, tuple[str, ...]]] = {
         with_prior(lambda x: dist.ProjectedNormal(torch.ones(LATENTS))),
         ("support", "latent site 'z'", "another support"),
     ),
-    "two sites of one name": (two_sites_of_one_name, ("several sites named 'z'",)),
+    "two sites of one name": (
+        in_plate(lambda x: observe(pyro.sample("z", prior()) + pyro.sample("z", prior()), x)),
+        ("several sites named 'z'",),
+    ),
     "observed in another plate": (observed_in_another_plate, ("observed site 'x'", "plate 'rows'", "plate 'data'")),
     "observed outside": (observed_outside, ("observed site 'x'", "no plate", "plate 'data'")),
-    "nothing observed": (nothing_observed, ("nothing is observed inside plate 'data'", "obs=x")),
-    "obs_mask": (obs_mask, ("site 'x' has obs_mask=", "with pyro.poutine.mask(mask=mask)")),
+    "nothing observed": (
+        in_plate(lambda x: pyro.sample("z", prior())),
+        ("nothing is observed inside plate 'data'", "obs=x"),
+    ),
+    "obs_mask": (
+        in_plate(lambda x: observe(pyro.sample("z", prior()), x, obs_mask=x[:, 0] > 0)),
+        ("site 'x' has obs_mask=", "with pyro.poutine.mask(mask=mask)"),
+    ),
     "raises": (raises, ("failed on x of shape (40, 3) and torch.float32", "KeyError", "the user's own")),
-    "wrong shape": (wrong_shape, ("the model failed on x of shape (40, 3)", "site 'x'")),
+    "wrong shape": (
+        in_plate(lambda x: observe(pyro.sample("z", prior(FEATURES)), x)),
+        ("the model failed on x of shape (40, 3)", "site 'x'"),
+    ),
 }
 
 
