@@ -92,7 +92,7 @@ def _as_int(value: object) -> int | None:
         return None
     try:
         return int(value.__index__())
-    except TypeError:  # arrays and tensors have the method whatever they contain
+    except TypeError:  # arrays and tensors have the method, but it fails unless they hold one integer
         return None
 
 

@@ -1,4 +1,4 @@
-"""Observations ``x``: whatever the user has, as batches of the model's arguments; and ready data sets."""
+"""Observations ``x``: data in any accepted form as batches of the model's arguments; and ready-made data sets."""
 
 from amortvi.data.batch import Batch, Minibatch
 from amortvi.data.chunks import Chunk, iter_batches, iter_chunks, map_chunks

@@ -132,7 +132,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Minibatch:
-    """The observations of ``source`` at the positions ``rows``, ``(B,)``, or all of them; gathered by a compiled step."""
+    """The observations of ``source`` at the positions ``rows``, ``(B,)``, or all of them, not yet gathered."""
 
     source: Batch
     rows: Tensor | None = None

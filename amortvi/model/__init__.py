@@ -1,4 +1,4 @@
-"""The generative model ``p(x, z)``: any Pyro model, whose structure is read once; and a library of ready models."""
+"""The generative model ``p(x, z)``: any Pyro model, whose structure is read once; and a library of ready-made models."""
 
 from amortvi.model.latents import LatentSite, LatentVector
 from amortvi.model.model import Model, SiteLogProbs, log_jacobian, sum_per_observation, sum_sites

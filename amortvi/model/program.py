@@ -90,7 +90,7 @@ class Program(nn.Module):
                 self._is_running = False
 
     def _adopt(self) -> None:
-        """Take ownership of the parameters that ``pyro.param`` and ``pyro.module`` statements put into the store."""
+        """Take ownership of the parameters that ``pyro.param`` and ``pyro.module`` added to the store."""
         store = pyro.get_param_store()
         new = store.keys() - self._known
         own = {id(parameter) for parameter in self.parameters()} if new else set()

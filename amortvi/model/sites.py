@@ -95,7 +95,7 @@ class Site:
     def own_scale(self, plate: str) -> Any:
         """Return the scale of the site without that of the data plate.
 
-        The factor that a subsampled plate puts on a batch belongs to sums over the data, not to an observation.
+        A subsampled plate scales a batch up to the full data; this factor does not apply to single observations.
         """
         frame = self.frame(plate)
         if frame is not None and frame.full_size != frame.size:
