@@ -135,12 +135,11 @@ class Site:
         # Values that Pyro would broadcast over a plate, such as obs= without its dimension, are written out.
         return value.expand(observations, *layout.nested_shape, *value.shape[1 + len(layout.nested) :])
 
-    def observed_entries(self, plate: str, observations: int, like: Tensor) -> Tensor | None:
+    def observed_entries(self, plate: str, like: Tensor) -> Tensor | None:
         """Return a boolean tensor that marks the entries that are not masked, or ``None`` if nothing is masked.
 
         Args:
             plate: the data plate; the site must be inside it.
-            observations: ``B``, the number of observations of the run.
             like: the value in observation layout, ``(B, *nested, *event)``, whose shape is that of the result.
         """
         layout, batch_dims = self.layout(plate), len(self.distribution.batch_shape)

@@ -98,11 +98,11 @@ def test_observed_entries_combine_all_masks() -> None:
 
     x, rows = torch.zeros(B, 2), (torch.arange(B) > 0).unsqueeze(1)
     nodes = poutine.trace(run).get_trace(x).nodes
-    assert torch.equal(Site(nodes["x"]).observed_entries("data", B, x), seen & rows)
-    assert torch.equal(Site(nodes["y"]).observed_entries("data", B, x), rows.expand(B, 2))
+    assert torch.equal(Site(nodes["x"]).observed_entries("data", x), seen & rows)
+    assert torch.equal(Site(nodes["y"]).observed_entries("data", x), rows.expand(B, 2))
     found = sites()
-    assert found["z"].observed_entries("data", B, torch.zeros(B)) is None
-    assert torch.equal(found["x"].observed_entries("data", B, X), MASK)
+    assert found["z"].observed_entries("data", torch.zeros(B)) is None
+    assert torch.equal(found["x"].observed_entries("data", X), MASK)
 
 
 def test_layers_end_at_the_distribution_with_the_density() -> None:

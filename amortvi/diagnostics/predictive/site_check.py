@@ -42,7 +42,7 @@ def read_observed_sites(posterior: Posterior) -> list[ObservedSite]:
             value = site.by_observation(site.value, plate, size) if site.is_data else None
             if value is not None:
                 discrete[site.name] = bool(site.distribution.support.is_discrete)
-                observed = site.observed_entries(plate, size, value)
+                observed = site.observed_entries(plate, value)
                 values[site.name] = _masked(value, None if observed is None else ~observed)
         return values
 

@@ -93,7 +93,7 @@ def find_places(model: Model, example: Batch) -> dict[str, Places]:
         _check_unweighted(site, plate)
         ids = site.by_observation(tracker.ids(site.value), plate, size) if site.is_data else None
         if ids is not None:
-            observed = site.observed_entries(plate, size, ids)
+            observed = site.observed_entries(plate, ids)
             used = torch.ones_like(ids, dtype=torch.bool) if observed is None else observed
             found[site.name] = ids.reshape(size, -1), used.reshape(size, -1)
 

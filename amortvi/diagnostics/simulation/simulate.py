@@ -171,7 +171,7 @@ def _simulate_into(
             visit(site)
         if site.name in places:
             value = _rows(model, site, batch.size)
-            places[site.name].write(batch, value, site.observed_entries(model.structure.plate, batch.size, value))
+            places[site.name].write(batch, value, site.observed_entries(model.structure.plate, value))
 
     return model.run(batch, draw_data=True, visit=write)
 
@@ -191,7 +191,7 @@ def _check_reproducible(model: Model, places: Mapping[str, Places], batch: Batch
         before, log_prob = drawn[site.name]
         if site.is_data:
             expected, read = _rows(model, before, batch.size), _rows(model, site, batch.size)
-            observed = site.observed_entries(plate, batch.size, read)
+            observed = site.observed_entries(plate, read)
             same = torch.isclose(read.to(expected.dtype), expected, rtol=1e-4, atol=1e-4)
             if not bool((same if observed is None else same | ~observed).all()):
                 raise ModelError(
