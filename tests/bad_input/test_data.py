@@ -1,7 +1,7 @@
 """Observations that cannot be used: what they are, where they are, and what to do about it."""
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -9,15 +9,8 @@ import pandas as pd
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.data import (
-    BatchSampler,
-    DataLoader,
-    IterableDataset,
-    RandomSampler,
-    SubsetRandomSampler,
-    TensorDataset,
-    WeightedRandomSampler,
-)
+from torch.utils import data as torch_data
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import amortvi as avi
 from amortvi.errors import AmortviError, DataError, EncoderError, ModelError, NotFittedError, OptionError
@@ -35,22 +28,13 @@ from tests.bad_input.helpers import (
     state_of,
 )
 
-NOT_FINITE: dict[str, Callable[[Tensor], Any]] = {
-    "tensor": lambda x: x,
-    "numpy": lambda x: x.numpy(),
-    "frame": lambda x: pd.DataFrame(x.numpy().astype(np.float64)),
-    "tensor data set": TensorDataset,
-    "data set": Rows,
-    "loader": lambda x: DataLoader(TensorDataset(x), batch_size=5),
-}
 
-
-@pytest.mark.parametrize("form", NOT_FINITE)
-def test_number_and_position_of_values_that_are_not_finite(form: str, fitted: avi.AmortizedVI) -> None:
-    facts: tuple[str, ...] = ("x has 2 NaN and 1 infinite values", "[7, 1]", "2 rows (7, 9)", "Drop", "poutine.mask")
-    if form in ("data set", "loader"):  # read batch by batch; fit shuffles a data set, so no row can be named
-        facts = ("x has", "NaN", "infinite", "row", "Drop", "poutine.mask")
-    refused_by_fit(fitted, NOT_FINITE[form](not_finite()), DataError, *facts)
+def test_number_and_position_of_values_that_are_not_finite(fitted: avi.AmortizedVI) -> None:
+    x, facts = not_finite(), ("x has 2 NaN and 1 infinite values", "[7, 1]", "2 rows (7, 9)", "Drop", "poutine.mask")
+    for form in (x, x.numpy(), pd.DataFrame(x.double().numpy()), TensorDataset(x)):
+        refused_by_fit(fitted, form, DataError, *facts)
+    for stream in (Rows(x), DataLoader(TensorDataset(x), batch_size=5)):
+        refused_by_fit(fitted, stream, DataError, "x has", "NaN", "infinite", "row", "Drop", "poutine.mask")
 
 
 def test_position_in_a_later_batch_of_a_loader(fitted: avi.AmortizedVI) -> None:
@@ -174,9 +158,9 @@ def test_a_source_that_can_be_read_only_once(fitted: avi.AmortizedVI) -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        {"sampler": SubsetRandomSampler(range(5))},
-        {"sampler": WeightedRandomSampler([1.0] * ROWS, ROWS)},
-        {"batch_sampler": BatchSampler(RandomSampler(range(ROWS)), 5, drop_last=False)},
+        {"sampler": torch_data.SubsetRandomSampler(range(5))},
+        {"sampler": torch_data.WeightedRandomSampler([1.0] * ROWS, ROWS)},
+        {"batch_sampler": torch_data.BatchSampler(torch_data.RandomSampler(data()), 5, False)},
     ],
     ids=["subset", "weighted", "batches"],
 )

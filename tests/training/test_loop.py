@@ -4,14 +4,12 @@ import copy
 import math
 
 import numpy as np
-import pyro
 import pytest
 import torch
-from pyro import distributions as dist
 from torch import nn
 
 import amortvi as avi
-from amortvi.errors import NonFiniteError, OptionError
+from amortvi.errors import OptionError
 from tests.training.problem import X, make_vi, parameters
 
 
@@ -130,27 +128,6 @@ def test_ctrl_c_ends_the_fit_and_keeps_what_was_learned() -> None:
     assert np.isfinite(vi.evaluate(X)["elbo"]).all()
     vi.fit(X, epochs=1, progress=False)
     assert list(vi.history.index) == [1, 2, 3]
-
-
-def test_non_finite_loss_keeps_the_last_good_parameters() -> None:
-    runs_left = math.inf
-
-    def model(x: torch.Tensor) -> None:
-        nonlocal runs_left
-        runs_left -= 1
-        shift = 0.0 if runs_left >= 0 else math.nan
-        weight = pyro.param("weight", torch.ones(3))
-        with pyro.plate("data", x.shape[0]):
-            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
-            pyro.sample("x", dist.Normal(z.sum(-1, keepdim=True) * weight + shift, 1.0).to_event(1), obs=x)
-
-    vi = avi.AmortizedVI(model, avi.encoders.MLP(3, [8])).fit(X, epochs=2, seed=0, progress=False)
-    good = parameters(vi)
-    runs_left = 2  # one run checks the data before the first epoch
-    with pytest.raises(NonFiniteError, match=r"epoch 3, step 2: .*'x' is not finite for 128 of 128.*before epoch 3"):
-        vi.fit(X, epochs=5, seed=0, progress=False)
-    assert len(vi.history) == 2
-    assert torch.equal(parameters(vi), good)
 
 
 def test_progress_bar_is_optional(capfd: pytest.CaptureFixture[str]) -> None:
