@@ -31,10 +31,9 @@ def _bounds(model: Model, weighted: WeightedDraws) -> dict[str, Tensor]:
     # is therefore a better estimate of the ELBO than one with the exact KL, which only splits the ELBO into its parts.
     elbo, exact_kl = log_weight.mean(0), closed_form_kl(model, weighted.posterior)
     kl = weighted.log_ratio.mean(0) if exact_kl is None else exact_kl.cpu().double()
-    spread = log_weight.std(0) if particles > 1 else torch.full_like(elbo, math.nan)
     return {
         "elbo": elbo,
-        "elbo_se": spread / math.sqrt(particles),
+        "elbo_se": log_weight.std(0) / math.sqrt(particles) if particles > 1 else torch.full_like(elbo, math.nan),
         "reconstruction": elbo + kl,
         "kl": kl,
         "iwae": torch.logsumexp(log_weight, dim=0) - math.log(particles),

@@ -1,5 +1,6 @@
 """Fits with each objective to a model whose posterior is known in closed form."""
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -17,17 +18,14 @@ X = MODEL.simulate(400, seed=0)
 NOISE = MODEL.scale.square()
 
 
-def _decay(optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
-    return torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.95)
-
-
 def fitted(objective: Objective, **options: Any) -> avi.AmortizedVI:
     """Return an estimator whose encoder is linear, and so can represent the exact posterior."""
     encoder = nn.Linear(3, 5, dtype=torch.float64)
     nn.init.zeros_(encoder.weight)
     nn.init.zeros_(encoder.bias)
     vi = avi.AmortizedVI(MODEL, encoder, FullCovariance(head=False), freeze_model=True)
-    default = {"epochs": 80, "lr": 0.1, "lr_schedule": _decay, "batch_size": 100, "seed": 0, "progress": False}
+    decay = partial(torch.optim.lr_scheduler.ExponentialLR, gamma=0.95)
+    default = {"epochs": 80, "lr": 0.1, "lr_schedule": decay, "batch_size": 100, "seed": 0, "progress": False}
     return vi.fit(X, objective=objective, **{**default, **options})
 
 

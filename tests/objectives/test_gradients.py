@@ -17,7 +17,7 @@ from amortvi.objectives import ELBO, IWAE, Objective, Renyi
 from amortvi.objectives.gradients import stop_score_gradient
 from amortvi.posterior import AmortizedGuide, LogWeights
 from tests.any_models import CASES, Case
-from tests.exact import linear_gaussian, solved
+from tests.exact import Fixed, linear_gaussian, solved
 from tests.objectives.problems import PROBLEMS, Problem, estimate
 
 ROWS = 100_000
@@ -209,18 +209,7 @@ def _row_gradients(case: Case, objective: Objective, seed: int, rows: int = 10_0
     parameters = 0.3 * torch.randn(probe.family.num_parameters, dtype=torch.float64, generator=generator)
     # Narrow, so that no exponential of a draw dominates a mean.
     parameters[probe.latents.dim : 2 * probe.latents.dim] -= 1.5
-    encoder = _Rows(parameters, rows)
+    encoder = Fixed(parameters.repeat(rows, 1))
     guide = AmortizedGuide(program, encoder, FullCovariance(head=False)).setup(*args)
     loss = estimate(objective, guide, *args, seed=seed).loss(rows)
-    return torch.autograd.grad(-rows * loss, encoder.rows)[0]
-
-
-class _Rows(nn.Module):
-    """Returns separate parameters for each observation, all with the same values."""
-
-    def __init__(self, parameters: Tensor, rows: int) -> None:
-        super().__init__()
-        self.rows = nn.Parameter(parameters.repeat(rows, 1))
-
-    def forward(self, *inputs: Tensor) -> Tensor:
-        return self.rows[: inputs[0].shape[0]]
+    return torch.autograd.grad(-rows * loss, encoder.parameters_)[0]

@@ -4,7 +4,9 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import Distribution, Independent, Laplace
 
+from amortvi.families import ParametricFamily
 from tests.exact import linear_gaussian
 
 MODEL = linear_gaussian()
@@ -35,3 +37,15 @@ class LogNormal(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.stack([((x + self.a) / self.b).log(), self.log_scale.expand_as(x)], dim=-1)
+
+
+class Laplaces(ParametricFamily):
+    """Independent Laplace distributions, which are not transformations of normal noise."""
+
+    @property
+    def num_parameters(self) -> int:
+        return 2 * self.dim
+
+    def distribution(self, parameters: Tensor) -> Distribution:
+        loc, log_scale = parameters.chunk(2, dim=-1)
+        return Independent(Laplace(loc, log_scale.exp()), 1)

@@ -22,26 +22,12 @@ def network(encoder: Any = None) -> InferenceNetwork:
     return InferenceNetwork(encoder or MLP(3, [4]), Diagonal().setup(2, 4), "diagonal")
 
 
-def test_posteriors_are_those_of_the_context() -> None:
-    net, batch = network(), Batch((X,))
-    q = net(batch)
+def test_posteriors_are_those_of_the_context_which_can_be_given() -> None:
+    net, context = network(), torch.randn(7, 4)
+    q = net(Batch((X,)))
     assert (q.batch_shape, q.event_shape) == ((7,), (2,))
     torch.testing.assert_close(q.mean, net.family(net.encoder(X)).mean)
-
-
-def test_a_given_context_replaces_the_encoder() -> None:
-    net, context = network(), torch.randn(7, 4)
-    batch = Batch((X,), context=context)
-    assert net.context(batch) is context
-    torch.testing.assert_close(net(batch).mean, net.family(context).mean)
-
-
-def test_arguments_are_passed_by_position_and_name() -> None:
-    class Named(nn.Module):
-        def forward(self, x: torch.Tensor, *, y: torch.Tensor) -> torch.Tensor:
-            return torch.cat([x, y.unsqueeze(-1)], dim=-1)
-
-    assert network(Named()).context(Batch((X,), {"y": torch.zeros(7)})).shape == (7, 4)
+    torch.testing.assert_close(net(Batch((X,), context=context)).mean, net.family(context).mean)
 
 
 def test_frozen_copies_are_independent() -> None:

@@ -10,7 +10,7 @@ from amortvi.families import FullCovariance, ParametricFamily
 from amortvi.model import Model
 from amortvi.posterior.refinement.bound import Noise, ObservationELBO, matched_noise
 from tests.exact import linear_gaussian, solved
-from tests.posterior.refinement.laplaces import Laplaces
+from tests.posterior.problem import Laplaces
 from tests.properties import PROPERTY
 
 DOUBLE = torch.float64

@@ -1,14 +1,11 @@
 """Refinement: each observation reaches the best posterior of a family, whatever the encoder returned."""
 
 import pickle
-import warnings
-from collections.abc import Iterator
 from typing import Any
 
 import pandas as pd
 import pytest
 import torch
-from torch.distributions import Distribution, Independent, Normal
 from torch.utils.data import Dataset
 
 import amortvi as avi
@@ -17,7 +14,7 @@ from amortvi.posterior import Posterior
 from tests.any_models import CASES
 from tests.any_models.estimators import make_vi
 from tests.exact import linear_gaussian, solved
-from tests.posterior.refinement.laplaces import Laplaces
+from tests.posterior.problem import Laplaces
 
 DOUBLE = torch.float64
 MODEL = linear_gaussian(4, 6)
@@ -29,13 +26,6 @@ def vi() -> avi.AmortizedVI:
     """An estimator with an untrained encoder, far from the exact posterior."""
     torch.manual_seed(0)
     return avi.AmortizedVI(MODEL, avi.encoders.MLP(6, [4]).double(), "diagonal", freeze_model=True).setup(X, seed=0)
-
-
-@pytest.fixture
-def ignore_unconverged() -> Iterator[None]:
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "refine: .* did not converge", AmortviWarning)
-        yield
 
 
 def gap_of(posterior: Posterior) -> torch.Tensor:
@@ -60,14 +50,7 @@ def test_low_rank_lies_between_diagonal_and_full(vi: avi.AmortizedVI) -> None:
     assert gap_of(vi.refine(X, avi.families.LowRank(rank=2))).mean() < MODEL.diagonal_gap()
 
 
-def test_an_exact_posterior_is_unchanged() -> None:
-    exact = solved(MODEL)
-    refined = exact.refine(X)
-    torch.testing.assert_close(refined.mean["z"], exact.posterior(X).mean["z"], rtol=0, atol=1e-3)
-    torch.testing.assert_close(refined.covariance, exact.posterior(X).covariance, rtol=0, atol=1e-3)
-
-
-@pytest.mark.usefixtures("ignore_unconverged")
+@pytest.mark.filterwarnings("ignore:refine")
 @pytest.mark.parametrize("method", ["lbfgs", "adam"])
 def test_a_family_without_normal_noise(method: Any) -> None:
     """Refined with all observations or with a few, on any noise, the ELBO is the same up to the error of fixed noise."""
@@ -82,7 +65,7 @@ def test_a_family_without_normal_noise(method: Any) -> None:
     assert found["elbo"].mean() > vi.evaluate(X[:8], particles=500, seed=0)["elbo"].mean() + 1
 
 
-@pytest.mark.usefixtures("ignore_unconverged")
+@pytest.mark.filterwarnings("ignore:refine")
 @pytest.mark.parametrize("name", CASES)
 def test_any_model_gains_and_no_observation_loses(name: str) -> None:
     x = CASES[name].x
@@ -110,7 +93,6 @@ def test_data_that_change_at_each_reading_are_read_once() -> None:
 def test_a_refined_posterior_is_like_any_other(vi: avi.AmortizedVI) -> None:
     frame = pd.DataFrame(X.numpy(), index=[f"row {i}" for i in range(len(X))])
     refined = vi.refine(frame.iloc[:5], "full")
-    assert repr(refined) == "Posterior(FullCovariance, 5 observations, z: (4,))"
     assert refined.label == "full"
     assert list(refined.to_frame().index.get_level_values(0).unique()) == list(frame.index[:5])
     chosen = refined.select([4, 0])
@@ -149,16 +131,8 @@ def test_observations_that_did_not_converge_are_reported(vi: avi.AmortizedVI) ->
     assert caught[0].filename == __file__
 
 
-def test_families_that_cannot_start_near_a_gaussian_are_refused(vi: avi.AmortizedVI) -> None:
-    class Own(avi.families.ParametricFamily):
-        @property
-        def num_parameters(self) -> int:
-            return self.dim
-
-        def distribution(self, parameters: torch.Tensor) -> Distribution:
-            return Independent(Normal(parameters, 1.0), 1)
-
+def test_unusable_families_are_refused(vi: avi.AmortizedVI) -> None:
     with pytest.raises(FamilyError, match="implement parameters_near"):
-        vi.refine(X, Own)
+        vi.refine(X, Laplaces)
     with pytest.raises(FamilyError, match="family must be one of"):
         vi.refine(X, "fulll")
