@@ -7,8 +7,7 @@ from pyro import distributions as dist
 from torch import Tensor
 
 ROWS, FEATURES, LATENTS = 12, 3, 2
-FULL = 30
-"""The size of the data set that a subsampled plate declares."""
+FULL = 30  # the size of the data set that a subsampled plate declares
 
 
 def standard(dim: int = LATENTS) -> Any:

@@ -43,9 +43,8 @@ def one_on_another(x: Tensor) -> None:
     with pyro.plate("data", x.shape[0]):
         top = pyro.sample("top", dist.Normal(0.0, 1.0))
         scale = pyro.sample("spread", dist.LogNormal(top, 0.3))
-        z = pyro.sample(
-            "z", dist.Normal(top.unsqueeze(-1).expand((*top.shape, LATENTS)), scale.unsqueeze(-1)).to_event(1)
-        )
+        loc = top.unsqueeze(-1).expand((*top.shape, LATENTS))
+        z = pyro.sample("z", dist.Normal(loc, scale.unsqueeze(-1)).to_event(1))
         pyro.sample("x", dist.Normal(padded(z), 0.5).to_event(1), obs=x)
 
 

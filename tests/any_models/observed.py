@@ -41,8 +41,7 @@ def with_factor(x: Tensor) -> None:
 
 def with_factor_alone(x: Tensor) -> None:
     with pyro.plate("data", x.shape[0]):
-        z = pyro.sample("z", standard())
-        pyro.factor("likelihood", -((x - padded(z)) ** 2).sum(-1))
+        pyro.factor("likelihood", -((x - padded(pyro.sample("z", standard()))) ** 2).sum(-1))
 
 
 def with_deterministic(x: Tensor) -> None:

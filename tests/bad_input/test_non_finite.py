@@ -3,6 +3,7 @@
 from typing import Any
 
 import pyro
+import pytest
 import torch
 from pyro import distributions as dist
 from torch import Tensor, nn
@@ -25,21 +26,14 @@ def test_the_last_good_epoch_remains() -> None:
     assert vi.history["elbo"].notna().all()
 
 
-def test_a_first_fit_that_diverges_leaves_the_estimator_usable() -> None:
-    vi = estimator()
-    with refused(NonFiniteError, "before epoch 1"):
-        fit(vi, data(), batch_size=5, lr=1e30)
-    assert torch.isfinite(vi.posterior(data()).mean["z"]).all()
-    fit(vi, data())
-    assert list(vi.history.index) == [1]
-
-
-def test_the_optimizer_forgets_huge_gradients() -> None:
+@pytest.mark.parametrize("epoch", [1, 2])
+def test_the_optimizer_forgets_huge_gradients(epoch: int) -> None:
     """With these in its running averages, Adam would stand still."""
-    vi = fit(estimator(), data())
-    with refused(NonFiniteError, "epoch 2, step", "before epoch 2", "smaller lr", vi=vi):
+    vi = estimator() if epoch == 1 else fit(estimator(), data())
+    unchanged = None if epoch == 1 else vi
+    with refused(NonFiniteError, f"epoch {epoch}, step", f"before epoch {epoch}", "smaller lr", vi=unchanged):
         fit(vi, data(), epochs=20, batch_size=5, lr=1e30)
-    fit(vi, data(), epochs=30, batch_size=5, lr=0.02)
+    fit(vi, data(), epochs=60, batch_size=5, lr=0.02)
     assert vi.history["elbo"].iloc[-5:].mean() > vi.history["elbo"].iloc[0] + 1
 
 

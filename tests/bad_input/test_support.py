@@ -35,11 +35,7 @@ def test_data_outside_the_support_of_the_likelihood(value: float) -> None:
             fit(estimator(poisson), x)
     vi = estimator(poisson).setup(counts(1.0), seed=0)
     calls: list[Callable[[Tensor], Any]] = [
-        lambda x: fit(vi, x),
-        lambda x: fit(vi, counts(1.0), validation_data=x),
-        lambda x: vi.evaluate(x, particles=2, seed=0),
-        lambda x: vi.to_arviz(x, 2, prior_draws=0, seed=0),
-        lambda x: vi.refine(x),
+        *[lambda x: fit(vi, x), lambda x: fit(vi, counts(1.0), validation_data=x), vi.evaluate, vi.to_arviz, vi.refine],
         lambda x: vi.posterior(x).sample(2, resample=True, seed=0),
     ]
     for call in calls:
