@@ -97,7 +97,7 @@ def _caller(frame: FrameType | None) -> tuple[str, str]:
 OTHER_OPTIONS = "the options of the optimizer changed"
 
 _PERTURBATION = 0.9375
-"""The factor applied to a float to detect whether the graph depends on its value; below one, so that a probability stays valid."""
+"""The factor applied to a float to detect whether the graph depends on its value; below one, in case it is a probability."""
 
 
 @dataclass(frozen=True)

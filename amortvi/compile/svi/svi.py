@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 import pyro.infer
+from pyro.infer import JitTrace_ELBO, JitTraceEnum_ELBO, JitTraceGraph_ELBO, JitTraceMeanField_ELBO
 from pyro.infer.elbo import ELBO
 from pyro.optim import PyroOptim
 from torch.optim import Optimizer
@@ -134,12 +135,7 @@ class SVI(pyro.infer.SVI):
         return StepDefinition(self.model, self.guide, self.optim, self.loss_and_grads, options)
 
 
-_JIT: tuple[Any, ...] = (
-    pyro.infer.JitTrace_ELBO,
-    pyro.infer.JitTraceEnum_ELBO,
-    pyro.infer.JitTraceGraph_ELBO,
-    pyro.infer.JitTraceMeanField_ELBO,
-)
+_JIT: tuple[Any, ...] = (JitTrace_ELBO, JitTraceEnum_ELBO, JitTraceGraph_ELBO, JitTraceMeanField_ELBO)
 
 
 def _without_jit(loss: Any) -> Callable[..., Any]:

@@ -71,9 +71,11 @@ class TorchOptim(PyroOptim):
 
 def can_be_recorded(optim: PyroOptim, parameters: Sequence[Tensor]) -> bool:
     """Return whether the updates of ``parameters`` can be part of a graph."""
-    is_supported = type(optim) in (PyroOptim, PyroLRScheduler, TorchOptim)
     hooks = torch_optimizers._global_optimizer_pre_hooks or torch_optimizers._global_optimizer_post_hooks
-    return is_supported and not hooks and all(map(_is_recordable, _optimizers(optim, parameters)))
+    if hooks or type(optim) not in (PyroOptim, PyroLRScheduler, TorchOptim):
+        return False
+    found = _optimizers(optim, parameters)
+    return all(is_recordable(each) and all(group["params"] for group in each.param_groups) for each in found)
 
 
 def own_parameters(optim: PyroOptim) -> list[Tensor]:
@@ -84,10 +86,6 @@ def own_parameters(optim: PyroOptim) -> list[Tensor]:
 def has_state_for(optim: PyroOptim, parameters: Iterable[Tensor]) -> bool:
     """Return whether an optimizer has already updated every parameter; the first update creates its state."""
     return isinstance(optim, TorchOptim) or all(parameter in optim.optim_objs for parameter in parameters)
-
-
-def _is_recordable(optimizer: Optimizer) -> bool:
-    return is_recordable(optimizer) and all(group["params"] for group in optimizer.param_groups)
 
 
 def _optimizers(optim: PyroOptim, parameters: Sequence[Tensor]) -> list[Optimizer]:
