@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from amortvi._util.chunks import Gathered, rows_at_once, spans
+from amortvi._util.memory import Gathered, rows_at_once, spans
 from amortvi._util.random import random_state
 from amortvi.data.batch import Batch
 from amortvi.data.observations import Observations

@@ -16,7 +16,7 @@ import math
 import torch
 from torch import Tensor
 
-from amortvi._util.chunks import spans
+from amortvi._util.memory import spans
 
 __all__ = ["fit", "quantiles", "scratch"]
 

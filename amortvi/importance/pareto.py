@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from amortvi._util.checks import positive_int
-from amortvi._util.chunks import spans
+from amortvi._util.memory import spans
 from amortvi.importance import generalized_pareto
 from amortvi.importance.weights import check_largest, checked
 

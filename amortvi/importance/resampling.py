@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from amortvi._util.checks import positive_int
-from amortvi._util.chunks import rows_at_once, spans
+from amortvi._util.memory import rows_at_once, spans
 from amortvi._util.random import random_state
 from amortvi.errors import DataError, OptionError
 from amortvi.importance.weights import check_largest, checked

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from amortvi._util.chunks import rows_at_once, spans
+from amortvi._util.memory import rows_at_once, spans
 from amortvi.errors import DataError
 
 __all__ = ["check_largest", "checked", "effective_sample_size"]

@@ -12,7 +12,7 @@ import pyro
 import torch
 from torch import Tensor, nn
 
-from amortvi._util.chunks import Gathered, spans
+from amortvi._util.memory import Gathered, spans
 from amortvi._util.modes import evaluation_mode
 from amortvi._util.random import random_state
 from amortvi.data import Batch
@@ -102,11 +102,6 @@ class Model(nn.Module):
         if self._structure is None:
             raise NotFittedError("the structure of the model is read from data: call fit or setup first.")
         return self._structure
-
-    @property
-    def is_set_up(self) -> bool:
-        """Whether the structure is known."""
-        return self._structure is not None
 
     @property
     def latents(self) -> LatentVector:

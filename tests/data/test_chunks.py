@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader, TensorDataset
 
-from amortvi._util import chunks
+from amortvi._util import memory
 from amortvi.data import Batch, Chunk, as_observations, iter_batches, iter_chunks, map_chunks
 from amortvi.data.chunks import measure_width
 from tests.properties import PROPERTY
@@ -39,7 +39,7 @@ def test_results_do_not_depend_on_chunks(size: int, draws: int, limit: int, batc
         return double(chunk)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(chunks, "NUMBERS_AT_ONCE", limit)
+        patch.setattr(memory, "NUMBERS_AT_ONCE", limit)
         found = map_chunks(source, compute, device=CPU, draws=draws, observation_dim=1, probe=double)
     assert torch.equal(found["doubled"], (2 * x).expand(draws, size, 1))
     assert found["row"].tolist() == [list(range(size))]
@@ -51,7 +51,7 @@ def test_results_do_not_depend_on_chunks(size: int, draws: int, limit: int, batc
 
 
 def test_all_draws_of_few_observations_come_before_few_draws_of_many(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chunks, "NUMBERS_AT_ONCE", 12 * WIDTH)
+    monkeypatch.setattr(memory, "NUMBERS_AT_ONCE", 12 * WIDTH)
     x = as_observations(torch.zeros(10, 1), torch.float32)
     for draws, sizes in ((1, {(10, 1)}), (4, {(3, 4), (1, 4)}), (100, {(1, 12)})):
         found = iter_chunks(x, double, device=CPU, draws=draws)

@@ -3,6 +3,7 @@
 import gzip
 import os
 import struct
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from amortvi.data.datasets import digits, mnist
-from amortvi.errors import DataError
+from amortvi.errors import DataError, MissingDependencyError
 
 
 def test_the_split_of_the_digits_is_disjoint_and_complete() -> None:
@@ -24,6 +25,12 @@ def test_the_split_of_the_digits_is_disjoint_and_complete() -> None:
     given = np.column_stack([bunch.data / 16, bunch.target]).tolist()
     parts = (found.x_train, found.labels_train), (found.x_test, found.labels_test)
     assert sorted(given) == sorted(row for x, labels in parts for row in torch.column_stack([x, labels]).tolist())
+
+
+def test_digits_need_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    with pytest.raises(MissingDependencyError, match=r"digits data needs sklearn.*amortvi\[examples\]"):
+        digits()
 
 
 def test_the_split_of_the_digits_depends_on_the_seed_alone() -> None:

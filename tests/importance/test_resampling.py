@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from amortvi._util import chunks
+from amortvi._util import memory
 from amortvi.errors import DataError, OptionError
 from amortvi.importance import resample
 
@@ -47,7 +47,7 @@ def test_a_seed_reproduces_the_choice() -> None:
 
 def test_results_do_not_depend_on_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     log_weights = torch.log(torch.eye(8) + 1e-30)
-    monkeypatch.setattr(chunks, "NUMBERS_AT_ONCE", 40)
+    monkeypatch.setattr(memory, "NUMBERS_AT_ONCE", 40)
     assert torch.equal(resample(log_weights, 4, seed=0), torch.arange(8).expand(4, 8))
     log_weights[:, 6] = -torch.inf
     with pytest.raises(DataError, match="observation 6 has none"):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from amortvi._util import chunks
+from amortvi._util import memory
 from amortvi.errors import DataError
 from amortvi.importance import effective_sample_size
 
@@ -24,7 +24,7 @@ def test_a_constant_factor_changes_nothing_and_never_overflows() -> None:
 def test_does_not_depend_on_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     log_weights = torch.randn(20, 9, generator=torch.Generator().manual_seed(0))
     whole = effective_sample_size(log_weights)
-    monkeypatch.setattr(chunks, "NUMBERS_AT_ONCE", 40)
+    monkeypatch.setattr(memory, "NUMBERS_AT_ONCE", 40)
     torch.testing.assert_close(effective_sample_size(log_weights), whole, rtol=1e-12, atol=0)
     log_weights[2, 7] = torch.nan
     with pytest.raises(DataError, match="observation 7 has nan"):

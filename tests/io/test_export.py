@@ -9,7 +9,7 @@ from pyro import distributions as dist
 from torch.utils.data import DataLoader, TensorDataset
 
 import amortvi as avi
-from amortvi._util import chunks
+from amortvi._util import memory
 from tests.arviz_versions import IS_OLD, groups
 from tests.io.exports import DRAWS, EVIDENCE, EXACT, PLATES, PRIOR_DRAWS, X
 
@@ -100,7 +100,7 @@ def test_predictions_follow_the_draws(exact):
 
 @pytest.mark.parametrize("numbers", [64, 1000])
 def test_chunks_of_any_size(exact, numbers, monkeypatch):
-    monkeypatch.setattr(chunks, "NUMBERS_AT_ONCE", numbers)
+    monkeypatch.setattr(memory, "NUMBERS_AT_ONCE", numbers)
     found = groups(exact.vi.to_arviz(X, draws=20, prior_draws=7, seed=0))
     np.testing.assert_allclose(found["sample_stats"]["log_weight"][0], np.broadcast_to(EVIDENCE, (20, 30)), atol=1e-6)
     check_noise(found, "posterior", "posterior_predictive")

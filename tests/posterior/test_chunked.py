@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 import amortvi as avi
-from amortvi._util import chunks
+from amortvi._util import memory
 from amortvi.data import Batch, Chunk, TensorObservations
 from amortvi.errors import DataError
 from amortvi.posterior import Posterior
@@ -59,7 +59,7 @@ def posterior(exact: avi.AmortizedVI) -> Posterior:
 def test_results_depend_neither_on_the_source_nor_on_chunks(
     exact: avi.AmortizedVI, source: str, limit: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(chunks, "NUMBERS_AT_ONCE", limit)
+    monkeypatch.setattr(memory, "NUMBERS_AT_ONCE", limit)
     found, std, draws = exact.posterior(SOURCES[source]), EXACT.variance.sqrt(), 40
     assert len(found) == 50
     assert torch.equal(found.first().args[0], X[:1])

@@ -12,7 +12,7 @@ from pyro import distributions as dist
 from torch import nn
 
 import amortvi as avi
-from amortvi._util import chunks
+from amortvi._util import memory
 from amortvi.families import kl_to_standard_normal
 from tests.exact import hand_set
 from tests.posterior.problem import EVIDENCE, EXACT, MODEL, WIDEN, LogNormal, X, assert_gaussian
@@ -60,7 +60,7 @@ def test_standard_errors_cover_the_true_elbo(wide: avi.AmortizedVI) -> None:
 
 @pytest.mark.parametrize("limit", [200, 2**22])
 def test_bounds_are_the_sum_of_their_parts(wide: avi.AmortizedVI, limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chunks, "NUMBERS_AT_ONCE", limit)
+    monkeypatch.setattr(memory, "NUMBERS_AT_ONCE", limit)
     table = wide.evaluate(X, particles=20, seed=0)
     np.testing.assert_allclose(table["reconstruction"] - table["kl"], table["elbo"])
     q = wide.guide.get_posterior(X)
@@ -97,7 +97,7 @@ def test_predictions_have_the_exact_moments(
     exact: avi.AmortizedVI, limit: int, draws: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A new x is Gaussian, with mean W m + b and covariance W S W' + s^2 I, in chunks of any size."""
-    monkeypatch.setattr(chunks, "NUMBERS_AT_ONCE", limit)
+    monkeypatch.setattr(memory, "NUMBERS_AT_ONCE", limit)
     drawn = exact.predict(X[:12], draws=draws, seed=0)
     noise = MODEL.scale**2 * torch.eye(5, dtype=torch.float64)
     covariance = MODEL.W @ EXACT.covariance_matrix[:12] @ MODEL.W.mT + noise
@@ -130,7 +130,7 @@ def test_the_widest_layer_limits_a_chunk(monkeypatch: pytest.MonkeyPatch) -> Non
     x = torch.randn(60, 3)
     model = avi.models.VAE(Wide("decoder", 2, 3), 2, "normal")
     vi = avi.AmortizedVI(model, Wide("encoder", 3, 4), "full").setup(x, seed=0)
-    monkeypatch.setattr(chunks, "NUMBERS_AT_ONCE", 50_000)
+    monkeypatch.setattr(memory, "NUMBERS_AT_ONCE", 50_000)
     for name, work in (
         ("encoder", lambda: vi.posterior(x).mean),
         ("decoder", lambda: vi.predict(x, draws=20, seed=0)),
@@ -155,7 +155,7 @@ def covariate_model(t: torch.Tensor, y: torch.Tensor) -> None:
 def test_each_observation_keeps_its_covariates(limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
     t = torch.arange(6.0)
     vi = avi.AmortizedVI(covariate_model, avi.encoders.MLP(2, [4])).setup((t, 10 * t), seed=0)
-    monkeypatch.setattr(chunks, "NUMBERS_AT_ONCE", limit)
+    monkeypatch.setattr(memory, "NUMBERS_AT_ONCE", limit)
     for data in ((t, 10 * t), (t + 100, 10 * t)):
         drawn, latent = vi.predict(data, draws=50, seed=0), vi.posterior(data)
         assert set(drawn) == {"mean", "y"}

@@ -9,7 +9,7 @@ from pyro import distributions as dist
 from torch import Tensor
 
 import amortvi as avi
-from amortvi._util import chunks
+from amortvi._util import memory
 from amortvi.errors import AmortviWarning, NonFiniteError
 from amortvi.posterior.importance_sampling import WeightedDraws, check_proposals
 from tests.any_models import CASES
@@ -36,7 +36,7 @@ def test_resampling_recovers_the_exact_posterior(shift: float, limit: int, monke
     vi = solved(MODEL, widen=WIDEN)
     with torch.no_grad():
         vi.encoder.bias[:3] += shift * EXACT.variance[0].sqrt()
-    monkeypatch.setattr(chunks, "NUMBERS_AT_ONCE", limit)
+    monkeypatch.setattr(memory, "NUMBERS_AT_ONCE", limit)
     posterior = vi.posterior(X)
     of_mean, of_second = errors(posterior.sample(300, seed=0)["z"])
     assert of_second.diagonal().min() > 30  # the errors to correct
@@ -111,7 +111,7 @@ def test_importance_sampling_passes_weighted_draws_of_each_chunk(
         torch.testing.assert_close(weighted.log_weight, log_joint - weighted.posterior.log_prob(weighted.vector))
         return {"weight": weighted.log_weight.exp().mean(0)}
 
-    monkeypatch.setattr(chunks, "NUMBERS_AT_ONCE", 5000)
+    monkeypatch.setattr(memory, "NUMBERS_AT_ONCE", 5000)
     found = posterior.importance_sample(50, reduce, keep_draws=True)["weight"]
     assert rows == list(range(200))
     assert found.shape == (200,)

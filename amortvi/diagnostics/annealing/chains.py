@@ -29,7 +29,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from amortvi._util.checks import positive_int
-from amortvi._util.chunks import spans
+from amortvi._util.memory import spans
 from amortvi.diagnostics.annealing.path import Start, evaluate_point, hmc_move
 from amortvi.errors import OptionError
 

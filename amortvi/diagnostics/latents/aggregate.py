@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from amortvi._util.chunks import spans
+from amortvi._util.memory import spans
 from amortvi.data import Chunk
 from amortvi.model import PriorRuns
 from amortvi.posterior import Posterior

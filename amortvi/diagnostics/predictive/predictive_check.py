@@ -28,8 +28,8 @@ from typing import Any, Literal, TypeAlias, get_args
 from torch import Tensor
 
 from amortvi._util.checks import positive_int, probability
-from amortvi._util.chunks import rows_at_once, spans
 from amortvi._util.lazy import pandas as pd
+from amortvi._util.memory import rows_at_once, spans
 from amortvi._util.random import random_state
 from amortvi.diagnostics.predictive.site_check import CheckedStatistic, SiteCheck, read_observed_sites
 from amortvi.diagnostics.predictive.statistics import Statistics, choose

@@ -16,8 +16,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from amortvi._util.checks import nonnegative_int, positive_int, probability
-from amortvi._util.chunks import Gathered
 from amortvi._util.lazy import arviz, xarray
+from amortvi._util.memory import Gathered
 from amortvi._util.modes import evaluation_mode
 from amortvi._util.random import Stream, derived_seed, random_state
 from amortvi.data import iter_batches

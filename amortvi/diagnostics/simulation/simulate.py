@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from amortvi._util.checks import positive_int
-from amortvi._util.chunks import Gathered
+from amortvi._util.memory import Gathered
 from amortvi._util.random import Stream, derived_seed, random_state
 from amortvi.data import Batch, Observations, TensorObservations, iter_chunks
 from amortvi.diagnostics.simulation.observed import GIVE_SIMULATOR, Places, find_places

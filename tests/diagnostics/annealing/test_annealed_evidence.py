@@ -12,7 +12,7 @@ from pyro import poutine
 from torch import Tensor
 
 import amortvi as avi
-from amortvi._util import chunks
+from amortvi._util import memory
 from amortvi._util.random import random_state
 from amortvi.diagnostics.annealing import annealed_evidence
 from amortvi.diagnostics.simulation.simulate import simulate_observations
@@ -184,7 +184,7 @@ def test_a_seed_reproduces_and_no_state_changes(diagonal: avi.AmortizedVI) -> No
 @pytest.mark.parametrize("numbers", [16, 512])
 def test_chunks_are_joined_in_order(numbers: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every chain that starts from an exact posterior has the evidence as its weight."""
-    monkeypatch.setattr(chunks, "NUMBERS_AT_ONCE", numbers)
+    monkeypatch.setattr(memory, "NUMBERS_AT_ONCE", numbers)
     options = {"temperatures": 2, "chains": 7, "leapfrog_steps": 1, **QUIET}
     table = pd.DataFrame(X[:3].numpy(), index=["a", "b", "c"])
     found = annealed_evidence(solved(MODEL), table, **options)

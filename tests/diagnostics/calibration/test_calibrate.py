@@ -15,7 +15,7 @@ from scipy import stats
 from torch import Tensor, nn
 
 import amortvi as avi
-from amortvi._util import chunks
+from amortvi._util import memory
 from amortvi.diagnostics.calibration import Calibration, CalibrationTest, calibrate
 from amortvi.errors import DataError, ModelError, NonFiniteError, OptionError
 from amortvi.families import Diagonal, FullCovariance
@@ -250,7 +250,7 @@ def test_every_model_is_calibrated_without_being_changed(name: str) -> None:
 
 def test_truth_and_draws_stay_together_across_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     narrow = POSTERIORS["narrow"]()
-    monkeypatch.setattr(chunks, "NUMBERS_AT_ONCE", 3000)
+    monkeypatch.setattr(memory, "NUMBERS_AT_ONCE", 3000)
     assert_calibrated(calibrate(EXACT, 400, 50, seed=0))
     assert_fault(calibrate(narrow, 400, 50, seed=0), "spread", "too narrow")
 

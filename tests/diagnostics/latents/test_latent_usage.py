@@ -8,7 +8,7 @@ import torch
 from pyro import distributions as dist
 
 import amortvi as avi
-from amortvi._util import chunks
+from amortvi._util import memory
 from amortvi._util.random import random_state
 from amortvi.diagnostics.latents import CoordinateUsage, LatentUsage
 from amortvi.diagnostics.latents.aggregate import draw_aggregate, mutual_information
@@ -113,7 +113,7 @@ def test_summary_counts_every_dimension():
 
 def test_result_does_not_depend_on_the_size_of_chunks(monkeypatch):
     whole = avi.latent_usage(EXACT, X[:200], points=300, seed=0)
-    monkeypatch.setattr(chunks, "NUMBERS_AT_ONCE", 500)
+    monkeypatch.setattr(memory, "NUMBERS_AT_ONCE", 500)
     in_chunks = avi.latent_usage(EXACT, X[:200], points=300, seed=0)
     assert in_chunks.kl == pytest.approx(whole.kl)
     torch.testing.assert_close(in_chunks.coordinates.mean_covariance, whole.coordinates.mean_covariance)

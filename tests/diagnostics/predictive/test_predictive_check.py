@@ -11,7 +11,7 @@ from pyro import distributions as dist
 from scipy import stats
 
 import amortvi as avi
-from amortvi._util import chunks
+from amortvi._util import memory
 from amortvi.diagnostics.predictive import CheckedStatistic, PredictiveCheck
 from amortvi.errors import OptionError
 from tests.any_models import CASES
@@ -158,7 +158,7 @@ def test_any_model(name, latents):
 @pytest.mark.parametrize("latents", LATENTS)
 def test_result_does_not_depend_on_the_size_of_chunks(monkeypatch, latents):
     whole = avi.predictive_check(EXACT, X, draws=2, latents=latents, seed=3)
-    monkeypatch.setattr(chunks, "NUMBERS_AT_ONCE", 3 * X.numel())  # three replicated data sets at once
+    monkeypatch.setattr(memory, "NUMBERS_AT_ONCE", 3 * X.numel())  # three replicated data sets at once
     in_chunks = avi.predictive_check(EXACT, X, draws=20, latents=latents, seed=3)
     assert [statistic.observed for statistic in in_chunks.statistics] == [s.observed for s in whole.statistics]
     assert all(len(statistic.replicated) == 20 for statistic in in_chunks.statistics)

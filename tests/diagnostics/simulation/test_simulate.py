@@ -13,7 +13,7 @@ from pyro import poutine
 from torch import Tensor
 
 import amortvi as avi
-from amortvi._util import chunks
+from amortvi._util import memory
 from amortvi.diagnostics import simulate_observations
 from amortvi.errors import DataError, ModelError, OptionError
 from tests.any_models import CASES, FEATURES, covariate, padded, real
@@ -40,9 +40,9 @@ def assert_standard_normal(values: Tensor) -> None:
     assert abs(float(values.var()) - 1) < 5 * (2 / values.numel()) ** 0.5
 
 
-@pytest.mark.parametrize("elements_at_once", [chunks.NUMBERS_AT_ONCE, 300])
+@pytest.mark.parametrize("elements_at_once", [memory.NUMBERS_AT_ONCE, 300])
 def test_latents_and_data_have_their_joint_distribution(monkeypatch: pytest.MonkeyPatch, elements_at_once: int) -> None:
-    monkeypatch.setattr(chunks, "NUMBERS_AT_ONCE", elements_at_once)
+    monkeypatch.setattr(memory, "NUMBERS_AT_ONCE", elements_at_once)
     simulated = simulate_observations(EXACT, N, seed=0)
     z, x = simulated.values["z"], simulated.batch.args[0]
     assert_standard_normal(z)

@@ -121,7 +121,7 @@ def test_encoder_and_random_state_are_unchanged(vi: avi.AmortizedVI) -> None:
 
 def test_results_do_not_depend_on_chunks(vi: avi.AmortizedVI, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = MODEL.posterior(X).mean
-    monkeypatch.setattr("amortvi._util.chunks.NUMBERS_AT_ONCE", 2**11)
+    monkeypatch.setattr("amortvi._util.memory.NUMBERS_AT_ONCE", 2**11)
     torch.testing.assert_close(vi.refine(X, "full").mean["z"], whole, rtol=0, atol=0.02)
 
 

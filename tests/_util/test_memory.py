@@ -5,8 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from amortvi._util import chunks
-from amortvi._util.chunks import Gathered, rows_at_once, spans
+from amortvi._util import memory
+from amortvi._util.memory import Gathered, rows_at_once, spans
 from tests.properties import PROPERTY
 
 
@@ -19,7 +19,7 @@ def test_spans_partition_the_range(total: int, step: int) -> None:
 
 
 def test_rows_at_once_fit_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(chunks, "NUMBERS_AT_ONCE", 100)
+    monkeypatch.setattr(memory, "NUMBERS_AT_ONCE", 100)
     assert [rows_at_once(width) for width in (0, 1, 30, 100, 101, 10**9)] == [100, 100, 3, 1, 1, 1]
 
 
