@@ -97,8 +97,8 @@ def load_run(path: str | Path) -> SavedRun:
     except NotADirectoryError as error:
         raise CheckpointError(f"{folder} is a file; pass the folder that save was called with.") from error
     except Exception as error:
-        # A damaged file can make the readers raise any error. Their messages do not help the user, or suggest to load the
-        # file with weights_only=False, which would run code.
+        # A damaged file can make the readers raise any error. Their messages do not help the user, or suggest loading
+        # the file with weights_only=False, which would run its code.
         raise CheckpointError(
             f"the saved run in {folder} is damaged, or was saved by another version of amortvi than {__version__} "
             f"({type(error).__name__}): save it again."

@@ -13,7 +13,7 @@ from torch.distributions import Distribution
 
 from amortvi._util import __version__
 from amortvi._util.checks import nonnegative_int, positive_int
-from amortvi._util.chunks import Gathered
+from amortvi._util.memory import Gathered
 from amortvi.data import Batch, Chunk
 from amortvi.io.arviz_layout import DATA_GROUPS, Groups, assemble
 from amortvi.model import Model, Site, log_jacobian, sum_sites
@@ -181,11 +181,10 @@ def _named_arguments(model: Model, batch: Batch) -> Iterator[tuple[str, Tensor]]
 
 def _without_observed_arguments(groups: Groups) -> Groups:
     """Omit the arguments that are observed sites from the constant data."""
-    observed = list(groups.get("observed_data", {}).values())
+    observed = groups.get("observed_data", {}).values()
     constant = {
         name: value
-        for name, value in groups["constant_data"].items()
+        for name, value in groups.pop("constant_data").items()
         if not any(value.shape == site.shape and bool((value == site).all()) for site in observed)
     }
-    others = {group: values for group, values in groups.items() if group != "constant_data"}
-    return {**others, "constant_data": constant} if constant else others
+    return {**groups, "constant_data": constant} if constant else groups
