@@ -48,7 +48,7 @@ class PosteriorAnalysis(ABC):
 
     @abstractmethod
     def posterior(self, x: Any, *, copy: bool = True) -> Posterior:
-        """Return the posterior of each observation, whose properties are computed at access.
+        """Return the posterior of each observation, whose properties are computed on access.
 
         Args:
             x: observations, as for `fit`.
