@@ -33,22 +33,16 @@ class PythonWeight(Objective):
 
 
 class WeightedBound(PythonWeight):
-    """A bound that changes with the weight, so that epochs cannot be compared."""
-
     def bound(self, weights: LogWeights) -> Tensor:
         return weights.reconstruction - self.weight * weights.kl
 
 
 class ScalarSurrogate(PythonWeight):
-    """A surrogate with one value for the whole batch."""
-
     def surrogate(self, weights: LogWeights, q: object) -> Tensor:
         return weights.log_weight.mean()
 
 
 class TooHigh(Objective):
-    """The largest log weight instead of the logarithm of the mean weight."""
-
     def bound(self, weights: LogWeights) -> Tensor:
         return weights.log_weight.amax(0)
 
