@@ -79,6 +79,12 @@ def with_parameters(model, parameters: Tensor, x, family=avi.families.FullCovari
     return hand_set(model, Fixed(parameters), family, x)
 
 
+def gamma_poisson(x) -> None:
+    """A model of counts: the posterior of the rate is Gamma(4 + x, 3), and the evidence negative binomial."""
+    with pyro.plate("data", x.shape[0]):
+        pyro.sample("x", dist.Poisson(pyro.sample("rate", dist.Gamma(4.0, 2.0))), obs=x)
+
+
 def one_latent(prior: dist.Distribution):
     """Return a model whose only latent ``"z"`` has ``prior`` and does not affect the data."""
 

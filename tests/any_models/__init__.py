@@ -27,27 +27,16 @@ __all__ = ["CASES", "FEATURES", "FULL", "ROWS", "Case", "case", "covariate", "pa
 
 @dataclass(frozen=True)
 class Case:
-    """A model, its data and what is known about it.
-
-    Args:
-        make: constructs the model.
-        args: its positional arguments.
-        kwargs: its keyword arguments.
-        encoder: constructs the encoder; by default a perceptron over all arguments.
-        shapes: the shape of each latent site for one observation, ``(*nested, *event)``.
-        nesting: the number of batch dimensions.
-        particles: whether the model accepts another batch dimension on the left, as Pyro's vectorized ELBOs need.
-        scale: the factor that the plate puts on the log-probability of each observation.
-    """
+    """A model with its arguments, and what is known about it."""
 
     make: Callable[[], Callable[..., Any]]
     args: tuple[Tensor, ...] = ()
     kwargs: dict[str, Tensor] = field(default_factory=dict)
-    encoder: Callable[[], nn.Module] | None = None
-    shapes: dict[str, tuple[int, ...]] = field(default_factory=lambda: {"z": (LATENTS,)})
-    nesting: int = 1
-    particles: bool = True
-    scale: float = 1.0
+    encoder: Callable[[], nn.Module] | None = None  # by default a perceptron over all arguments
+    shapes: dict[str, tuple[int, ...]] = field(default_factory=lambda: {"z": (LATENTS,)})  # (*nested, *event)
+    nesting: int = 1  # the number of batch dimensions
+    particles: bool = True  # whether it accepts another batch dimension on the left, as Pyro's vectorized ELBOs need
+    scale: float = 1.0  # the factor that the plate puts on the log-probability of each observation
 
     @property
     def x(self) -> Any:

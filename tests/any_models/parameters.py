@@ -69,9 +69,7 @@ class TutorialVAE(nn.Module):
     def model(self, x: Tensor) -> None:
         pyro.module("decoder", self.decoder)
         with pyro.plate("data", x.shape[0]):
-            z = pyro.sample(
-                "latent", dist.Normal(x.new_zeros(len(x), LATENTS), x.new_ones(len(x), LATENTS)).to_event(1)
-            )
+            z = pyro.sample("latent", dist.Normal(x.new_zeros(len(x), LATENTS), 1.0).to_event(1))
             pyro.sample("obs", dist.Normal(self.decoder(z), 1.0).to_event(1), obs=x.reshape(-1, FEATURES))
 
 

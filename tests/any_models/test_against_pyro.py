@@ -62,21 +62,6 @@ def test_density_of_the_guide_equals_that_of_the_posterior(name: str) -> None:
 
 
 @every_model
-def test_exported_joint_density_equals_that_of_pyro(name: str) -> None:
-    case, vi = CASES[name], fitted(name)
-    program = vi.generative.program
-    tree = vi.to_arviz(case.x, 2, prior_draws=0, posterior_predictive=False, seed=0)
-    drawn = {site: torch.from_numpy(tree["posterior"][site].values[0, 1]) for site in case.shapes}
-    in_model = {site.name: site.layout.to_model(drawn[site.name]) for site in vi.guide.latents.sites}
-    with evaluation_mode(vi.generative), torch.no_grad(), program.own_parameters():
-        trace = poutine.trace(poutine.condition(program, data=in_model)).get_trace(*case.args, **case.kwargs)
-        joint = float(trace.log_prob_sum())
-    outside = float(weights_of(vi, case, 1, seed=0).global_log_prob)
-    exported = case.scale * float(tree["sample_stats"]["log_joint"].values[0, 1].sum()) + outside
-    assert exported == pytest.approx(joint, rel=1e-4, abs=1e-3)
-
-
-@every_model
 @pytest.mark.parametrize("mean_field", [False, True])
 def test_guide_in_svi(name: str, mean_field: bool) -> None:
     case, elbo = CASES[name], TraceMeanField_ELBO() if mean_field else Trace_ELBO()

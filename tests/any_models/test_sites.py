@@ -98,15 +98,6 @@ def test_weights_multiply_the_likelihood_of_each_observation() -> None:
     torch.testing.assert_close(found.log_priors["z"], expected["z"])
 
 
-NOT_STANDARD = """a learned prior, many supports, a Cholesky factor, one latent on another, a chain, a plate on the right,
-a plate on the left, plates on both sides, subsampled in parts, scales, covariates, keywords"""
-
-
-def test_fixed_standard_normal_priors_are_recognized() -> None:
-    found = {name for name in CASES if fitted(name).generative.structure.standard_normal_prior}
-    assert found == CASES.keys() - set(NOT_STANDARD.replace("\n", " ").split(", "))
-
-
 def test_a_prior_that_is_standard_normal_only_on_the_example() -> None:
     """A covariate is zero in the example, but its effect on the prior is not overlooked."""
 

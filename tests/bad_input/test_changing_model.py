@@ -63,18 +63,3 @@ def test_models_that_change_with_the_data(model: Callable[[Tensor], None], facts
         vi.evaluate(large, particles=2, seed=0)
     fit(vi, data())
     assert len(vi.history) == 2
-
-
-def test_a_parameter_created_late() -> None:
-    calls = 0
-
-    def model(x: Tensor) -> None:
-        nonlocal calls
-        calls += 1
-        if calls > 4:
-            pyro.param("late", torch.tensor(1.0))
-        with pyro.plate("data", x.shape[0]):
-            observe(pyro.sample("z", prior()), x)
-
-    with refused(ModelError, "parameter 'late'", "first call", "each call"):
-        fit(estimator(model), data(), epochs=10)

@@ -13,7 +13,7 @@ from torch.utils import data as torch_data
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import amortvi as avi
-from amortvi.errors import AmortviError, DataError, EncoderError, ModelError, NotFittedError, OptionError
+from amortvi.errors import AmortviError, DataError, EncoderError, ModelError, OptionError
 from tests.bad_input.helpers import (
     ROWS,
     Rows,
@@ -133,15 +133,6 @@ def test_a_refused_fit_leaves_no_trace(bad: dict[str, Any], fitted: avi.Amortize
     with nothing_changes(fitted), pytest.raises(AmortviError):
         fit(fitted, **bad)
     assert_same(*(state_of(fit(vi, data())) for vi in (fitted, other)))
-
-
-def test_a_refused_first_fit_leaves_the_estimator_unfitted() -> None:
-    vi = estimator()
-    with refused(DataError, "x has 1 NaN"):
-        fit(vi, DataLoader(TensorDataset(not_finite()), batch_size=4))
-    with refused(NotFittedError, "fit or setup"):
-        vi.posterior(data())
-    assert list(fit(vi, data()).history.index) == [1]
 
 
 def test_a_source_that_can_be_read_only_once(fitted: avi.AmortizedVI) -> None:

@@ -46,11 +46,6 @@ def test_results_of_an_encoder(case: str) -> None:
         vi.posterior(data())
 
 
-def test_a_batch_that_the_encoder_does_not_accept() -> None:
-    with refused(EncoderError, "encoder MLP failed on x of shape (40, 4)", "in_features=3", "4"):
-        fit(estimator(), data(features=4))
-
-
 @pytest.mark.parametrize(
     ("encoder", "got"), [(lambda x: x, "function"), (nn.Linear, "the class Linear"), ("mlp", "str"), (3, "int")]
 )

@@ -7,16 +7,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from amortvi.errors import NonFiniteError
-from tests.bad_input.helpers import (
-    FEATURES,
-    Rows,
-    TurnsBad,
-    data,
-    estimator,
-    fit,
-    nothing_changes,
-    refused,
-)
+from tests.bad_input.helpers import FEATURES, Rows, TurnsBad, data, estimator, fit, nothing_changes, refused
 
 
 @pytest.mark.parametrize("validation", [True, False])

@@ -127,16 +127,10 @@ MODELS: dict[str, tuple[Model, tuple[str, ...]]] = {
     "masked prior": (with_prior(lambda x: prior().mask(x[:, 0] > 0)), MASKED),
     "learned bound": (with_prior(learned_bound), BOUND),
     "bound from data": (with_prior(lambda x: dist.Uniform(ZEROS, x[:, :1].abs() + 1).to_event(1)), BOUND),
-    "point": (
-        with_prior(lambda x: dist.Delta(ZEROS).to_event(1)),
-        ("latent site 'z' is a point (Delta)", "pyro.deterministic"),
-    ),
-    "angle": (
-        with_prior(lambda x: dist.VonMises(ZEROS, 1.0).to_event(1)),
-        ("latent site 'z' is an angle (VonMises)", "torch.atan2"),
-    ),
+    "point": (with_prior(lambda x: dist.Delta(ZEROS).to_event(1)), ("'z' is a point (Delta)", "pyro.deterministic")),
+    "angle": (with_prior(lambda x: dist.VonMises(ZEROS, 1).to_event(1)), ("'z' is an angle (VonMises)", "torch.atan2")),
     "sphere": (
-        with_prior(lambda x: dist.ProjectedNormal(torch.ones(LATENTS))),
+        with_prior(lambda x: dist.ProjectedNormal(ZEROS + 1)),
         ("support", "latent site 'z'", "another support"),
     ),
     "two sites of one name": (
@@ -145,19 +139,13 @@ MODELS: dict[str, tuple[Model, tuple[str, ...]]] = {
     ),
     "observed in another plate": (observed_in_another_plate, ("observed site 'x'", "plate 'rows'", "plate 'data'")),
     "observed outside": (observed_outside, ("observed site 'x'", "no plate", "plate 'data'")),
-    "nothing observed": (
-        in_plate(lambda x: pyro.sample("z", prior())),
-        ("nothing is observed inside plate 'data'", "obs=x"),
-    ),
+    "unobserved": (in_plate(lambda x: pyro.sample("z", prior())), ("nothing is observed inside plate 'data'", "obs=x")),
     "obs_mask": (
         in_plate(lambda x: observe(pyro.sample("z", prior()), x, obs_mask=x[:, 0] > 0)),
         ("site 'x' has obs_mask=", "with pyro.poutine.mask(mask=mask)"),
     ),
     "raises": (raises, ("failed on x of shape (40, 3) and torch.float32", "KeyError", "the user's own")),
-    "wrong shape": (
-        in_plate(lambda x: observe(pyro.sample("z", prior(FEATURES)), x)),
-        ("the model failed on x of shape (40, 3)", "site 'x'"),
-    ),
+    "wrong shape": (with_prior(lambda x: prior(FEATURES)), ("the model failed on x of shape (40, 3)", "site 'x'")),
 }
 
 

@@ -13,13 +13,10 @@ from amortvi.errors import OptionError
 from tests.bad_input.helpers import (
     NOT_POSITIVE_INTEGERS,
     NOT_POSITIVE_NUMBERS,
-    assert_same,
     data,
     estimator,
-    fit,
     refused,
     refused_by_fit,
-    state_of,
 )
 
 INTEGER = ("must be a positive integer", "got")
@@ -59,16 +56,6 @@ OPTIONS: list[tuple[str, Any, tuple[str, ...]]] = [
 def test_options_of_fit(option: str, value: Any, facts: tuple[str, ...], trained: avi.AmortizedVI) -> None:
     validation = {"validation_data": data()} if option == "patience" else {}
     refused_by_fit(trained, data(), OptionError, option, *facts, **{option: value}, **validation)
-
-
-def test_numbers_of_other_libraries_are_accepted() -> None:
-    """Integers and real numbers of NumPy and PyTorch train exactly like those of Python."""
-    fits = []
-    for whole, real in ((int, float), (np.int64, np.float64), (torch.tensor, torch.tensor)):
-        options = {"epochs": whole(2), "batch_size": whole(7), "lr": real(0.25), "gradient_clip": real(8.0)}
-        fits.append(state_of(fit(estimator(), data(), seed=np.uint8(1), **options)))
-    for other in fits[1:]:
-        assert_same(fits[0], other)
 
 
 COUNTS: dict[str, tuple[str, Callable[[avi.AmortizedVI, Any], Any]]] = {

@@ -14,22 +14,13 @@ from amortvi.errors import AmortviError, DataError, NotFittedError, OptionError
 from tests.bad_input.helpers import LATENTS, ROWS, data, estimator, refused
 
 WRONG: list[tuple[str, Any, type[AmortviError], tuple[str, ...]]] = [
-    (
-        "log_prob",
-        torch.zeros(ROWS, LATENTS),
-        DataError,
-        ("values must be a dict with the latent sites ['z']", "Tensor"),
-    ),
     ("log_prob", {"z": torch.zeros(39, LATENTS)}, DataError, ("values are of 39 observations", "40")),
-    ("log_prob", {"z": torch.full((ROWS, LATENTS), math.nan)}, DataError, ("has values outside the support",)),
     *[
         (method, value, OptionError, ("quantiles must", "got"))
         for method in ("quantiles", "to_frame")
         for value in (0.5, None, ["a"], [0.0], [1.0], [math.nan], [0.5, 2.0])
     ],
-    ("select", [], DataError, ("rows selects no observations",)),
     ("select", [0, ROWS], DataError, ("rows must be positions from -40 to 39", "40")),
-    ("select", [True] * 3, DataError, ("rows is a mask with 3 entries", "40 observations")),
 ]
 
 

@@ -85,10 +85,7 @@ def test_element_labels() -> None:
         ({}, r"values must be a dict with the latent sites \['scale', 'z'\]; got \[\]"),
         (torch.ones(2, 3), r"values must be a dict with the latent sites .*; got Tensor"),
         ({"z": [1.0], "scale": torch.ones(2)}, r"values\['z'\] must be a tensor; got list"),
-        (
-            {"z": torch.ones(3), "scale": torch.ones(2)},
-            r"'z'\] must have shape \(\.\.\., observations, 3\); got \(3,\)",
-        ),
+        ({"z": torch.ones(3), "scale": torch.ones(2)}, r"must have shape \(\.\.\., observations, 3\); got \(3,\)"),
         ({"z": torch.ones(2, 3), "scale": torch.ones(3)}, r"same draws and observations .* 'scale' has \(3,\)"),
         ({"z": torch.ones(2, 3), "scale": -torch.ones(2)}, r"values\['scale'\] has values outside the support"),
     ],

@@ -40,12 +40,8 @@ def test_sites_are_read_in_order() -> None:
     found = sites(visit=lambda site: visited.append((site.name, site.value.shape)))
     assert visited == [("weight", (2,)), ("z", (B, 1)), ("double", (B, 1)), ("penalty", (B, 1, 0)), ("x", (B, 3))]
     assert list(found) == [name for name, _ in visited]
-    for kind, names in (
-        ("latent", ["z"]),
-        ("data", ["weight", "x"]),
-        ("deterministic", ["double"]),
-        ("factor", ["penalty"]),
-    ):
+    kinds = {"latent": ["z"], "data": ["weight", "x"], "deterministic": ["double"], "factor": ["penalty"]}
+    for kind, names in kinds.items():
         assert [name for name, site in found.items() if getattr(site, f"is_{kind}")] == names
 
 

@@ -21,6 +21,10 @@ def read(model: Any, x: torch.Tensor) -> ModelStructure:
     return read_structure(Program(model), Batch((x,)), x.shape[0], None)
 
 
+NOT_STANDARD = """a learned prior, many supports, a Cholesky factor, one latent on another, a chain, a plate on the right,
+a plate on the left, plates on both sides, subsampled in parts, scales, covariates, keywords""".replace("\n", " ")
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_any_model(name: str) -> None:
     case = CASES[name]
@@ -31,6 +35,7 @@ def test_any_model(name: str) -> None:
     assert {site.name: tuple(site.shape) for site in structure.latents.sites} == case.shapes
     assert structure.full_size == (FULL if case.scale > 1 else None)
     assert all(site.layout.dim == structure.dim for site in structure.latents.sites)
+    assert structure.standard_normal_prior is (name not in NOT_STANDARD.split(", "))
 
 
 def test_nested_plates_are_listed_from_the_outermost() -> None:

@@ -1,27 +1,29 @@
-"""plot_gaps draws the means of the results of `amortvi.gaps`."""
+"""plot_gaps draws the means of the results of `amortvi.gaps`, plot_k_hat the k-hats of an `Evidence`."""
 
 import numpy as np
 import pytest
 import torch
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba
 
 from amortvi.diagnostics.evidence import Evidence
 from amortvi.diagnostics.gaps.gaps import Gaps
 from amortvi.errors import OptionError
-from amortvi.plots import plot_gaps
+from amortvi.plots import plot_gaps, plot_k_hat
+from amortvi.plots._axes import color
 from tests.plots.conftest import legend_texts
 
 
-def evidence(values: list[float]) -> Evidence:
-    """Return an evidence whose estimates and bounds are all ``values``; that of the last observation is unreliable."""
-    value = torch.tensor(values, dtype=torch.float64)
-    k_hats = torch.full_like(value, 0.1)
-    k_hats[-1] = 9.0
-    return Evidence(value, value, value, value, value, k_hats, value, draws=100)
+def evidence(values: list[float], k_hats: list[float]) -> Evidence:
+    """Return an evidence whose estimates and bounds are all ``values``."""
+    value, k_hat = torch.tensor(values, dtype=torch.float64), torch.tensor(k_hats, dtype=torch.float64)
+    return Evidence(value, value, value, value, value, k_hat, value, draws=1000)
 
 
 def gaps(evidences: list[float], refined: list[float], amortized: list[float]) -> Gaps:
-    return Gaps("diagonal", evidence(amortized), {"diagonal": evidence(refined)}, evidence(evidences), 0.1)
+    """Return the gaps of three observations, the last of which is unreliable."""
+    bounds = [evidence(values, [0.1, 0.1, 9.0]) for values in (amortized, refined, evidences)]
+    return Gaps("diagonal", bounds[0], {"diagonal": bounds[1]}, bounds[2], 0.1)
 
 
 FOUND = {
@@ -48,3 +50,41 @@ def test_a_single_result_is_labeled_with_its_family(ax: Axes) -> None:
     for wrong in ({}, {"full": 1}):
         with pytest.raises(OptionError, match=r"gaps must be a result of amortvi\.gaps"):
             plot_gaps(wrong, ax=ax)
+
+
+K_HAT = [0.1, 0.9, -0.2, 0.6, 0.8, 0.3]
+
+
+def points(ax: Axes) -> dict[tuple[float, ...], np.ndarray]:
+    """Return the points of each color."""
+    found: dict[tuple[float, ...], list[np.ndarray]] = {}
+    for part in ax.collections:
+        found.setdefault(tuple(part.get_facecolor()[0]), []).append(part.get_offsets().data)
+    return {shade: np.concatenate(parts) for shade, parts in found.items()}
+
+
+def test_points_and_lines(ax: Axes) -> None:
+    assert plot_k_hat(evidence([0.0] * 6, K_HAT), ax=ax) is ax
+    found = points(ax)
+    np.testing.assert_allclose(found[to_rgba(color(0))], [(0, 0.1), (2, -0.2), (3, 0.6), (5, 0.3)])
+    np.testing.assert_allclose(found[to_rgba(color(1))], [(1, 0.9), (4, 0.8)])
+    threshold = evidence([0.0] * 6, K_HAT).threshold
+    assert sorted(line.get_ydata()[0] for line in ax.lines) == pytest.approx([0.5, threshold, 0.7, 1.0])
+    assert [text.get_text() for text in ax.texts] == ["0.67"]
+    assert legend_texts(ax) == ["reliable (4)", "unreliable (2)"]
+    assert set(np.round(ax.get_yticks(), 2)) >= {0, 0.5, 0.7, 1}
+
+
+def test_sorted_by_k_hat(ax: Axes) -> None:
+    plot_k_hat(evidence([0.0] * 6, K_HAT), sort=True, ax=ax)
+    together = np.concatenate(list(points(ax).values()))
+    np.testing.assert_allclose(together[together[:, 0].argsort()], list(enumerate(sorted(K_HAT))))
+
+
+def test_extreme_k_hats_are_at_the_edge() -> None:
+    ax = plot_k_hat(evidence([0.0] * 6, [0.1, torch.inf, -torch.inf, 0.6, 55.0, 0.3]))
+    low, high = ax.get_ylim()
+    assert high < 1.2
+    together = np.concatenate(list(points(ax).values()))
+    expected = [(0, 0.1), (1, high), (2, low), (3, 0.6), (4, high), (5, 0.3)]
+    np.testing.assert_allclose(together[together[:, 0].argsort()], expected)

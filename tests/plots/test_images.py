@@ -65,12 +65,7 @@ def test_reconstructions_are_below_their_images(ax: Axes) -> None:
     [
         (torch.rand(4), {}, DataError, r"images must have shape .*; got \(4,\)"),
         (torch.rand(0, 4), {}, DataError, "N > 0"),
-        (
-            torch.tensor([[0.0, float("nan"), 1.0, float("inf")]]),
-            {},
-            DataError,
-            "images has 2 values that are not finite",
-        ),
+        (torch.tensor([[0.0, torch.nan, 1.0, torch.inf]]), {}, DataError, "images has 2 values that are not finite"),
         (torch.full((1, 4), 1j), {}, DataError, "images must be an array of real numbers"),
         ([[0.0], [1.0, 2.0]], {}, DataError, "images cannot be converted"),
         (torch.rand(2, 12), {}, OptionError, "side must be the square root"),

@@ -1,4 +1,6 @@
-"""Convergence of synthetic curves: long enough, cut short, noisy, overfitting."""
+"""Trends and convergence of synthetic curves: long enough, cut short, noisy, overfitting."""
+
+import math
 
 import numpy as np
 import pandas as pd
@@ -8,8 +10,40 @@ import torch
 import amortvi as avi
 from amortvi.diagnostics.convergence import convergence
 from amortvi.diagnostics.convergence.convergence import read_history
+from amortvi.diagnostics.convergence.trend import fit_trend
 from amortvi.errors import NotFittedError, OptionError
-from tests.diagnostics.convergence.curves import noise, saturating
+
+
+def noise(epochs: int, spread: float = 0.02, correlation: float = 0.0, seed: int = 0):
+    """Return first-order autoregressive noise."""
+    fresh = np.random.default_rng(seed).normal(size=epochs) * spread
+    values = fresh.copy()
+    for t in range(1, epochs):
+        values[t] = correlation * values[t - 1] + math.sqrt(1 - correlation**2) * fresh[t]
+    return values
+
+
+def saturating(epochs: int, rate: float = 30.0):
+    """Return a curve that rises by 30 nats in all, with the time constant ``rate``."""
+    return -120 + 30 * (1 - np.exp(-np.arange(1, epochs + 1) / rate))
+
+
+@pytest.mark.parametrize(("epochs", "correlation"), [(50, 0.0), (50, 0.5), (300, 0.5)])
+def test_the_interval_of_a_slope_covers(epochs, correlation):
+    """Three to nine percent of the slopes of flat curves are outside their 95% interval."""
+    runs = 200
+    trends = [fit_trend(-90 + noise(epochs, correlation=correlation, seed=seed), epochs) for seed in range(runs)]
+    outside = np.mean([abs(trend.slope) > trend.quantile * trend.slope_se for trend in trends])
+    assert outside < 0.09 + 5 * math.sqrt(0.09 * 0.91 / runs)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_outliers_do_not_change_a_slope(seed):
+    values = 0.02 * np.arange(100) + noise(100, seed=seed)
+    values[[85, 97]] -= 50
+    trend = fit_trend(values, 100)
+    assert abs(trend.slope - 0.02) < 6 * trend.slope_se < 0.02
+    assert trend.rise == pytest.approx(20 * trend.slope)
 
 
 def history(elbo, validation=None, learning_rate=None) -> pd.DataFrame:

@@ -51,16 +51,7 @@ def test_fits_with_known_faults(fault, family, bottleneck, tolerance, options) -
         assert found.loss.family == pytest.approx(MODEL.diagonal_gap() if family == "diagonal" else 0, abs=0.05)
 
 
-def diagnosed(
-    approximation: float,
-    amortization: float,
-    *,
-    reliable: bool = True,
-    state: str = "converged",
-    gain: float = 0.0,
-    frozen: bool = False,
-    spread: float = 0.0,
-) -> Diagnosis:
+def diagnosed(approximation, amortization, *, reliable=True, state="converged", gain=0.0, frozen=False, spread=0.0):
     """Return a diagnosis of 20 observations with these mean gaps and of a synthetic history."""
     zero = torch.zeros(20, dtype=torch.float64)
     varying = amortization * (1 + spread * torch.linspace(-1, 1, 20, dtype=torch.float64))

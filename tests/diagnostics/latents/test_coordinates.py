@@ -72,10 +72,7 @@ PRIORS = {
     # Its unconstrained coordinate is the logarithm, which is normal.
     "positive": (dist.LogNormal(torch.tensor(0.3).double(), 0.6), (0.3, 0.6)),
     "event dimensions": (normal(0.2, 1.5).expand([1]).to_event(1), (0.2, 1.5)),
-    "multivariate normal": (
-        dist.MultivariateNormal(torch.tensor([0.2]).double(), 2.25 * torch.eye(1).double()),
-        (0.2, 1.5),
-    ),
+    "multivariate": (dist.MultivariateNormal(torch.tensor([0.2]).double(), 2.25 * torch.eye(1).double()), (0.2, 1.5)),
     # The KL is invariant under transforms: two logistic-normal distributions have the KL of the normal ones.
     "interval": (dist.TransformedDistribution(normal(0.5, 1.2), [dist.transforms.SigmoidTransform()]), (0.5, 1.2)),
 }
@@ -125,10 +122,8 @@ def test_posterior_that_repeats_a_prior_with_covariates_is_inactive(shift, inact
     c = torch.randn(40, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     x = (torch.ones_like(c), c)
     encoder = nn.Bilinear(1, 1, 2, dtype=torch.float64)  # the posterior is N(3 x c + shift, 1)
-    encoder.weight.data, encoder.bias.data = (
-        torch.tensor([[[3.0]], [[0.0]]]).double(),
-        torch.tensor([shift, 0.0]).double(),
-    )
+    encoder.weight.data = torch.tensor([[[3.0]], [[0.0]]]).double()
+    encoder.bias.data = torch.tensor([shift, 0.0]).double()
     found = measured(hand_set(with_covariates, encoder, avi.families.Diagonal, x), x)
     assert found.active  # the posterior mean varies, because the prior mean does
     assert float(found.kl) == pytest.approx(shift**2 / 2, abs=1e-6)
@@ -252,18 +247,16 @@ def new_network() -> avi.AmortizedVI:
     return vi.fit(DATA, epochs=1, lr=1e-30, progress=False, seed=0)
 
 
-@pytest.mark.parametrize(
-    ("make", "batch_size"),
-    [
-        pytest.param(lambda: fitted(one_unused, encoder(second=0.5)), 1, id="all latents are active"),
-        pytest.param(lambda: fitted(one_unused, encoder(), freeze_model=True), 1, id="the model is frozen"),
-        pytest.param(
-            lambda: fitted(avi.models.LinearGaussian(torch.eye(2), scale=1.0), encoder()), 1, id="no parameters"
-        ),
-        pytest.param(new_network, 1, id="the network is new"),
-        pytest.param(lambda: fitted(one_unused, encoder()), 128, id="the fit is short"),
-    ],
-)
+WITHOUT_REASON = {
+    "all latents are active": (lambda: fitted(one_unused, encoder(second=0.5)), 1),
+    "the model is frozen": (lambda: fitted(one_unused, encoder(), freeze_model=True), 1),
+    "no parameters": (lambda: fitted(avi.models.LinearGaussian(torch.eye(2), scale=1.0), encoder()), 1),
+    "the network is new": (new_network, 1),
+    "the fit is short": (lambda: fitted(one_unused, encoder()), 128),
+}
+
+
+@pytest.mark.parametrize(("make", "batch_size"), WITHOUT_REASON.values(), ids=WITHOUT_REASON)
 def test_no_warning_without_reason(make, batch_size):
     vi = make()
     state = torch.get_rng_state()

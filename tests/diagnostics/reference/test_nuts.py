@@ -18,7 +18,7 @@ from amortvi.errors import AmortviWarning, NonFiniteError, OptionError
 from tests.any_models import CASES
 from tests.any_models.estimators import fitted
 from tests.arviz_versions import groups
-from tests.exact import linear_gaussian, solved, with_parameters
+from tests.exact import gamma_poisson, linear_gaussian, solved, with_parameters
 
 MODEL = linear_gaussian(2, 4, dtype=torch.float32)
 X = MODEL.simulate(3, seed=1)
@@ -44,13 +44,8 @@ def test_draws_have_the_exact_mean_and_covariance():
 
 @few_draws
 def test_constrained_latent_is_returned_in_its_own_support():
-    def counts(x: Tensor) -> None:
-        with pyro.plate("data", x.shape[0]):
-            rate = pyro.sample("rate", dist.Gamma(4.0, 2.0))
-            pyro.sample("x", dist.Poisson(rate), obs=x)
-
     x = torch.tensor([1.0, 7.0])
-    vi = with_parameters(counts, torch.tensor([0.5, -1.0]), x, avi.families.Diagonal)
+    vi = with_parameters(gamma_poisson, torch.tensor([0.5, -1.0]), x, avi.families.Diagonal)
     found = reference(vi, x, chains=2, draws=120, warmup=60, together=2, seed=0, progress=False)
     rate = found.values["rate"].double()
     assert rate.shape == (2, 120, 2)
@@ -75,13 +70,11 @@ def test_any_model_has_the_layout_of_its_approximate_posterior_in_arviz(name):
 
 
 @few_draws
-def test_draws_of_an_observation_do_not_depend_on_the_others_and_nothing_is_left_behind():
+def test_draws_of_an_observation_do_not_depend_on_the_others():
     two = reference(VI, pd.DataFrame(X[:2].numpy(), index=["a", "b"]), **SHORT)
     assert torch.equal(reference(VI, posterior=VI.posterior(X).select([0]), **SHORT).vector, two.vector[:, :, :1])
     assert list(two.to_frame().index) == ["a", "b"]
     assert not two.vector.requires_grad
-    assert not dict(pyro.get_param_store())
-    assert all(parameter.grad is None for parameter in (*VI.generative.parameters(), *VI.guide.parameters()))
 
 
 def test_chains_start_at_draws_of_the_approximate_posterior(monkeypatch):

@@ -1,4 +1,4 @@
-"""Comparison of approximate posteriors with a reference. Its draws are independent and exact: no result depends on NUTS."""
+"""Distances between samples, and comparisons of posteriors with a reference of independent exact draws, not of NUTS."""
 
 import math
 from dataclasses import replace
@@ -10,17 +10,82 @@ import torch
 from matplotlib import pyplot as plt
 
 import amortvi as avi
-from amortvi.diagnostics.reference import Reference
+from amortvi.diagnostics.reference import Reference, distances
+from amortvi.diagnostics.reference.distances import sliced_wasserstein
 from amortvi.diagnostics.reference.nuts import chain_diagnostics
 from amortvi.diagnostics.reference.reference import warn_of_unreliable_chains
 from amortvi.errors import AmortviWarning, DataError, OptionError
 from tests.arviz_versions import IS_OLD, PLOTS, groups
 from tests.exact import linear_gaussian, solved
 
+DRAWS, DIM = 5000, 3
+NOISE = math.sqrt(2 / DRAWS)
+"""The standard error of a difference of means, in standard deviations."""
+UNITS = torch.tensor([0.1, 1.0, 30.0], dtype=torch.float64)
+"""The units of the coordinates, on which no distance depends."""
+
+
+def gaussian(seed: int, *, shift: float = 0.0, widen: float = 1.0, correlation: float = 0.0) -> torch.Tensor:
+    """Return draws ``(DRAWS, 1, DIM)``; shift and width are in standard deviations of the reference."""
+    noise = torch.randn(DRAWS, 1, DIM, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    covariance = torch.full((DIM, DIM), correlation, dtype=torch.float64).fill_diagonal_(1.0)
+    return (shift + widen * noise @ torch.linalg.cholesky(covariance).mT) * UNITS
+
+
+@pytest.mark.parametrize(
+    ("options", "mean", "covariance", "sliced"),
+    [({}, 0, 0, 0), ({"shift": 0.5}, 0.5, 0, 0.5), ({"widen": 0.5}, 0, 0.75, 0.5), ({"widen": 2.0}, 0, 3, 1)],
+)
+def test_shift_and_width(options, mean, covariance, sliced):
+    found = distances(gaussian(0, **options), gaussian(1), seed=0)
+    assert float(found.mean_error) == pytest.approx(mean, abs=5 * NOISE * options.get("widen", 1))
+    assert float(found.covariance_error) == pytest.approx(covariance, rel=0.15, abs=8 * NOISE)
+    # The shift along a random direction has the mean square 0.25, which 128 directions estimate to about 8%.
+    assert float(found.sliced_wasserstein) == pytest.approx(sliced, rel=0.25, abs=8 * NOISE)
+
+
+def test_missing_correlation():
+    found = distances(gaussian(0), gaussian(1, correlation=0.9), seed=0)
+    expected = math.sqrt(6 * 0.81) / math.sqrt(3 + 6 * 0.81)
+    assert float(found.covariance_error) == pytest.approx(expected, rel=0.1)
+    assert found.sliced_wasserstein > 0.2
+    assert found.mean_error < 8 * NOISE
+
+
+def test_only_the_wasserstein_distance_sees_another_shape_with_the_same_moments():
+    sign = torch.randint(2, (DRAWS, 1, DIM), generator=torch.Generator().manual_seed(3)) * 2.0 - 1
+    two_modes = (0.95 * sign + math.sqrt(1 - 0.95**2) * gaussian(0) / UNITS) * UNITS
+    found, chance = (distances(draws, gaussian(1), seed=0) for draws in (two_modes, gaussian(2)))
+    assert found.mean_error < 5 * NOISE
+    assert found.covariance_error < 8 * NOISE
+    assert found.sliced_wasserstein > 2 * chance.sliced_wasserstein
+
+
+def test_sample_sizes_can_differ():
+    points = torch.linspace(0, 1, 6, dtype=torch.float64).unsqueeze(-1)
+    assert sliced_wasserstein(points, points.repeat_interleave(3, dim=0)) == 0
+    assert float(sliced_wasserstein(points.repeat_interleave(2, dim=0) + 1, points)) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("draws", "reference", "message"),
+    [
+        (torch.zeros(5, 2, 3), torch.zeros(5, 1, 3), r"got \(5, 2, 3\) and \(5, 1, 3\)"),
+        (torch.zeros(5, 3), torch.zeros(5, 3), "must have shape"),
+        (torch.zeros(1, 2, 3), torch.zeros(5, 2, 3), "at least 2"),
+        (torch.full((5, 2, 3), math.nan), torch.randn(5, 2, 3), "draws must be finite; 30 of its values"),
+        (torch.randn(5, 2, 3), torch.ones(5, 2, 3), "reference must vary"),
+    ],
+)
+def test_bad_draws(draws, reference, message):
+    with pytest.raises(DataError, match=message):
+        distances(draws, reference)
+
+
 MODEL = linear_gaussian(dtype=torch.float32)
 X = pd.DataFrame(MODEL.simulate(4, seed=1).numpy(), index=["a", "b", "c", "d"])
 EXACT = MODEL.posterior(torch.tensor(X.to_numpy()))
-DRAWS = 1000
+CHAIN = 1000
 VI = solved(MODEL)
 WIDE = solved(MODEL, widen=3.0)
 
@@ -29,8 +94,8 @@ WIDE = solved(MODEL, widen=3.0)
 def exact():
     """Two chains of independent draws."""
     torch.manual_seed(0)
-    vector = EXACT.sample((2, DRAWS))
-    diverging = torch.zeros(2, DRAWS, 4, dtype=torch.bool)
+    vector = EXACT.sample((2, CHAIN))
+    diverging = torch.zeros(2, CHAIN, 4, dtype=torch.bool)
     return Reference(vector, diverging, *chain_diagnostics(vector), VI.generative.structure, X.index)
 
 
@@ -38,7 +103,7 @@ def test_exact_posterior_is_as_close_as_chance_allows_and_wrong_posteriors_are_f
     right, chance = exact.distances(VI.posterior(X), c2st=False), exact.noise()
     for name in ("mean_error", "covariance_error", "sliced_wasserstein"):
         assert (getattr(right, name) < 3 * getattr(chance, name).max()).all()
-    assert (right.mean_error < 5 * math.sqrt(1 / DRAWS)).all()
+    assert (right.mean_error < 5 * math.sqrt(1 / CHAIN)).all()
     wrong = (WIDE.posterior(X), VI.posterior(X + 3.0), solved(MODEL, avi.families.Diagonal).posterior(X))
     wide, shifted, diagonal = (exact.distances(posterior, c2st=False) for posterior in wrong)
     assert (wide.covariance_error > 5).all()

@@ -51,7 +51,7 @@ def test_evidence_is_the_integral_over_the_latent() -> None:
         torch.testing.assert_close(torch.logsumexp(log_joint, 0) + math.log(24 / 200_000), evidence)
 
 
-def test_densities_of_the_pyrolinear_gaussian() -> None:
+def test_densities_of_the_pyro_program() -> None:
     model = linear_gaussian()
     x, z = model.simulate(4, seed=3), torch.randn(4, 3, dtype=DTYPE)
     prior, likelihood = log_probs(model, x, z)
@@ -74,12 +74,7 @@ def test_diagonal_gap_is_the_smallest_kl_of_a_diagonal_gaussian(latents: int) ->
     assert gap.item() == pytest.approx(model.diagonal_gap(), abs=1e-10)
 
 
-def test_orthogonal_loadings_have_no_diagonal_gap() -> None:
-    W = torch.linalg.qr(torch.randn(6, 3, dtype=DTYPE))[0]
-    assert LinearGaussian(2 * W, scale=0.5).diagonal_gap() == pytest.approx(0, abs=1e-12)
-
-
-def test_simulations_have_the_moments_of_thelinear_gaussian() -> None:
+def test_simulations_have_the_moments_of_the_model() -> None:
     model, draws = linear_gaussian(), 200_000
     x = model.simulate(draws, seed=5)
     mean, covariance = model.bias, _joint(model)[1][3:, 3:]

@@ -21,27 +21,14 @@ def conv_decoder(channels: int = 1) -> nn.Module:
     return nn.Sequential(nn.Linear(LATENTS, 16), nn.Unflatten(1, (4, 2, 2)), last)
 
 
-# The shape of one observation and the decoder.
-SHAPES = [
-    ((64,), nn.Linear(LATENTS, 64)),
-    ((1, 8, 8), nn.Linear(LATENTS, 64)),
-    ((8, 8), nn.Linear(LATENTS, 64)),
-    ((1, 8, 8), conv_decoder()),
-    ((64,), conv_decoder()),
-    ((), nn.Linear(LATENTS, 1)),
-    ((1,), nn.Linear(LATENTS, 1)),
-]
-CLASS_SHAPES = [
-    ((64,), nn.Linear(LATENTS, 64 * CLASSES)),
-    ((1, 8, 8), nn.Linear(LATENTS, 64 * CLASSES)),
-    ((64,), Classes(64)),
-    ((1, 8, 8), Classes(1, 8, 8)),
-    ((64,), Classes(8, 8)),
-    ((), nn.Linear(LATENTS, CLASSES)),
-    ((1,), nn.Linear(LATENTS, CLASSES)),
-]
-CASES = [(name, *shape) for name in ("bernoulli", "normal", "poisson") for shape in SHAPES]
-CASES += [("categorical", *shape) for shape in CLASS_SHAPES]
+def shapes(images: nn.Module, numbers: int = 1) -> list[tuple[tuple[int, ...], nn.Module]]:
+    """Return the shape of one observation with a decoder: of ``images``, or of flat ``numbers`` for each entry."""
+    flat = [(event, nn.Linear(LATENTS, numbers * math.prod(event))) for event in ((64,), (1, 8, 8), (8, 8), (), (1,))]
+    return [*flat, ((1, 8, 8), images), ((64,), images)]
+
+
+CASES = [(name, *shape) for name in ("bernoulli", "normal", "poisson") for shape in shapes(conv_decoder())]
+CASES += [("categorical", *shape) for shape in shapes(Classes(1, 8, 8), CLASSES)]
 
 
 @pytest.mark.parametrize(("likelihood", "event", "decoder"), CASES)
