@@ -99,7 +99,7 @@ def test_each_mode_of_a_module_has_a_graph():
             means.append(vae.encoder[0].running_mean.clone())
             vae.encoder.train(step % 6 < 3)
 
-        optim = functools.partial(pyro.optim.SGD, {"lr": 1e-4})
+        optim = functools.partial(pyro.optim.SGD, {"lr": 1e-6})
         return fit(kind, lambda: problem, optim, steps=14, after_step=switch, **options), torch.stack(means)
 
     (ours, means), (pyros, expected) = run(avi.SVI, compile=True), run(pyro.infer.SVI)
