@@ -14,11 +14,11 @@ PACKAGES = ("pyro", "amortvi")
 
 def main() -> None:
     """Measure and report."""
-    settings = start("import_time", __doc__, threads=1, repetitions=7)
+    settings = start("import_time", __doc__, threads=1, repetitions=25)
     measurements = {f"import {package}": partial(_seconds, package) for package in PACKAGES}
     interleave(measurements, 1)  # reads the files into the page cache
     times = interleave(measurements, settings.repetitions)
-    report(settings, times, [Ratio("import amortvi", "import pyro", at_most=1.15)], unit="seconds")
+    report(settings, times, [Ratio("import amortvi", "import pyro", at_most=1.10)], unit="seconds")
 
 
 def _seconds(package: str) -> float:
