@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from typing import TypeVar
+from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -20,9 +20,6 @@ __all__ = ["INITIAL_LOG_SCALE", "Family", "ParametricFamily", "require_parametri
 INITIAL_LOG_SCALE = -1.5
 """The initial log scale. If latents start as noisy as the prior, the decoder learns to ignore some of them permanently. With
 an initial scale of about 0.2, the decoder learns to use them, and the scale then grows where a small one brings no gain."""
-
-Self = TypeVar("Self", bound="Family")
-Parametric = TypeVar("Parametric", bound="ParametricFamily")
 
 
 class Family(nn.Module, ABC):
@@ -40,7 +37,7 @@ class Family(nn.Module, ABC):
     dim: int
     context_features: int
 
-    def setup(self: Self, dim: int, context_features: int) -> Self:
+    def setup(self, dim: int, context_features: int) -> Self:
         """Create the parameters for given sizes.
 
         Args:
@@ -141,7 +138,7 @@ class ParametricFamily(Family):
         """Return the posteriors for ``context`` of shape ``(*B, C)``."""
         return self.distribution(self.to_parameters(context))
 
-    def without_head(self: Parametric) -> Parametric:
+    def without_head(self) -> Self:
         """Return a frozen copy whose context is the parameter vector itself."""
         bare = copy.deepcopy(self).requires_grad_(False)
         bare.head, bare.to_parameters = False, nn.Identity()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -23,8 +23,6 @@ __all__ = ["ChunkedPosterior", "Compute"]
 
 Compute = Callable[[Chunk, Distribution], Mapping[str, Tensor]]
 """Takes a chunk of observations with their posteriors; returns tensors by name."""
-
-Self = TypeVar("Self", bound="ChunkedPosterior")
 
 
 class ChunkedPosterior:
@@ -71,7 +69,7 @@ class ChunkedPosterior:
         number = "observations" if self.size is None else f"{self.size} observation{'s' * (self.size != 1)}"
         return f"{type(self).__name__}({type(self.family).__name__}, {number}, {sites})"
 
-    def select(self: Self, rows: Rows) -> Self:
+    def select(self, rows: Rows) -> Self:
         """Return the posterior of some of the observations.
 
         Args:
@@ -85,7 +83,7 @@ class ChunkedPosterior:
         selected.observations = subset(self.observations, positions(rows, len(self)))
         return selected
 
-    def in_memory(self: Self) -> Self:
+    def in_memory(self) -> Self:
         """Return the posterior with its observations read once and kept in memory."""
         if self.observations.in_memory:
             return self
