@@ -84,12 +84,12 @@ def test_other_priors_have_an_estimated_kl() -> None:
     grid = torch.linspace(1e-3, 12, 20_001, dtype=torch.float64).unsqueeze(-1)
     joint = prior.log_prob(grid) + dist.Poisson(grid).log_prob(x)
     evidence = torch.trapezoid(joint.exp(), grid, dim=0).log().numpy()
-    table = hand_set(model, LogNormal(0.2, 12, 7).double(), avi.families.Diagonal, x).evaluate(
-        x, particles=5000, seed=0
-    )
+    # Wider than the prior, so that the weights have a finite variance.
+    wide = hand_set(model, LogNormal(0.4, 12, 7).double(), avi.families.Diagonal, x)
+    table = wide.evaluate(x, particles=5000, seed=0)
     np.testing.assert_allclose(table["reconstruction"] - table["kl"], table["elbo"])
     assert (table["elbo"] < evidence + 5 * table["elbo_se"]).all()
-    np.testing.assert_allclose(table["iwae"], evidence, atol=0.1)
+    np.testing.assert_allclose(table["iwae"], evidence, atol=0.05)
 
 
 @pytest.mark.parametrize(("limit", "draws"), [(16, 200), (300, 200), (5000, 200), (2**22, 20_000)])
