@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from amortvi._util.checks import seed_or_none
-from amortvi._util.options import make_options
+from amortvi._util.keyword_options import make_options
 from amortvi._util.random import Stream, derived_seed, random_state
 from amortvi.errors import OptionError
 from amortvi.families import FamilyChoice, family_label, resolve_family

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from amortvi._util.checks import positive_int
-from amortvi._util.options import options_repr
+from amortvi._util.keyword_options import options_repr
 from amortvi.errors import FamilyError
 
 __all__ = ["INITIAL_LOG_SCALE", "Family", "ParametricFamily", "require_parametric"]

@@ -10,8 +10,8 @@ from typing import Any, ClassVar, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from amortvi._util.keyword_options import accepts_options
 from amortvi._util.lazy import pandas as pd
-from amortvi._util.options import accepts_options
 from amortvi._util.random import Stream, derived_seed, random_state
 from amortvi.data import DEFAULT_BATCH_SIZE, Batch, Observations, as_observations
 from amortvi.errors import DataError, NonFiniteError, NotFittedError

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from amortvi._util.checks import positive_int
-from amortvi._util.options import options_repr
+from amortvi._util.keyword_options import options_repr
 from amortvi.data import Batch
 from amortvi.model import Model
 from amortvi.objectives.gradients import stop_score_gradient

@@ -13,11 +13,11 @@ from amortvi._util.random import Stream, derived_seed, random_state
 from amortvi.data import Observations
 from amortvi.diagnostics.c2st import compare_pairs
 from amortvi.diagnostics.calibration.coverage import coverage_test
-from amortvi.diagnostics.calibration.moments import correlation_test, location_test, spread_test
 from amortvi.diagnostics.calibration.ranks import shape_of, uniformity
 from amortvi.diagnostics.calibration.result import Calibration
 from amortvi.diagnostics.calibration.truth_comparison import TruthComparison
 from amortvi.diagnostics.calibration.verdicts import NOT_CALIBRATED, Array, CalibrationTest, holm_corrected
+from amortvi.diagnostics.calibration.whitened import correlation_test, location_test, spread_test
 from amortvi.diagnostics.simulation import Simulator, simulate_observations
 from amortvi.errors import OptionError
 from amortvi.inference import AmortizedVI

@@ -7,9 +7,9 @@ from torch import Tensor
 
 from amortvi.data import Batch
 from amortvi.diagnostics.calibration.coverage import reference_points
-from amortvi.diagnostics.calibration.moments import Whitening
 from amortvi.diagnostics.calibration.ranks import uniform_ranks
 from amortvi.diagnostics.calibration.verdicts import Array
+from amortvi.diagnostics.calibration.whitened import Whitening
 from amortvi.diagnostics.simulation import Simulated
 from amortvi.errors import NonFiniteError
 from amortvi.model import log_jacobian, sum_sites

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from amortvi._util.options import accepts_options, make_options, options_repr
+from amortvi._util.keyword_options import accepts_options, make_options, options_repr
 from amortvi.errors import OptionError
 
 
