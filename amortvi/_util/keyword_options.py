@@ -36,7 +36,7 @@ def accepts_options(
         own, fields = inspect.signature(method), inspect.signature(options)
         kept = [parameter for name, parameter in own.parameters.items() if name != "options"]
         signature = own.replace(parameters=[*kept, *fields.parameters.values()])
-        accepting.__signature__ = signature  # type: ignore[attr-defined]
+        accepting.__signature__ = signature  # type: ignore[attr-defined]  # read by inspect
         accepting.__doc__ = _with_fields(method.__doc__, options.__doc__)
         return cast(Callable[Concatenate[Owner, Any, P], Result], accepting)
 

@@ -113,7 +113,7 @@ class _SizeRecorder(TorchDispatchMode):
     """Records the number of elements that each operation returns."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()  # type: ignore[no-untyped-call]  # torch's modes are not annotated
         self.numbers: list[int] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -58,7 +58,7 @@ def marginals(q: Distribution) -> Distribution | None:
 
 
 @marginals.register
-def _(q: Independent) -> Distribution | None:  # type: ignore[type-arg]
+def _(q: Independent) -> Distribution | None:  # type: ignore[type-arg]  # see StandardNormal
     return q.base_dist if q.reinterpreted_batch_ndims == 1 and not q.base_dist.event_shape else None
 
 

@@ -148,7 +148,7 @@ class Gaussian(TorchDistribution):
         return self.scale.log_abs_det() + 0.5 * self.event_shape[0] * (1 + math.log(2 * math.pi))
 
 
-@register_kl(Gaussian, StandardNormal)  # type: ignore[untyped-decorator]
+@register_kl(Gaussian, StandardNormal)  # type: ignore[untyped-decorator]  # torch's decorator is not annotated
 def _kl_gaussian_standard_normal(q: Gaussian, p: StandardNormal) -> Tensor:
     r"""Return :math:`\tfrac12 (\operatorname{tr} A A^\top + \lVert\mu\rVert^2 - D) - \log\lvert\det A\rvert`, ``(*B,)``."""
     second_moment = (q.variance + q.loc.square()).sum(-1)

@@ -30,7 +30,7 @@ class PointMass(Delta):
     """A point mass at a transformed latent, with the density of the change of variables."""
 
 
-@register_kl(PointMass, Distribution)  # type: ignore[untyped-decorator]
+@register_kl(PointMass, Distribution)  # type: ignore[untyped-decorator]  # torch's decorator is not annotated
 def _kl_point_mass(q: PointMass, p: Distribution) -> Tensor:
     # Pyro's rule for Delta omits the density, and with it the Jacobian in TraceMeanField_ELBO.
     log_density: Tensor = q.log_density

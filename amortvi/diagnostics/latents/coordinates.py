@@ -231,8 +231,7 @@ def warn_of_inactive_latents(vi: AmortizedVI, x: Observations, options: FitOptio
     given model, whereas a trained model has learned not to use them.
     """
     is_trained = not vi.freeze_model and any(parameter.requires_grad for parameter in vi.generative.parameters())
-    steps = len(vi.history) * (x.steps(options.batch_size) or 1)
-    if not is_trained or steps < _LEAST_STEPS:
+    if not is_trained or len(vi.history) * (x.steps(options.batch_size) or 1) < _LEAST_STEPS:
         return
     posterior = vi.posterior(evenly_spaced(x, 1024), copy=False)
     with random_state(0, vi.device):

@@ -40,7 +40,7 @@ class ElementTracker(TorchDispatchMode):
     """
 
     def __init__(self, tensors: Iterable[tuple[Tensor, Tensor]]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()  # type: ignore[no-untyped-call]  # torch's modes are not annotated
         self._ids: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
         for tensor, ids in tensors:
             self._ids[tensor] = ids
