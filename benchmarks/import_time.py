@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from benchmarks.harness import Ratio, interleave, printed_number, report, start
+from benchmarks.harness import Ratio, interleave, printed_numbers, report, start
 
 PACKAGES = ("pyro", "amortvi")
 
@@ -23,7 +23,8 @@ def main() -> None:
 
 def _seconds(package: str) -> float:
     program = f"import time; start = time.perf_counter(); import {package}; print(time.perf_counter() - start)"
-    return printed_number(["-c", program])
+    (seconds,) = printed_numbers(["-c", program])
+    return seconds
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ QUESTIONS = (
     "particles",
     "fit_overhead",
     "import_time",
-    "compile_time",
+    "time_to_result",
     "refinement",
     "k_hat",
     "annealing",
@@ -57,7 +57,7 @@ def _summarize(names: list[str]) -> None:
         for ratio in result["ratios"]:
             if ratio["target"]:
                 compared = f"{name}: {ratio['ratio']}"
-                print(f"{compared:80} {ratio['measured']:>7.2f}  {ratio['target']:13} {ratio['verdict']}")
+                print(f"{compared:110} {ratio['measured']:>7.2f}  {ratio['target']:13} {ratio['verdict']}")
         for warning in result["warnings"]:
             print(f"{name}: {warning}")
         for skipped, reason in result["skipped"].items():

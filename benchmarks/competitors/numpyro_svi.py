@@ -58,7 +58,8 @@ def stepwise(problem: Problem, epochs: int, elbo: ELBO) -> Competitor:
 def whole_epochs(problem: Problem, epochs: int, elbo: ELBO) -> Competitor:
     """Return a loop over epochs, each one call of a compiled function that gathers and updates in a `fori_loop`.
 
-    NumPy shuffles the observations once per epoch. JAX would sort random numbers instead, which takes longer.
+    The number of iterations is constant, so JAX turns the `fori_loop` into a `lax.scan`. NumPy shuffles the observations
+    once per epoch. JAX would sort random numbers instead, which takes longer.
 
     Args:
         problem: the model and the data.

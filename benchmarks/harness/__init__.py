@@ -2,7 +2,7 @@
 
 from benchmarks.harness.report import RESULTS, Ratio, report, report_skipped
 from benchmarks.harness.settings import Settings, start
-from benchmarks.harness.timing import ROOT, Competitor, Times, interleave, measure, printed_number, timer
+from benchmarks.harness.timing import ROOT, Competitor, Times, interleave, measure, printed_numbers, timer
 
 __all__ = [
     "RESULTS",
@@ -13,7 +13,7 @@ __all__ = [
     "Times",
     "interleave",
     "measure",
-    "printed_number",
+    "printed_numbers",
     "report",
     "report_skipped",
     "start",

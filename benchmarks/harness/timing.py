@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["ROOT", "Competitor", "Times", "interleave", "measure", "printed_number", "timer"]
+__all__ = ["ROOT", "Competitor", "Times", "interleave", "measure", "printed_numbers", "timer"]
 
 Times = dict[str, list[float]]
 """The measurements of each competitor, one per repetition."""
@@ -34,7 +34,7 @@ class Competitor:
             competitors do the same work.
     """
 
-    run: Callable[[], None]
+    run: Callable[[], object]
     elbo: Callable[[], float] | None = None
 
 
@@ -80,8 +80,8 @@ def timer(work: Callable[[], object], *, scale: float = 1.0) -> Callable[[], flo
     return elapsed
 
 
-def printed_number(arguments: Sequence[str], environment: Mapping[str, str] | None = None) -> float:
-    """Run ``python *arguments`` in a fresh process and return the number on the last line of its output.
+def printed_numbers(arguments: Sequence[str], environment: Mapping[str, str] | None = None) -> list[float]:
+    """Run ``python *arguments`` in a fresh process and return the numbers on the last line of its output.
 
     Args:
         arguments: the arguments of the interpreter, which is the one that runs this process.
@@ -100,4 +100,4 @@ def printed_number(arguments: Sequence[str], environment: Mapping[str, str] | No
     )
     if done.returncode != 0:
         raise RuntimeError(f"python {' '.join(arguments)} failed:\n{done.stderr}")
-    return float(done.stdout.splitlines()[-1])
+    return [float(number) for number in done.stdout.splitlines()[-1].split()]
