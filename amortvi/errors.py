@@ -18,6 +18,8 @@ __all__ = [
     "NonFiniteError",
     "NotFittedError",
     "OptionError",
+    "VerificationError",
+    "VerificationWarning",
 ]
 
 
@@ -57,6 +59,10 @@ class CaptureError(AmortviError, RuntimeError):
     """A training step cannot be recorded or compiled; use ``compile=False``."""
 
 
+class VerificationError(AmortviError, RuntimeError):
+    """A compiled training step differs from the step that it replaces, and ``verify="error"``."""
+
+
 class CheckpointError(AmortviError, ValueError):
     """A saved run cannot be read, or does not match this model, encoder or family."""
 
@@ -67,6 +73,10 @@ class MissingDependencyError(AmortviError, ImportError):
 
 class AmortviWarning(UserWarning):
     """Something that deserves attention but does not stop the computation."""
+
+
+class VerificationWarning(AmortviWarning):
+    """A compiled training step differs from the step that it replaces, so numbers since its last verification may be wrong."""
 
 
 def quoted(error: BaseException, lines: int = 12) -> str:

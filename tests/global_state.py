@@ -9,7 +9,7 @@ import numpy as np
 import pyro
 import torch
 
-from amortvi.compile.compiler import flushes_denormals
+from amortvi.compile.executable import flushes_denormals
 
 
 def global_state() -> dict[str, Any]:

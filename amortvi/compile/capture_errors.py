@@ -15,7 +15,18 @@ from pyro.poutine.messenger import Messenger
 
 from amortvi.errors import CaptureError, quoted
 
-__all__ = ["READS_VALUE", "SIZE_VARIES", "VARIES", "LastSite", "capture_error", "capture_error_from", "user_line"]
+__all__ = [
+    "GENERATOR",
+    "READS_VALUE",
+    "SHAPE_CHANGES",
+    "SIZE_VARIES",
+    "UNKNOWN_TENSOR",
+    "VARIES",
+    "LastSite",
+    "capture_error",
+    "capture_error_from",
+    "user_line",
+]
 
 _HERE = Path(__file__)
 _STANDARD_LIBRARY = Path(linecache.__file__).parent
@@ -40,6 +51,14 @@ VARIES = (
 SIZE_VARIES = (
     "the size of its result depends on the values in a tensor. Use torch.where, or multiply by a mask, so that the size stays "
     "the same"
+)
+GENERATOR = (
+    "it draws from a torch.Generator, which a recorded graph cannot. Draw from the default generator, which pyro.set_rng_seed sets"
+)
+SHAPE_CHANGES = "it changes the shape of a tensor from outside in place. Use an operation that returns a new tensor"
+UNKNOWN_TENSOR = (
+    "it uses a tensor that was not made by operations of torch on plain tensors, or that is of a special kind (a subclass of "
+    "Tensor, or a tensor in shared memory)"
 )
 
 
@@ -70,8 +89,7 @@ def capture_error_from(error: BaseException, site: str | None) -> CaptureError:
         error = error.__cause__
     if isinstance(error, CaptureError):
         return error
-    reads = "get value out of a tracing tensor" in str(error)
-    reason = READS_VALUE if reads else f"it fails while it is recorded: {quoted(error, lines=3)}"
+    reason = f"it fails while it is recorded: {quoted(error, lines=3)}"
     line, traceback = None, error.__traceback__
     while traceback is not None:
         line = _describe(traceback.tb_frame.f_code.co_filename, traceback.tb_lineno) or line

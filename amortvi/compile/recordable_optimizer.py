@@ -10,6 +10,7 @@ from torch import Tensor, optim
 
 __all__ = [
     "RecordableOptimizer",
+    "fuse",
     "has_hooks",
     "is_recordable",
     "needs_closure",
@@ -18,12 +19,21 @@ __all__ = [
     "place_optimizer_state",
 ]
 
-# Without `foreach` these convert the learning rate to a Python number.
-_NEED_FOREACH = frozenset({optim.Adadelta, optim.Adagrad, optim.RMSprop, optim.SGD})
+# These have one operation that updates all parameters.
+_HAVE_FUSED = frozenset({optim.Adagrad, optim.Adam, optim.AdamW, optim.SGD})
 # The step of these optimizers is a fixed sequence of tensor operations if all values that change between steps are tensors.
-_RECORDABLE = _NEED_FOREACH | {optim.ASGD, optim.Adam, optim.AdamW, optim.Adamax, optim.NAdam, optim.RAdam, optim.Rprop}
-# The options with which a step consists of tensor operations only, and the state that counts the steps.
-_AS_TENSORS = {"capturable": True, "fused": None}
+_RECORDABLE = _HAVE_FUSED | {
+    optim.ASGD,
+    optim.Adadelta,
+    optim.Adamax,
+    optim.NAdam,
+    optim.RAdam,
+    optim.RMSprop,
+    optim.Rprop,
+}
+# The options with which a step consists of few operations on tensors, and the state that counts the steps.
+_FUSED = {"fused": True, "foreach": False}
+_FOREACH = {"foreach": True, "capturable": True}
 _COUNTERS = frozenset({"step", "mu_product", "eta", "mu"})
 # The options that are not constants of a recording.
 _VARIABLE = ("params", "lr", "initial_lr")
@@ -47,12 +57,41 @@ def needs_closure(optimizer: optim.Optimizer) -> bool:
     return isinstance(optimizer, optim.LBFGS)
 
 
-class RecordableOptimizer:
-    """A recordable optimizer. Its learning rates are tensors while it is recorded, so that a schedule can change them."""
+def can_be_fused(optimizer: optim.Optimizer) -> bool:
+    """Return whether one operation of torch can update all parameters as ``optimizer`` does."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    special = any(group.get("differentiable") or isinstance(group["lr"], Tensor) for group in optimizer.param_groups)
+    return (
+        type(optimizer) in _HAVE_FUSED
+        and not special
+        and all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters)
+    )
 
-    def __init__(self, optimizer: optim.Optimizer) -> None:
+
+def fuse(optimizer: optim.Optimizer) -> None:
+    """Let an optimizer update all parameters in one operation, if it can and the user has not chosen otherwise."""
+    if can_be_fused(optimizer):
+        for group in optimizer.param_groups:
+            if group["fused"] is None and group["foreach"] is None:
+                group["fused"] = True
+
+
+class RecordableOptimizer:
+    """A recordable optimizer. Its learning rates are tensors while it is recorded, so that a schedule can change them.
+
+    Args:
+        optimizer: the optimizer.
+        rates: the tensors of other optimizers by learning rate, to share those that are equal.
+    """
+
+    def __init__(self, optimizer: optim.Optimizer, rates: dict[Hashable, Tensor] | None = None) -> None:
         self.optimizer = optimizer
-        self._rates = [group["params"][0].detach().new_zeros(()) for group in optimizer.param_groups]
+        shared: dict[Hashable, Tensor] = {} if rates is None else rates
+        self._options = _FUSED if can_be_fused(optimizer) else _FOREACH
+        self._rates = [
+            shared.setdefault((group["lr"], group["params"][0].device), _rate_like(group["params"][0]))
+            for group in optimizer.param_groups
+        ]
         self._written: list[float | None] = [None] * len(self._rates)
 
     def write_rates(self) -> None:
@@ -68,9 +107,9 @@ class RecordableOptimizer:
 
         In single precision, ``1 - beta ** step`` loses half of its digits in the first steps.
         """
+        if self._options is _FUSED:
+            return  # its operation computes these numbers in double precision
         for group in self.optimizer.param_groups:
-            if group.get("fused"):
-                continue  # the fused kernel supports single precision only
             for parameter in group["params"]:
                 state = self.optimizer.state.get(parameter, {})
                 for name in _COUNTERS & state.keys():
@@ -86,9 +125,7 @@ class RecordableOptimizer:
         for group, rate in zip(groups, self._rates, strict=True):
             if not isinstance(group["lr"], Tensor):
                 group["lr"] = rate
-            group.update({name: value for name, value in _AS_TENSORS.items() if name in group})
-            if type(self.optimizer) in _NEED_FOREACH:
-                group["foreach"] = True
+            group.update({name: value for name, value in self._options.items() if name in group})
         # torch.compile sets this flag to make optimizers count their steps in tensors on every device.
         before = torch.compiler._is_compiling_flag
         torch.compiler._is_compiling_flag = True
@@ -98,6 +135,11 @@ class RecordableOptimizer:
             torch.compiler._is_compiling_flag = before
             for group, options in zip(groups, given, strict=True):
                 group.update(options)
+
+
+def _rate_like(parameter: Tensor) -> Tensor:
+    dtype = parameter.dtype if parameter.is_mps else torch.float64
+    return torch.zeros((), dtype=dtype, device=parameter.device)
 
 
 def place_optimizer_state(optimizer: optim.Optimizer, device: torch.device) -> None:

@@ -2,26 +2,31 @@
 
 All Python code (tracing the model, message handlers, the bookkeeping of autograd, the loops of the optimizer) runs only while
 the graph is recorded. A function can be recorded if it performs the same operations in every call, whatever the values in its
-tensors. To verify this, it is recorded twice, with different arguments and random numbers, and the recordings must agree.
+tensors; that is verified while the graph is used, by `Audit`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import operator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from amortvi._util.random import random_state
-from amortvi.compile.capture_errors import capture_error_from
-from amortvi.compile.sandbox import RefuseReads, Sandbox, check_same_operations
+from amortvi.compile.capture_errors import VARIES, capture_error, capture_error_from
+from amortvi.compile.recorder import Call, Reads, Recorder, Value
 from amortvi.errors import CaptureError
 
-__all__ = ["Recording", "record"]
+__all__ = ["Function", "Recording", "difference", "record"]
 
 Function = Callable[..., Sequence[Tensor]]
+
+_LARGEST_QUOTED = 8
+"""The size up to which a constant tensor is quoted in messages; larger ones are compared by their sums."""
 
 
 @dataclass(frozen=True)
@@ -34,122 +39,146 @@ class Recording:
         outside: the tensors that the function reads or writes but does not receive as arguments: parameters, buffers, the
             state of an optimizer, and tensors in closures.
         results: the number of outputs that are the function's results.
+        read: the tensors whose values Python has read, with their versions; with another version, the graph is invalid.
+        written: the positions of the graph's inputs that the function changes in place.
     """
 
     graph: fx.GraphModule
     outside: tuple[Tensor, ...]
     results: int
+    read: tuple[tuple[Tensor, int], ...]
+    written: tuple[int, ...]
 
     def replay(self, arguments: Sequence[Tensor]) -> list[Tensor]:
-        """Run the graph operation by operation, without compiling it, and return the function's results."""
+        """Run the graph operation by operation and return the function's results."""
         with torch.no_grad():
             outputs = self.graph(*arguments, *(tensor.detach() for tensor in self.outside))
         return list(outputs[: self.results])
 
 
-def record(function: Function, arguments: Sequence[Tensor], others: Sequence[Tensor]) -> Recording:
-    """Record ``function``, restore the tensors that it writes, and leave the caller's random state unchanged.
+def record(function: Function, arguments: Sequence[Tensor], seed: int = 0) -> Recording:
+    """Run ``function`` once, record it, and restore the tensors that it writes and the random state.
 
     Args:
         function: takes tensors and returns tensors; it may also change tensors in place.
         arguments: an example of its arguments.
-        others: other values of the same shapes.
+        seed: the seed with which it is run.
 
     Raises:
-        CaptureError: the function reads values of tensors, or does not perform the same operations in every call.
+        CaptureError: the function reads values that differ from call to call, or fails.
 
     Example:
         >>> import torch
         >>> weight = torch.ones(2)
         >>> x = torch.tensor([1.0, 2.0])
-        >>> recording = record(lambda x: [(weight * x).sum()], [x], [x + 1])
+        >>> recording = record(lambda x: [(weight * x).sum()], [x])
         >>> recording.outside[0] is weight, recording.replay([x])
         (True, [tensor(3.)])
     """
-    device = arguments[0].device
-    with Sandbox() as sandbox:
-        with random_state(0, device):
-            first = _trace(function, arguments, sandbox)
-        operations = sandbox.take_operations()
-        with random_state(1, device):
-            second = _trace(function, others, sandbox)
-        check_same_operations(operations, sandbox.take_operations())
-    return _lift_constants(first, _constants(first), _constants(second))
+    # Other tensor objects than the caller's, because the function may also refer to these from outside.
+    given = [argument.detach() for argument in arguments]
+    device = given[0].device if given else None
+    with random_state(seed, device), Recorder(given) as recorder:
+        try:
+            with recorder.last_site, Reads(recorder):
+                results = [recorder.position(result) for result in function(*given)]
+        except Exception as error:  # the user's code runs here and may raise anything
+            raise capture_error_from(error, recorder.last_site.name) from error
+    read = recorder.read()
+    inputs = [*range(len(given)), *recorder.outside]
+    written = tuple(number for number, position in enumerate(inputs) if recorder.is_written(position))
+    outside = tuple(recorder.tensors[position] for position in recorder.outside)
+    return Recording(_Builder(recorder).build(inputs, results), outside, len(results), read, written)
 
 
-def _trace(function: Function, arguments: Sequence[Tensor], sandbox: Sandbox) -> fx.GraphModule:
-    # Imported here because they would make importing amortvi slower.
-    from torch._guards import TracingContext, tracing
-    from torch._subclasses.fake_tensor import FakeTensorMode
-    from torch.fx.experimental.proxy_tensor import make_fx
+class _Builder:
+    """Makes a graph of the recorded operations that are needed; what is constant is not computed again."""
 
-    def guarded(*tensors: Tensor) -> list[Tensor]:
-        with sandbox.last_site, RefuseReads(sandbox):
-            return list(function(*tensors))
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
+        self._graph = fx.Graph()
+        self._nodes: dict[int, fx.Node] = {}
+        self._constants: dict[str, Tensor] = {}
 
-    try:
-        # Without a shared mode, make_fx creates one per operation to describe its result, which takes half of the time.
-        with tracing(TracingContext(FakeTensorMode(allow_fallback_kernels=True))):
-            return make_fx(guarded, tracing_mode="real")(*(argument.detach() for argument in arguments))
-    except Exception as error:  # the user's code runs here and may raise anything
-        raise capture_error_from(error, sandbox.last_site.name) from error
+    def build(self, inputs: list[int], results: list[int]) -> fx.GraphModule:
+        for number, position in enumerate(inputs):
+            self._nodes[position] = self._graph.placeholder(f"tensor_{number}")
+        unused = []
+        for call, is_used in self._needed(results):
+            node = self._graph.call_function(call.function, *self._with_nodes((call.args, call.kwargs)))
+            node.meta["line"] = call.line
+            self._set_results(call.result, node)
+            if call.draws and not is_used:
+                unused += [value.position for value in _values(call.result)]
+        self._graph.output([self._node(position) for position in [*results, *unused]])
+        return fx.GraphModule(self._constants, self._graph)
 
+    def _needed(self, results: list[int]) -> list[tuple[Call, bool]]:
+        """Return the operations that matter, and whether a later one uses their results."""
+        used = {position for position in results if not self._recorder.is_literal(position)}
+        needed = []
+        for call in reversed(self._recorder.calls):
+            made = {value.position for value in _values(call.result)}
+            is_used = not used.isdisjoint(made)
+            if is_used or call.draws or call.writes:
+                needed.append((call, is_used))
+                given = (value.position for value in _values((call.args, call.kwargs)))
+                used.update(position for position in given if not self._recorder.is_literal(position))
+        return needed[::-1]
 
-def _constants(module: fx.GraphModule) -> dict[str, Tensor]:
-    """Return, by name, the tensors in a traced function that are not arguments: from outside, or made of Python numbers."""
-    names = {str(node.target): None for node in module.graph.nodes if node.op == "get_attr"}
-    return {name: getattr(module, name) for name in names}
+    def _with_nodes(self, arguments: Any) -> Any:
+        return tree_map_only(Value, lambda value: self._node(value.position), arguments)
 
+    def _node(self, position: int) -> fx.Node:
+        node = self._nodes.get(position)
+        if node is None:
+            name = f"constant_{len(self._constants)}"
+            self._constants[name] = self._recorder.tensors[position].detach()
+            node = self._nodes[position] = self._graph.get_attr(name)
+            if not self._recorder.is_literal(position):
+                # Each run writes to its own copy.
+                node = self._nodes[position] = self._graph.call_function(torch.ops.aten.clone.default, (node,))
+        return node
 
-def _lift_constants(module: fx.GraphModule, found: dict[str, Tensor], again: dict[str, Tensor]) -> Recording:
-    """Make the tensors from outside the function arguments of the graph, so that it reads their current values."""
-    graph = fx.Graph()
-    renamed: dict[fx.Node, fx.Node] = {}
-    nodes = list(module.graph.nodes)
-    for node in nodes:
-        if node.op == "placeholder":
-            renamed[node] = graph.node_copy(node)
-    outside: dict[int, Tensor] = {}
-    placeholders: dict[int, fx.Node] = {}
-    # A tensor that is a different object in the second recording was made during the call, from Python or NumPy numbers.
-    made = {name for name, tensor in found.items() if tensor is not again.get(name)}
-    for name, tensor in found.items():
-        if name not in made and id(tensor) not in placeholders:
-            outside[id(tensor)], placeholders[id(tensor)] = tensor, graph.placeholder(f"outside_{len(placeholders)}")
-            placeholders[id(tensor)].meta["val"] = tensor
-    constants: dict[str, Tensor] = {}
-    unused: list[fx.Node] = []
-    results: list[Any] = []
-    for node in nodes:
-        if node.op == "get_attr":
-            name = str(node.target)
-            if name not in made:
-                renamed[node] = placeholders[id(found[name])]
-                continue
-            constants[name] = _checked_constant(found[name], again.get(name))
-        if node.op == "output":
-            results = [renamed[result] for result in node.args[0]]
-        elif node.op != "placeholder" and not _is_profiling(node):
-            renamed[node] = graph.node_copy(node, lambda old: renamed[old])
-            if _draws(node) and not node.users:
-                unused.append(renamed[node])
-    graph.output([*results, *unused])
-    return Recording(fx.GraphModule(constants, graph), tuple(outside.values()), len(results))
+    def _set_results(self, result: Any, node: fx.Node) -> None:
+        if isinstance(result, Value):
+            self._nodes[result.position] = node
+        elif isinstance(result, tuple | list):
+            for number, part in enumerate(result):
+                if isinstance(part, Value):
+                    self._nodes[part.position] = self._graph.call_function(operator.getitem, (node, number))
 
 
-def _checked_constant(value: Tensor, again: Tensor | None) -> Tensor:
-    if again is None or not torch.equal(value, again):
-        raise CaptureError(
-            "the step cannot be recorded as a graph: it makes a tensor of numbers from outside PyTorch that differ in each call. "
-            "Draw random numbers with torch, and keep numbers that change in tensors, or use compile=False."
-        )
-    return value.detach()
+def _values(tree: Any) -> list[Value]:
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Value)]
 
 
-def _draws(node: fx.Node) -> bool:
-    """Return whether a node draws random numbers. A compiler would drop draws that nothing uses; an eager step performs them."""
-    return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
+def difference(first: Recording, second: Recording) -> CaptureError | None:
+    """Return an error that describes the first difference between two recordings of a function, if there is one."""
+    for a, b in zip(_operations(first), _operations(second), strict=False):
+        (name, constants, line), (other_name, other_constants, _) = a, b
+        if name != other_name:
+            return capture_error(f"{name} in one call was {other_name} in the next: {VARIES}", line)
+        for constant, other in zip(constants, other_constants, strict=False):
+            if constant != other:
+                return capture_error(f"{name} received {constant} in one call and {other} in the next: {VARIES}", line)
+    if len(first.graph.graph.nodes) != len(second.graph.graph.nodes):
+        return capture_error(VARIES, None)
+    return None
 
 
-def _is_profiling(node: fx.Node) -> bool:
-    return node.op == "call_function" and str(node.target).startswith("profiler.")
+def _operations(recording: Recording) -> Iterator[tuple[str, list[str], str | None]]:
+    """Yield the name of each operation, its arguments other than computed tensors, and the user's line."""
+    for node in recording.graph.graph.nodes:
+        if node.op == "call_function":
+            constants = [_text(leaf, recording.graph) for leaf in tree_leaves((node.args, node.kwargs))]
+            yield str(node.target), constants, node.meta.get("line")
+
+
+def _text(leaf: Any, module: fx.GraphModule) -> str:
+    if not isinstance(leaf, fx.Node):
+        return repr(leaf)
+    if leaf.op != "get_attr":
+        return "a tensor"
+    constant = getattr(module, str(leaf.target))
+    return repr(constant.tolist()) if constant.numel() <= _LARGEST_QUOTED else f"a constant of sum {float(constant.sum())}"

@@ -108,7 +108,7 @@ def check_can_be_recorded(objective: Objective) -> None:
         return [loss.detach(), *torch.autograd.grad(loss, list(guide.parameters()))]
 
     objective.advance(0.25)
-    recording = record(loss_and_gradients, [x], [x + 1])
+    recording = record(loss_and_gradients, [x])
     for epochs in (0.25, 3.5, 1000.0):
         objective.advance(epochs)
         with random_state(1):

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import torch
 
 from amortvi._util.checks import optional, positive_float, positive_int, seed_or_none
-from amortvi.compile import CompileChoice, check_compile_choice
+from amortvi.compile import CompileChoice, Verify, check_compile_choice, check_verify
 from amortvi.errors import OptionError
 from amortvi.objectives import ObjectiveChoice, make_objective
 
@@ -39,10 +39,13 @@ class FitOptions:
         patience: stop after this many epochs without a higher validation ELBO, and restore the best parameters.
         device: where to train, such as ``"cuda"`` or ``"mps"``; by default where the encoder is.
         dtype: ``torch.float32`` or ``torch.float64``; by default that of the encoder.
-        compile: ``True`` records model, guide, gradient and optimizer as one graph and compiles it, once per shape of a
-            minibatch; this takes some seconds and makes a step several times as fast. ``False`` runs plain PyTorch.
-            ``"auto"`` compiles if at least 10,000 steps of a shape remain; if a step cannot be compiled, it runs plain
-            PyTorch and issues one warning. The results are equal up to rounding.
+        compile: ``"auto"`` records model, guide, gradient and optimizer as one graph after 20 steps of a shape, which takes
+            less than a tenth of a second and makes a step several times as fast; in a very long fit, the graph is compiled too. If
+            a step cannot be recorded, it runs plain PyTorch and issues one warning. ``True`` records and compiles from the
+            second step, which takes some seconds for each shape, or raises an error. ``False`` runs plain PyTorch. The results
+            are equal up to rounding.
+        verify: recorded steps are compared with plain PyTorch from time to time. If one differs, ``"warn"`` issues a warning
+            and continues with plain PyTorch; ``"error"`` raises `VerificationError`.
         seed: makes the fit reproducible bit for bit on one machine, and leaves the caller's random state untouched.
         progress: whether to show a progress bar with the ELBO and the time left.
 
@@ -62,6 +65,7 @@ class FitOptions:
     device: str | torch.device | None = None
     dtype: torch.dtype | None = None
     compile: CompileChoice = "auto"
+    verify: Verify = "warn"
     seed: int | None = None
     progress: bool = True
 
@@ -76,6 +80,7 @@ class FitOptions:
             "device": optional(check_device, "device", self.device),
             "dtype": optional(check_dtype, "dtype", self.dtype),
             "compile": check_compile_choice(self.compile),
+            "verify": check_verify(self.verify),
             "seed": seed_or_none(self.seed),
         }
         for name, value in checked.items():

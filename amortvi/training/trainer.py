@@ -7,7 +7,7 @@ from typing import Any, TypedDict
 
 import torch
 
-from amortvi.compile import place_optimizer_state
+from amortvi.compile import fuse, place_optimizer_state
 from amortvi.data import Observations
 from amortvi.errors import OptionError
 from amortvi.model import Model
@@ -18,13 +18,12 @@ from amortvi.training.loop import Loop, Validation
 from amortvi.training.modules import TrainedModules
 from amortvi.training.options import FitOptions, OptimizerFactory, Schedule, ScheduleFactory
 from amortvi.training.steps import (
-    Budget,
     CompiledEstimation,
     CompiledStep,
     EagerEstimation,
     EagerStep,
-    Engine,
     Estimation,
+    Policy,
     Totals,
     Update,
 )
@@ -58,8 +57,6 @@ class Trainer:
     _factory: OptimizerFactory | None = None
     _relative_rates: list[float] = field(default_factory=list)
     _saved_state: OptimizerState | None = None
-    _updates: Engine[Update] = field(default_factory=lambda: Engine(EagerStep, CompiledStep))
-    _estimations: Engine[Estimation] = field(default_factory=lambda: Engine(EagerEstimation, CompiledEstimation))
 
     def run(
         self, options: FitOptions, train: Observations, validation: Observations | None, device: torch.device
@@ -77,20 +74,20 @@ class Trainer:
         schedule = None if options.lr_schedule is None else _make_schedule(options.lr_schedule, optimizer)
         objective = make_objective(options.objective)
         objective.to(device)
-        train, budget = train.resident(device), Budget(options.epochs)
+        train, policy = train.resident(device), Policy(options.compile, options.verify)
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         update = Update(modules, objective, train.size, Totals(device), optimizer, parameters, options.gradient_clip)
-        step, reference = self._updates.steps(update, options.compile, budget, train.steps(options.batch_size))
+        reference = EagerStep(update)
         loop = Loop(
             options=options,
             objective=objective,
             modules=modules,
             optimizer=optimizer,
             schedule=schedule,
-            step=step,
+            step=reference if options.compile is False else CompiledStep(update, policy),
             reference=reference,
             train=train,
-            validation=self._validation(options, objective, modules, validation, budget, device),
+            validation=self._validation(objective, modules, validation, policy, device),
             device=device,
         )
         first = self.records[-1].epoch + 1 if self.records else 1
@@ -99,24 +96,24 @@ class Trainer:
 
     def _validation(
         self,
-        options: FitOptions,
         objective: Objective,
         modules: TrainedModules,
         observations: Observations | None,
-        budget: Budget,
+        policy: Policy,
         device: torch.device,
     ) -> Validation | None:
         if observations is None:
             return None
         observations = observations.resident(device)
         estimation = Estimation(modules, objective, observations.size, Totals(device))
-        step, _ = self._estimations.steps(estimation, options.compile, budget, observations.steps(None))
-        return Validation(observations, step)
+        eager = policy.choice is False
+        return Validation(observations, EagerEstimation(estimation) if eager else CompiledEstimation(estimation, policy))
 
     def _optimizer_for(self, options: FitOptions, modules: TrainedModules) -> torch.optim.Optimizer:
         """Return the optimizer of earlier fits, or a new one if ``options.optimizer`` has changed."""
         if self._optimizer is None or self._factory is not options.optimizer:
             made = _make_optimizer(options, modules)
+            fuse(made)
             # Parameter groups may have their own learning rates; a further fit with another lr keeps their ratios.
             self._relative_rates = [float(group["lr"]) / options.lr for group in made.param_groups]
             if self._saved_state is not None and self._saved_state["kind"] == type(made).__name__:

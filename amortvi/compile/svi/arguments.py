@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import enum
-import types
-from collections.abc import Hashable, Sequence
+from argparse import Namespace
+from collections import OrderedDict
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from types import MethodType, SimpleNamespace
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
+from torch import Tensor
 
 from amortvi.errors import CaptureError
 
@@ -26,8 +29,7 @@ class Arguments:
 
     Args:
         leaves: the values in the arguments, in order.
-        spec: the structure of the tuples, lists and dicts that contain them; ``None`` if there are none.
-        names: the names of the keyword arguments, which come last.
+        structure: the tuples, lists, dicts and similar containers that hold them, for ``args`` and ``kwargs``.
         signature: equal for arguments that the same graph accepts.
 
     Example:
@@ -40,8 +42,7 @@ class Arguments:
     """
 
     leaves: Sequence[Any]
-    spec: TreeSpec | None
-    names: tuple[str, ...]
+    structure: tuple[_Structure | None, _Structure | None]
     signature: Hashable
 
     @classmethod
@@ -51,14 +52,9 @@ class Arguments:
         Raises:
             CaptureError: a value can be neither an input of a graph nor part of a signature.
         """
-        leaves: Sequence[Any] = (*args, *kwargs.values())
-        spec = None
-        if any(isinstance(leaf, tuple | list | dict) for leaf in leaves):
-            leaves, spec = tree_flatten((args, kwargs))
-        names = tuple(kwargs)
-        # Some versions of torch cannot hash a TreeSpec.
-        structure = None if spec is None else repr(spec)
-        return cls(leaves, spec, names, (structure, names, tuple([_leaf_signature(leaf) for leaf in leaves])))
+        leaves: list[Any] = []
+        structure = (_flatten(args, leaves), _flatten(kwargs, leaves))
+        return cls(leaves, structure, (structure, tuple([_leaf_signature(leaf) for leaf in leaves])))
 
     @property
     def tensors(self) -> list[Tensor]:
@@ -71,9 +67,9 @@ class Arguments:
         return tuple(leaf for leaf in self.leaves if isinstance(leaf, float))
 
     @property
-    def modules(self) -> list[nn.Module]:
-        """The modules."""
-        return [leaf for leaf in self.leaves if isinstance(leaf, nn.Module)]
+    def objects(self) -> list[Any]:
+        """The values that are compared by identity, so that changes inside them are to be watched."""
+        return [leaf for leaf in self.leaves if not isinstance(leaf, (Tensor, *_COMPARED_BY_VALUE))]
 
     def without_data(self) -> Arguments:
         """Return a copy with empty tensors, which can be kept without keeping the data alive."""
@@ -82,20 +78,54 @@ class Arguments:
     def rebuild(self, tensors: Sequence[Tensor], floats: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Return ``args`` and ``kwargs`` with the same structure and new tensors and floats; the floats may be tensors."""
         new_tensors, new_floats = iter(tensors), iter(floats)
-        leaves = [
-            next(new_tensors) if isinstance(leaf, Tensor) else next(new_floats) if isinstance(leaf, float) else leaf
-            for leaf in self.leaves
-        ]
-        if self.spec is not None:
-            args, kwargs = tree_unflatten(leaves, self.spec)
-            return args, kwargs
-        positional = len(leaves) - len(self.names)
-        return tuple(leaves[:positional]), dict(zip(self.names, leaves[positional:], strict=True))
+        leaves = iter(
+            [
+                next(new_tensors) if isinstance(leaf, Tensor) else next(new_floats) if isinstance(leaf, float) else leaf
+                for leaf in self.leaves
+            ]
+        )
+        args, kwargs = (_rebuild(part, leaves) for part in self.structure)
+        return args, kwargs
+
+
+@dataclass(frozen=True)
+class _Structure:
+    """A container in the arguments: its type, its keys, and the structures of its parts; ``None`` stands for a value."""
+
+    kind: Any
+    keys: tuple[Hashable, ...]
+    parts: tuple[Any, ...]
+
+
+def _flatten(value: Any, leaves: list[Any]) -> _Structure | None:
+    """Append the values in a container to ``leaves``, and return its structure."""
+    kind = type(value)
+    if kind in (tuple, list) or (isinstance(value, tuple) and hasattr(value, "_fields")):
+        return _Structure(kind, (), tuple([_flatten(item, leaves) for item in value]))
+    if kind in (dict, OrderedDict, SimpleNamespace, Namespace):
+        items = value if isinstance(value, dict) else vars(value)
+        return _Structure(kind, tuple(items), tuple([_flatten(item, leaves) for item in items.values()]))
+    if kind is partial:
+        parts = (value.func, value.args, value.keywords)
+        return _Structure(kind, (), tuple([_flatten(part, leaves) for part in parts]))
+    leaves.append(value)
+    return None
+
+
+def _rebuild(structure: _Structure | None, leaves: Iterator[Any]) -> Any:
+    if structure is None:
+        return next(leaves)
+    kind, parts = structure.kind, [_rebuild(part, leaves) for part in structure.parts]
+    if kind in (tuple, list):
+        return kind(parts)
+    if kind is partial:
+        return partial(parts[0], *parts[1], **parts[2])
+    if kind in (SimpleNamespace, Namespace):
+        return kind(**dict(zip(structure.keys, parts, strict=True)))
+    return kind(zip(structure.keys, parts, strict=True)) if issubclass(kind, dict) else kind(*parts)
 
 
 _COMPARED_BY_VALUE = (int, str, bytes, complex, type(None), enum.Enum, torch.dtype, torch.device, torch.Size, frozenset)
-# These are compared by identity. Guards check the state of modules, and the code of a function does not change.
-_COMPARED_BY_IDENTITY = (nn.Module, type, types.FunctionType, types.BuiltinFunctionType, types.MethodType)
 
 
 def _leaf_signature(leaf: Any) -> Hashable:
@@ -103,14 +133,30 @@ def _leaf_signature(leaf: Any) -> Hashable:
         return _tensor_signature(leaf)
     if isinstance(leaf, float):
         return float
-    # An object that does not define __eq__ remains equal to itself when it changes.
-    hash_method = getattr(type(leaf), "__hash__", None)
-    if not isinstance(leaf, _COMPARED_BY_VALUE + _COMPARED_BY_IDENTITY) and hash_method in (None, object.__hash__):
+    if isinstance(leaf, np.ndarray):
         raise CaptureError(
-            f"an argument of type {type(leaf).__name__} cannot be part of a compiled step, which would not detect its changes: "
-            f"pass tensors, numbers, strings, or tuples, lists and dicts of them, or use compile=False."
+            "an argument is a NumPy array, whose values a recorded step would keep: pass a tensor, or use compile=False."
         )
-    return type(leaf), leaf
+    # Other values are watched, because an object remains itself when it changes.
+    return (type(leaf), leaf) if isinstance(leaf, _COMPARED_BY_VALUE) else _Identity(leaf)
+
+
+class _Identity:
+    """An object as part of a signature: equal to itself only, even if its class defines another equality."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Identity) and _identity(self.value) == _identity(other.value)
+
+    def __hash__(self) -> int:
+        return hash(_identity(self.value))
+
+
+def _identity(value: Any) -> tuple[int, ...]:
+    # Each access to a method makes another object.
+    return (id(value.__self__), id(value.__func__)) if isinstance(value, MethodType) else (id(value),)
 
 
 def _tensor_signature(tensor: Tensor) -> Hashable:

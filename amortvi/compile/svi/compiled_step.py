@@ -1,4 +1,4 @@
-"""One step of stochastic variational inference as a compiled graph: loss, gradient, clipping and optimizers."""
+"""One step of stochastic variational inference as a graph: loss, gradient, clipping and optimizers."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ import torch
 from pyro import poutine
 from pyro.infer.util import zero_grads
 from pyro.optim import PyroOptim
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from amortvi.compile.compiler import compile_recording
-from amortvi.compile.recording import record
+from amortvi.compile.inductor import compile_graph
 from amortvi.compile.svi.arguments import Arguments
-from amortvi.compile.svi.guards import ConstantGuard
-from amortvi.compile.svi.state import TensorGuard, UsedState, unconstrained_parameters
+from amortvi.compile.svi.observation import Observation, unconstrained_parameters
+from amortvi.compile.svi.state import TensorGuard, memory_of
 from amortvi.compile.svi.torch_optim import RecordedUpdate, own_parameters
+from amortvi.compile.svi.watch import Watch
+from amortvi.compile.verified_graph import VerifiedGraph, device_of
 from amortvi.errors import CaptureError, quoted
 
 __all__ = ["OTHER_OPTIONS", "AvoidReads", "CompiledSVIStep", "StepDefinition"]
@@ -96,10 +97,6 @@ def _caller(frame: FrameType | None) -> tuple[str, str]:
 
 OTHER_OPTIONS = "the options of the optimizer changed"
 
-_PERTURBATION = 0.9375
-"""The factor applied to a float to detect whether the graph depends on its value; below one, in case it is a probability."""
-
-
 @dataclass(frozen=True)
 class StepDefinition:
     """What a step computes.
@@ -120,108 +117,137 @@ class StepDefinition:
 
 
 class CompiledSVIStep:
-    """The compiled step for arguments of one signature.
+    """The step for arguments of one signature, as a graph.
 
     Args:
         definition: what the step computes.
         arguments: an example of its arguments.
-        used: the state used by an eager step with such arguments.
+        observation: what an eager step with such arguments has used.
+        modules: every module whose tensors the step may use.
         records_optimizer: whether the optimizer updates are part of the graph; otherwise the graph returns gradients.
         floats_vary: whether floats in the arguments may change from step to step.
 
     Raises:
-        CaptureError: the step cannot be recorded or compiled; nothing has changed.
+        CaptureError: the step cannot be recorded; nothing has changed.
     """
 
     def __init__(
         self,
         definition: StepDefinition,
         arguments: Arguments,
-        used: UsedState,
+        observation: Observation,
+        modules: Sequence[nn.Module],
         *,
         records_optimizer: bool,
         floats_vary: bool,
     ) -> None:
         self._definition = definition
         self._example = arguments.without_data()
-        self._named = used.parameters
-        known = {id(p): p for p in (*used.parameters.values(), *own_parameters(definition.optim))}
+        self._named = observation.parameters
+        # One parameter may have several names.
+        self._pyros = list({id(parameter): parameter for parameter in self._named.values()}.values())
+        known = {id(p): p for p in (*self._pyros, *own_parameters(definition.optim))}
         self._parameters = [parameter for parameter in known.values() if parameter.requires_grad]
-        self._tensor_guard = TensorGuard(used.parameters, self._parameters, used.modules)
+        self._tensor_guard = TensorGuard(self._named, self._parameters, modules)
         self._tensor_guard.check_hooks()
-        self._update = RecordedUpdate(definition.optim, list(used.parameters.values())) if records_optimizer else None
-        self._constant_guard = ConstantGuard(
-            [definition.model, definition.guide, definition.loss_and_grads, *used.modules]
+        self._update = RecordedUpdate(definition.optim, self._pyros) if records_optimizer else None
+        options = [definition.optim.pt_clip_args] if isinstance(definition.optim, PyroOptim) else []
+        self._watch = Watch(
+            observation,
+            [definition.model, definition.guide, definition.loss_and_grads, *options, *arguments.objects, *modules],
         )
         self._floats = [self._float_tensor() for _ in arguments.floats] if floats_vary else []
-        self._first = self._first_input(arguments.tensors)
-        self._compile(arguments)
+        self._num_losses = 1
+        self._graph = self._record(arguments)
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether the graph is compiled rather than interpreted."""
+        return self._graph.is_compiled
+
+    @property
+    def has_floats(self) -> bool:
+        """Whether the arguments contain floats whose values may change."""
+        return bool(self._floats)
+
+    def compile(self, arguments: Arguments) -> None:
+        """Compile the graph; raise `CaptureError` if that fails."""
+        self._graph.compile(self._inputs(arguments), compile_graph)
 
     def invalidated_by(self) -> str | None:
-        """Return a description of what has changed since the step was compiled, or ``None`` if the step is still valid."""
-        if not self._tensor_guard.holds() or any(parameter.grad is not None for parameter in self._without_gradient):
-            return "parameters or buffers were replaced"
+        """Return a description of what has changed since the step was recorded, or ``None`` if the step is still valid."""
+        if not self._tensor_guard.holds() or self._memory != memory_of(self._graph.outside):
+            return "parameters, buffers or other tensors were replaced"
+        if any(parameter.grad is not None for parameter in self._without_gradient):
+            return "a parameter has a gradient for the first time"
         if self._update is not None and not self._update.holds():
             return OTHER_OPTIONS
-        changed = self._constant_guard.changed()
+        if not self._graph.is_valid():
+            return "a tensor was changed whose values the model reads"
+        changed = self._watch.changed()
         return None if changed is None else f"the value of {changed!r} changed"
 
-    def run(self, arguments: Arguments) -> Any:
-        """Run the step and return the loss, a number or a tuple of numbers."""
+    def has_gradients_of_others(self) -> bool:
+        """Return whether gradients were accumulated since the last step."""
+        return self._tensor_guard.has_gradients_of_others()
+
+    def run(self, arguments: Arguments, eager: Callable[[], Any]) -> Any:
+        """Run the step and return the loss, a number or a tuple of numbers.
+
+        Args:
+            arguments: the arguments of the step.
+            eager: Pyro's own step, which is taken instead in an audit.
+
+        Raises:
+            Mismatch: the step differs from Pyro's.
+        """
         inputs = self._inputs(arguments)
-        results = self._compiled(inputs)
-        if self._update is None:
-            self._apply(results[self._num_losses :], inputs)
+        losses, gradients = self._graph.run(inputs, lambda: self._as_tensors(eager()))
+        if gradients is not None and self._update is None:
+            self._apply(gradients, inputs)
+        return self.as_numbers(losses)
+
+    def as_numbers(self, losses: Sequence[Tensor]) -> Any:
+        """Return losses as Pyro returns them: a number, or a tuple of numbers if the loss has several terms."""
         if self._loss_type is None:
-            return results[0].item()
-        return self._loss_type(result.item() for result in results[: self._num_losses])
+            return losses[0].item()
+        return self._loss_type(loss.item() for loss in losses)
+
+    def _as_tensors(self, loss: Any) -> list[Tensor]:
+        losses = loss if isinstance(loss, tuple) else (loss,)
+        return [torch.as_tensor(each, dtype=self._loss_dtype).detach() for each in losses]
 
     def _float_tensor(self) -> Tensor:
         dtypes = {parameter.dtype for parameter in self._parameters if parameter.is_floating_point()}
         dtype = dtypes.pop() if len(dtypes) == 1 else torch.get_default_dtype()
-        return torch.zeros((), dtype=dtype, device=self._device())
-
-    def _first_input(self, tensors: list[Tensor]) -> list[Tensor]:
-        # A recording preserves the random state of the device of its first input.
-        device = self._device()
-        return [] if tensors and tensors[0].device == device else [torch.zeros((), device=device)]
-
-    def _device(self) -> torch.device:
-        tensors = [*self._parameters, *self._example.tensors]
-        return next((tensor.device for tensor in tensors if tensor.device.type != "cpu"), torch.device("cpu"))
+        device = device_of([*self._parameters, *self._example.tensors])
+        return torch.zeros((), dtype=dtype, device=device)
 
     def _inputs(self, arguments: Arguments) -> list[Tensor]:
         """Return the inputs of the graph: the tensors, and the floats as tensors unless they are constants."""
         for tensor, value in zip(self._floats, arguments.floats, strict=False):
             tensor.fill_(value)
-        return [*self._first, *arguments.tensors, *self._floats]
+        return [*arguments.tensors, *self._floats]
 
-    def _compile(self, arguments: Arguments) -> None:
-        inputs = self._inputs(arguments)
-        others = [
-            *self._first,
-            # The rows in another order are different values that the model accepts, too.
-            *(tensor.roll(1, 0) if tensor.dim() else tensor.clone() for tensor in arguments.tensors),
-            *(value * _PERTURBATION for value in self._floats),
-        ]
+    def _record(self, arguments: Arguments) -> VerifiedGraph:
         state = random.getstate()
         try:
-            with self._constant_guard.restored(), warnings.catch_warnings():
+            with self._watch.restored(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # eager steps have issued the model's warnings
-                recording = record(self._step, inputs, others)
+                trained = self._parameters if self._update is not None else []
+                graph = VerifiedGraph(self._step, self._inputs(arguments), trained, lambda: self._num_losses)
         except CaptureError:
             raise
         except Exception as error:  # the user's code may raise anything; Pyro's own step can still run
             raise CaptureError(f"the step fails while it is recorded: {quoted(error, lines=4)}") from error
         finally:
             random.setstate(state)
-        self._compiled = compile_recording(recording, inputs)
-        self._memory = {tensor.data_ptr() for tensor in recording.outside}
+        self._memory = memory_of(graph.outside)
+        return graph
 
     def _step(self, *inputs: Tensor) -> list[Tensor]:
-        rest = list(inputs[len(self._first) :])
         count = len(self._example.tensors)
-        args, kwargs = self._example.rebuild(rest[:count], rest[count:] if self._floats else self._example.floats)
+        args, kwargs = self._example.rebuild(inputs[:count], inputs[count:] if self._floats else self._example.floats)
         with self._tensor_guard.restored():
             had_none = [parameter.grad is None for parameter in self._parameters]
             losses = self._differentiate(args, kwargs)
@@ -242,7 +268,7 @@ class CompiledSVIStep:
         for parameter in self._parameters:
             parameter.grad = None
         definition = self._definition
-        # Validation by the distributions reads values; the eager steps have done it.
+        # Validation by the distributions reads values; the eager steps and the audits do it.
         with (
             torch.enable_grad(),
             pyro.validation_enabled(False),
@@ -254,16 +280,15 @@ class CompiledSVIStep:
         if found.keys() != self._named.keys() or any(found[name] is not value for name, value in self._named.items()):
             raise CaptureError("the step does not use the same parameters in every call.")
         self._loss_type = type(loss) if isinstance(loss, tuple) else None
-        losses = loss if isinstance(loss, tuple) else (loss,)
-        self._num_losses = len(losses)
-        return [torch.as_tensor(each).detach() for each in losses]
+        losses = [torch.as_tensor(each).detach() for each in (loss if isinstance(loss, tuple) else (loss,))]
+        self._num_losses, self._loss_dtype = len(losses), losses[0].dtype
+        return losses
 
     def _apply(self, gradients: Sequence[Tensor], inputs: Sequence[Tensor]) -> None:
-        used = self._memory | {tensor.data_ptr() for tensor in inputs}
+        used = {tensor.data_ptr() for tensor in (*self._graph.outside, *inputs)}
         for parameter, gradient in zip(self._with_gradient, gradients, strict=True):
             # An optimizer may change gradients in place, but a graph may return one tensor twice, or one of its inputs.
             parameter.grad = gradient.clone() if gradient.data_ptr() in used else gradient
             used.add(gradient.data_ptr())
-        parameters = list(self._named.values())
-        self._definition.optim(parameters)
-        zero_grads(parameters)
+        self._definition.optim(self._pyros)
+        zero_grads(self._pyros)

@@ -1,29 +1,29 @@
-"""The choice for each step between a compiled graph and Pyro's own step."""
+"""The choice for each step between a graph and Pyro's own step."""
 
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Callable, Hashable
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from pyro.util import warn_if_nan
-from torch import Tensor, nn
+from torch import nn
 
+from amortvi.compile.audit import Verify
 from amortvi.compile.svi.arguments import Arguments
 from amortvi.compile.svi.compiled_step import OTHER_OPTIONS, CompiledSVIStep, StepDefinition
-from amortvi.compile.svi.state import UsedState, current_settings, modules_of, observe, training_modes
+from amortvi.compile.svi.observation import Observation, observe
+from amortvi.compile.svi.state import current_settings, modules_of, training_modes
 from amortvi.compile.svi.torch_optim import can_be_recorded, has_state_for
-from amortvi.errors import AmortviWarning, CaptureError
+from amortvi.compile.verified_graph import Mismatch
+from amortvi.errors import AmortviWarning, CaptureError, VerificationWarning
 
-__all__ = ["COMPILE_AFTER", "MAX_COMPILATIONS", "StepDispatcher"]
+__all__ = ["MAX_RECORDINGS", "DispatchOptions", "StepDispatcher"]
 
-COMPILE_AFTER = 2000
-"""Eager steps with one signature before it is compiled. The number of steps that will follow is unknown. Compiling takes about as
-long as two to three thousand eager steps for any model, because both times grow with the number of operations. In the worst
-case, in which the last step compiles, the time lost is therefore about the time that the eager steps have taken."""
-
-MAX_COMPILATIONS = 16
-"""The limit on compilations. Without it, arguments with a new shape in every step would lead to a compilation in every step."""
+MAX_RECORDINGS = 16
+"""The limit on recordings. Without it, arguments with a new shape in every step would lead to a recording in every step."""
 
 _MAX_SIGNATURES = 1000
 """The limit on signatures that are known at a time. Without it, a new signature in every step would fill the memory."""
@@ -33,62 +33,103 @@ _MAX_OPTION_CHANGES = 2
 learning rate would otherwise lead to a new graph in every step."""
 
 
+@dataclass(frozen=True)
+class DispatchOptions:
+    """When steps are recorded and compiled.
+
+    Args:
+        choice: record after some steps (``"auto"``), or raise an error if that is impossible (``True``).
+        record_after: the eager steps with one signature before it is recorded.
+        compile_after: the recorded steps with one signature before it is compiled as well.
+        verify: whether a graph that differs from Pyro's step leads to a warning or to an error.
+        warns: whether to issue Pyro's warning if a loss is NaN.
+    """
+
+    choice: Literal[True, "auto"]
+    record_after: int
+    compile_after: int
+    verify: Verify
+    warns: bool
+
+
 class StepDispatcher:
-    """Runs each step compiled if this is possible and saves time, and eagerly otherwise.
+    """Runs each step as a graph if this is possible and saves time, and eagerly otherwise.
 
     Args:
         eager: Pyro's own step.
         define: returns what a step currently computes.
-        choice: compile each signature from its second step (``True``), or after many steps (``"auto"``).
-        warns: whether to issue Pyro's warning if a loss is NaN.
+        options: when steps are recorded and compiled.
     """
 
     def __init__(
-        self,
-        eager: Callable[..., Any],
-        define: Callable[[], StepDefinition],
-        choice: Literal[True, "auto"],
-        *,
-        warns: bool,
+        self, eager: Callable[..., Any], define: Callable[[], StepDefinition], options: DispatchOptions
     ) -> None:
-        self.compilations = 0
+        self.recordings = 0
         self._eager = eager
         self._define = define
-        self._choice = choice
-        self._warns = warns
+        self._options = options
         self._entries: dict[Hashable, _Entry] = {}
         self._definition: StepDefinition | None = None
         self._warned: set[str] = set()
+        self._steps: Counter[str] = Counter()
+        self._refused: list[str] = []
+        self._invalidated: Counter[str] = Counter()
         self._option_changes = 0
         self._attempts = 0
-        self._last_invalidation = ""
+        self._is_wrong = False
 
     def step(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run one step and return the loss.
 
         Raises:
-            CaptureError: the choice is ``True`` and the step cannot be compiled; nothing has changed.
+            CaptureError: the choice is ``True`` and the step cannot be recorded; nothing has changed.
+            VerificationError: a recorded step differs from Pyro's, which is to be an error.
         """
+
+        def eager() -> Any:
+            return self._eager(*args, **kwargs)
+
+        self._steps["all"] += 1
+        if self._is_wrong:
+            return eager()
         try:
             arguments = Arguments.of(args, kwargs)
             settings = current_settings()
             entry = self._entry(arguments, settings)
-            compiled = self._compiled_step(entry, arguments, settings)
+            step = self._graph(entry, arguments, settings)
         except CaptureError as error:
-            if self._choice is True:
-                raise
-            self._warn_once("eager", f"steps run without compiling: {error}", callers=3)
-            return self._eager(*args, **kwargs)
-        if compiled is None:
-            return self._run_eagerly(entry, arguments, args, kwargs)
-        loss = compiled.run(arguments)
-        if self._warns:
+            self._refuse(error)
+            return eager()
+        if step is None or step.has_gradients_of_others():
+            return self._run_eagerly(entry, arguments, eager)
+        self._steps["recorded"] += 1
+        try:
+            loss = step.run(arguments, eager)
+        except Mismatch as mismatch:
+            return self._report(mismatch, entry, step)
+        if self._options.warns:
             for each in loss if isinstance(loss, tuple) else (loss,):
                 warn_if_nan(each, "loss")
         return loss
 
+    def explain(self) -> str:
+        """Describe what is recorded, what was refused, and why."""
+        graphs = [graph for entry in self._entries.values() for graph in entry.graphs.values()]
+        compiled = sum(graph.is_compiled for graph in graphs)
+        lines = [
+            f"{self._steps['recorded']} of {self._steps['all']} steps ran as recorded graphs, all others as Pyro's own steps.",
+            f"{self.recordings} graphs were recorded, for {len(self._entries)} signatures of arguments; {len(graphs)} are in use, "
+            f"{compiled} of them compiled.",
+            *(f"Refused: {reason}" for reason in self._refused),
+            *(f"Recorded again {count} times: {reason}." for reason, count in self._invalidated.items()),
+        ]
+        waiting = [entry for entry in self._entries.values() if not entry.graphs and not entry.stays_eager]
+        if waiting and not self._refused:
+            lines.append(f"{len(waiting)} signatures are recorded after {self._options.record_after} steps each.")
+        return "\n".join(lines)
+
     def __getstate__(self) -> dict[str, Any]:
-        # A copy has other tensors, so it has to compile its own graphs.
+        # A copy has other tensors, so it has to record its own graphs.
         return {**vars(self), "_entries": {}, "_definition": None}
 
     def _entry(self, arguments: Arguments, settings: Hashable) -> _Entry:
@@ -107,101 +148,142 @@ class StepDispatcher:
         entry = self._entries.get(key)
         if entry is None:
             if len(self._entries) >= _MAX_SIGNATURES:
-                self._entries = {k: kept for k, kept in self._entries.items() if kept.compiled or kept.splits_by_floats}
+                self._entries = {k: kept for k, kept in self._entries.items() if kept.graphs or kept.splits_by_floats}
             entry = self._entries[key] = _Entry()
         return entry
 
-    def _compiled_step(self, entry: _Entry, arguments: Arguments, settings: Hashable) -> CompiledSVIStep | None:
-        """Return the compiled step, compiling it if it is due, or ``None`` to run eagerly."""
-        if entry.parameters is None:
+    def _graph(self, entry: _Entry, arguments: Arguments, settings: Hashable) -> CompiledSVIStep | None:
+        """Return the recorded step, recording it if it is due, or ``None`` to run eagerly."""
+        if entry.observation is None:
             return None
         modes = training_modes(entry.modules)
-        compiled = entry.compiled.get(modes)
-        if compiled is not None:
-            reason = compiled.invalidated_by()
+        graph = entry.graphs.get(modes)
+        if graph is not None:
+            reason = graph.invalidated_by()
             if reason is None:
-                return compiled
-            self._last_invalidation = f" (Most recently, {reason}.)"
+                self._compile(entry, graph, arguments)
+                return graph
+            self._invalidated[reason] += 1
             self._option_changes += reason == OTHER_OPTIONS
             entry.restart()
             return None
         assert self._definition is not None
-        has_state = has_state_for(self._definition.optim, entry.parameters.values())
+        has_state = has_state_for(self._definition.optim, entry.observation.parameters.values())
         if modes != entry.observed_modes or not has_state or self._is_exhausted():
             return None
         self._attempts += 1
         try:
-            entry.compiled[modes] = self._compile(self._definition, entry, entry.parameters, arguments)
+            entry.graphs[modes] = self._record(self._definition, entry, entry.observation, arguments)
         except CaptureError:
             if entry.has_constant_floats or not arguments.floats:
                 self._give_up(entry)
                 raise
-            return self._compile_with_constant_floats(entry, arguments, settings)
-        return entry.compiled[modes]
+            return self._record_with_constant_floats(entry, arguments, settings)
+        return entry.graphs[modes]
 
-    def _compile(
-        self, definition: StepDefinition, entry: _Entry, parameters: dict[str, Tensor], arguments: Arguments
+    def _record(
+        self, definition: StepDefinition, entry: _Entry, observation: Observation, arguments: Arguments
     ) -> CompiledSVIStep:
-        supports_optimizer = can_be_recorded(definition.optim, list(parameters.values()))
-        compiled = CompiledSVIStep(
+        supports_optimizer = can_be_recorded(definition.optim, list(observation.parameters.values()))
+        graph = CompiledSVIStep(
             definition,
             arguments,
-            UsedState(parameters, entry.modules),
+            observation,
+            entry.modules,
             records_optimizer=supports_optimizer and self._option_changes < _MAX_OPTION_CHANGES,
             floats_vary=not entry.has_constant_floats,
         )
-        self.compilations += 1
-        return compiled
+        self.recordings += 1
+        return graph
 
-    def _compile_with_constant_floats(
+    def _record_with_constant_floats(
         self, entry: _Entry, arguments: Arguments, settings: Hashable
     ) -> CompiledSVIStep | None:
         entry.splits_by_floats = True
         part = self._entry(arguments, settings)
         part.continue_from(entry)
         try:
-            return self._compiled_step(part, arguments, settings)
+            return self._graph(part, arguments, settings)
         except CaptureError:
             # The floats were not the reason.
             entry.splits_by_floats = False
             self._give_up(entry)
             raise
 
+    def _compile(self, entry: _Entry, graph: CompiledSVIStep, arguments: Arguments) -> None:
+        entry.recorded_steps += 1
+        if entry.recorded_steps > self._options.compile_after and not graph.is_compiled and not entry.stays_interpreted:
+            try:
+                graph.compile(arguments)
+            except CaptureError:
+                entry.stays_interpreted = True
+                raise
+
     def _give_up(self, entry: _Entry) -> None:
-        if self._choice == "auto":
-            entry.parameters, entry.stays_eager = None, True
+        if self._options.choice == "auto":
+            entry.observation, entry.stays_eager = None, True
         else:
             # The next step fails with the same error, and does not count as another attempt.
             self._attempts -= 1
 
-    def _run_eagerly(self, entry: _Entry, arguments: Arguments, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _refuse(self, error: CaptureError) -> None:
+        if self._options.choice is True:
+            raise error
+        if str(error) not in self._refused:
+            self._refused.append(str(error))
+        self._warn_once("eager", f"steps run without compiling: {error}", AmortviWarning, callers=4)
+
+    def _report(self, mismatch: Mismatch, entry: _Entry, step: CompiledSVIStep) -> Any:
+        """Return the loss of Pyro's step, which an audit has taken, and continue without the graph that differs from it."""
+        loss = step.as_numbers(mismatch.losses)
+        if isinstance(mismatch.error, CaptureError):
+            entry.graphs.clear()
+            if entry.has_constant_floats or not step.has_floats:
+                self._give_up(entry)
+                self._refuse(mismatch.error)
+            else:
+                entry.splits_by_floats = True
+            return loss
+        self._is_wrong = True
+        message = (
+            f"the losses and parameters of the last {mismatch.unverified} recorded steps may be wrong, up to step "
+            f"{self._steps['all']} of this SVI, and all further steps run without compiling: {mismatch.error}"
+        )
+        self._refused.append(message)
+        if self._options.verify == "error":
+            raise mismatch.error
+        self._warn_once("wrong", message, VerificationWarning, callers=4)
+        return loss
+
+    def _run_eagerly(self, entry: _Entry, arguments: Arguments, eager: Callable[[], Any]) -> Any:
         entry.steps += 1
-        is_due = entry.steps >= (1 if self._choice is True else COMPILE_AFTER) and not entry.stays_eager
+        is_due = entry.steps >= self._options.record_after and not entry.stays_eager
         if not is_due or self._is_exhausted():
-            return self._eager(*args, **kwargs)
-        loss, used = observe(lambda: self._eager(*args, **kwargs))
+            return eager()
+        loss, observation = observe(eager)
         assert self._definition is not None
-        owned = modules_of(self._definition.model, self._definition.guide, *arguments.modules)
-        entry.update(used.parameters, [*owned, *used.modules])
+        owned = modules_of(self._definition.model, self._definition.guide, *arguments.objects)
+        entry.update(observation, [*owned, *observation.modules])
         return loss
 
     def _is_exhausted(self) -> bool:
-        if self._attempts < MAX_COMPILATIONS:
+        if self._attempts < MAX_RECORDINGS:
             return False
+        most = "".join(f" (Most often, {reason}.)" for reason, _ in self._invalidated.most_common(1))
         self._warn_once(
             "limit",
-            f"{MAX_COMPILATIONS} different steps were compiled, and all others run eagerly: use arguments of few different "
-            f"shapes, and pass numbers that change as tensors or float arguments, not as integers, attributes or globals."
-            f"{self._last_invalidation}",
+            f"{MAX_RECORDINGS} different steps were recorded, and all others run eagerly: use arguments of few different "
+            f"shapes, and pass numbers that change as tensors or float arguments, not as integers, attributes or globals.{most}",
+            AmortviWarning,
             callers=5,
         )
         return True
 
-    def _warn_once(self, kind: str, message: str, *, callers: int) -> None:
+    def _warn_once(self, kind: str, message: str, category: type[Warning], *, callers: int) -> None:
         """Issue a warning once, for the line that is ``callers`` calls further out."""
         if kind not in self._warned:
             self._warned.add(kind)
-            warnings.warn(message, AmortviWarning, stacklevel=callers + 1)
+            warnings.warn(message, category, stacklevel=callers + 1)
 
 
 class _Entry:
@@ -209,28 +291,30 @@ class _Entry:
 
     def __init__(self) -> None:
         self.steps = 0  # eager ones
-        self.parameters: dict[str, Tensor] | None = None  # of the last observed step
+        self.recorded_steps = 0
+        self.observation: Observation | None = None  # of the last observed step
         self.modules: list[nn.Module] = []  # of all observed steps
         self.observed_modes: Hashable = None  # of the modules in the last observed step
-        self.compiled: dict[Hashable, CompiledSVIStep] = {}  # by the modes of the modules
+        self.graphs: dict[Hashable, CompiledSVIStep] = {}  # by the modes of the modules
         self.splits_by_floats = False  # whether each combination of float arguments has an entry of its own
         self.has_constant_floats = False  # whether this is such an entry
-        self.stays_eager = False  # because compiling has failed
+        self.stays_eager = False  # because recording has failed
+        self.stays_interpreted = False  # because compiling has failed
 
-    def update(self, parameters: dict[str, Tensor], modules: list[nn.Module]) -> None:
+    def update(self, observation: Observation, modules: list[nn.Module]) -> None:
         """Add what was observed in an eager step."""
         modules = list(dict.fromkeys([*self.modules, *modules]))
         if len(modules) != len(self.modules):
-            self.compiled.clear()
+            self.graphs.clear()
             self.modules = modules
-        self.parameters, self.observed_modes = parameters, training_modes(self.modules)
+        self.observation, self.observed_modes = observation, training_modes(self.modules)
 
     def restart(self) -> None:
         """Discard what is no longer valid."""
-        self.steps, self.parameters = 0, None
-        self.compiled.clear()
+        self.steps, self.observation = 0, None
+        self.graphs.clear()
 
     def continue_from(self, other: _Entry) -> None:
         """Copy what was observed from another entry."""
-        self.steps, self.parameters = other.steps, other.parameters
+        self.steps, self.observation = other.steps, other.observation
         self.modules, self.observed_modes = other.modules, other.observed_modes

@@ -1,61 +1,20 @@
-"""The state besides arguments that a compiled step depends on: parameters, buffers, modes of modules, and settings."""
+"""The state besides arguments that a recorded step depends on: parameters, buffers, modes of modules, and settings."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from operator import is_
-from typing import Any, TypeVar
+from typing import Any
 
 import pyro
 import torch
 from pyro import poutine
 from torch import Tensor, nn
-from torch.nn.modules.module import register_module_forward_pre_hook
 
 from amortvi.errors import CaptureError
 
-__all__ = [
-    "TensorGuard",
-    "UsedState",
-    "current_settings",
-    "modules_of",
-    "observe",
-    "training_modes",
-    "unconstrained_parameters",
-]
-
-Result = TypeVar("Result")
-
-
-@dataclass(frozen=True)
-class UsedState:
-    """The state used by an eager step: the unconstrained parameters by name, and every module that was called."""
-
-    parameters: dict[str, Tensor]
-    modules: list[nn.Module]
-
-
-def observe(step: Callable[[], Result]) -> tuple[Result, UsedState]:
-    """Run one of Pyro's steps, and return its result and the state it used."""
-    called: dict[nn.Module, None] = {}
-
-    def note(module: nn.Module, _: Any) -> None:
-        called.setdefault(module)
-
-    handle = register_module_forward_pre_hook(note)
-    try:
-        with poutine.trace(param_only=True) as captured:
-            result = step()
-    finally:
-        handle.remove()
-    return result, UsedState(unconstrained_parameters(captured), list(called))
-
-
-def unconstrained_parameters(captured: Any) -> dict[str, Tensor]:
-    """Return the parameters in a trace as Pyro's optimizers see them, by name."""
-    return {name: site["value"].unconstrained() for name, site in captured.trace.nodes.items()}
+__all__ = ["TensorGuard", "current_settings", "memory_of", "modules_of", "training_modes"]
 
 
 def current_settings() -> Hashable:
@@ -95,7 +54,8 @@ class TensorGuard:
         others = {id(value): value for holder in holders for value in holder.values() if isinstance(value, Tensor)}
         self._parameters = list(parameters.values())
         self._tensors = list((parameters | others).values())
-        self._memory = self._current_memory()
+        self._memory = memory_of(self._tensors)
+        self._gradients: list[tuple[Tensor | None, int | None]] | None = None
 
     def holds(self) -> bool:
         """Return whether all tensors are still the same objects in the same memory."""
@@ -103,7 +63,7 @@ class TensorGuard:
         return (
             all(stored.get(name) is value for name, value in self._stored)
             and all(_is_unchanged(holder, content) for holder, content in self._held)
-            and self._current_memory() == self._memory
+            and memory_of(self._tensors) == self._memory
             and not self._has_hooks()
         )
 
@@ -115,8 +75,17 @@ class TensorGuard:
                 "with clip_args of pyro.optim, or use compile=False."
             )
 
-    def _current_memory(self) -> list[tuple[int, bool]]:
-        return [(tensor.data_ptr(), tensor.requires_grad) for tensor in self._tensors]
+    def has_gradients_of_others(self) -> bool:
+        """Return whether gradients were accumulated since the last step, to which a recorded step would not add its own."""
+        found = [(p.grad, None if p.grad is None else p.grad._version) for p in self._parameters]
+        if self._gradients is not None and all(
+            grad is known and version == known_version
+            for (grad, version), (known, known_version) in zip(found, self._gradients, strict=True)
+        ):
+            return False
+        self._gradients = found
+        return any(grad is not None and bool(grad.any()) for grad, _ in found)
+
 
     def _has_hooks(self) -> bool:
         return any(p._backward_hooks or p._post_accumulate_grad_hooks for p in self._parameters)
@@ -147,6 +116,11 @@ class TensorGuard:
                 "model or guide replaces a parameter or buffer by a new tensor in each step, which a compiled step would not "
                 "use: change its values in place (copy_, mul_), or use compile=False."
             )
+
+
+def memory_of(tensors: Iterable[Tensor]) -> list[tuple[int, bool]]:
+    """Return where tensors have their values, and whether they require gradients."""
+    return [(tensor.data_ptr(), tensor.requires_grad) for tensor in tensors]
 
 
 def _is_unchanged(holder: dict[str, Any], content: dict[str, Any]) -> bool:

@@ -7,15 +7,17 @@ from functools import partial
 from typing import Any
 
 import pyro.infer
+from pyro.infer import SVI as PyroSVI
 from pyro.infer import JitTrace_ELBO, JitTraceEnum_ELBO, JitTraceGraph_ELBO, JitTraceMeanField_ELBO
 from pyro.infer.elbo import ELBO
 from pyro.optim import PyroOptim
 from torch.optim import Optimizer
 
-from amortvi.compile import CompileChoice, check_compile_choice
+from amortvi._util.checks import positive_int
+from amortvi.compile import COMPILE_AFTER, RECORD_AFTER, CompileChoice, Verify, check_compile_choice, check_verify
 from amortvi.compile.recordable_optimizer import needs_closure
 from amortvi.compile.svi.compiled_step import StepDefinition
-from amortvi.compile.svi.dispatcher import StepDispatcher
+from amortvi.compile.svi.dispatcher import DispatchOptions, StepDispatcher
 from amortvi.compile.svi.renyi_elbo import RenyiELBO
 from amortvi.compile.svi.torch_optim import TorchOptim
 from amortvi.errors import OptionError
@@ -23,17 +25,24 @@ from amortvi.errors import OptionError
 __all__ = ["SVI"]
 
 
-class SVI(pyro.infer.SVI):
+class SVI(PyroSVI):
     """Drop-in replacement for `pyro.infer.SVI` with compiled steps.
 
-    The arguments, the parameter store and, for the same seed, the results are those of Pyro. After some eager steps, the whole
-    step (loss, gradient, clipping and optimizers) is recorded as one graph and compiled, once per shape of the arguments. Pyro's
-    own estimators compute the loss and its gradient.
+    The arguments, the parameter store and, for the same seed, the results are those of Pyro up to rounding. After some eager
+    steps, the whole step (loss, gradient, clipping and optimizers) is recorded as one graph, once per shape of the arguments,
+    and then runs without Python code. Pyro's own estimators compute the loss and its gradient.
 
-    The Python code of model and guide does not run in a compiled step. Their computation must therefore depend only on their
-    arguments, on parameters, and on buffers of modules. Other tensors that they use may be changed in place but not replaced.
-    Tensors and Python floats in the arguments, such as a KL weight, may have new values in each step. For other arguments
-    (integers, strings, flags), for shapes, and for the modes of modules, each value gets its own graph.
+    A graph repeats the tensor operations of one call, so everything else must stay as it was. Tensors and Python floats in the
+    arguments, such as a KL weight, may have new values in each step; parameters, buffers and other tensors may be changed in
+    place. Integers, strings, shapes, the modes of modules, and all Python values that model and guide refer to (globals,
+    closures, attributes, default arguments, contents of containers) are compared in each step, and a change leads to a new graph.
+    A step that uses what cannot be compared, such as a clock, an iterator, or random numbers of Python, is refused: it stays
+    Pyro's own, with one warning.
+
+    Whatever escapes these comparisons is found by audits: the recorded steps 1, 2, 4, 8, ..., and then every thousandth are also
+    taken by Pyro, from the same state and with the same random numbers. If the results differ, no further step is recorded.
+
+    Recording runs model and guide once more, and restores the Python values and tensors that they change.
 
     `amortvi.svi.RenyiELBO`, which is correct for subsamples, always replaces Pyro's `RenyiELBO`.
 
@@ -44,8 +53,12 @@ class SVI(pyro.infer.SVI):
             was constructed with. Updates by torch's own optimizers become part of the graph; all others stay eager.
         loss: an ELBO of `pyro.infer`, or a function of model, guide and arguments that returns a loss.
         loss_and_grads: as in Pyro, for a ``loss`` that is a function.
-        compile: ``"auto"`` compiles a step after 2000 eager ones; if this is impossible, it issues a warning and runs Pyro's own
-            step. ``True`` compiles from the second step, or raises an error. ``False`` never compiles.
+        compile: ``"auto"`` records a step after ``compile_after`` eager ones, and compiles the graph too if very many steps
+            follow; if this is impossible, it issues a warning and runs Pyro's own step. ``True`` records and compiles from the
+            second step, which takes some seconds, or raises an error. ``False`` always runs Pyro's own step.
+        compile_after: the number of eager steps with one signature of arguments before it is recorded.
+        verify: what to do if an audit fails after steps that were not audited: ``"warn"``, or ``"error"`` for a
+            `VerificationError`.
         kwargs: further options of Pyro's SVI.
 
     Attributes:
@@ -83,12 +96,15 @@ class SVI(pyro.infer.SVI):
         loss_and_grads: Callable[..., Any] | None = None,
         *,
         compile: CompileChoice = "auto",
+        compile_after: int = RECORD_AFTER,
+        verify: Verify = "warn",
         **kwargs: Any,
     ) -> None:
         _check_callable("model", model)
         _check_callable("guide", guide)
         _check_loss(loss)
-        choice = check_compile_choice(compile)
+        choice, verify = check_compile_choice(compile), check_verify(verify)
+        record_after = positive_int("compile_after", compile_after)
         if type(loss) is pyro.infer.RenyiELBO:
             loss = RenyiELBO.like(loss)
         super().__init__(  # type: ignore[no-untyped-call]  # Pyro's method is not annotated
@@ -99,14 +115,23 @@ class SVI(pyro.infer.SVI):
         if choice is not False:
             if isinstance(loss, ELBO):
                 self.loss_and_grads = _without_jit(loss)
-            self._dispatcher = StepDispatcher(
-                partial(pyro.infer.SVI.step, self), self._define, choice, warns=isinstance(loss, ELBO)
+            options = DispatchOptions(
+                choice=choice,
+                record_after=1 if choice is True else record_after,
+                compile_after=0 if choice is True else COMPILE_AFTER,
+                verify=verify,
+                warns=isinstance(loss, ELBO),
             )
+            self._dispatcher = StepDispatcher(partial(PyroSVI.step, self), self._define, options)
 
     @property
     def compilations(self) -> int:
-        """The number of graphs compiled so far."""
-        return 0 if self._dispatcher is None else self._dispatcher.compilations
+        """The number of graphs recorded so far."""
+        return 0 if self._dispatcher is None else self._dispatcher.recordings
+
+    def explain(self) -> str:
+        """Describe which steps run as graphs, what was refused, and why."""
+        return "Every step is Pyro's own (compile=False)." if self._dispatcher is None else self._dispatcher.explain()
 
     def step(self, *args: Any, **kwargs: Any) -> Any:
         """Take one step of the optimizer.
@@ -119,11 +144,22 @@ class SVI(pyro.infer.SVI):
             The estimate of the loss before the update: a float, or a tuple of floats if the loss has several terms.
 
         Raises:
-            CaptureError: ``compile`` is ``True`` and the step cannot be compiled; nothing has changed.
+            CaptureError: ``compile`` is ``True`` and the step cannot be recorded or compiled.
+            VerificationError: ``verify`` is ``"error"``, and earlier recorded steps may have been wrong.
         """
         if self._dispatcher is None:
             return super().step(*args, **kwargs)  # type: ignore[no-untyped-call]  # Pyro's method is not annotated
         return self._dispatcher.step(args, kwargs)
+
+    def run(self, *args: Any, **kwargs: Any) -> Any:
+        """Take ``num_steps`` steps and draw from the guide, as in Pyro, where the method is deprecated."""
+        for _ in range(self.num_steps):
+            self.step(*args, **kwargs)
+        num_steps, self.num_steps = self.num_steps, 0
+        try:
+            return super().run(*args, **kwargs)  # type: ignore[no-untyped-call]  # Pyro's method is not annotated
+        finally:
+            self.num_steps = num_steps
 
     def _define(self) -> StepDefinition:
         # The depth of nested plates is not an option: the first step infers it.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from operator import is_
 from typing import Any
 
@@ -108,7 +108,8 @@ class RecordedUpdate:
         self._optim = optim
         self._parameters = list(parameters)
         self._optimizers = _optimizers(optim, parameters)
-        self._recordable = [RecordableOptimizer(each) for each in self._optimizers]
+        rates: dict[Hashable, Tensor] = {}
+        self._recordable = [RecordableOptimizer(each, rates) for each in self._optimizers]
         for each, recordable in zip(self._optimizers, self._recordable, strict=True):
             device = each.param_groups[0]["params"][0].device
             if device.type == "cuda":
@@ -117,6 +118,7 @@ class RecordedUpdate:
         self._optim_objs = optim.optim_objs
         self._options = [optimizer_options(each) for each in self._optimizers]
         self._states = [(each.state, len(each.state)) for each in self._optimizers]
+        self._equal_rates = self._which_rates_are_equal()
         self._write_rates()
 
     def record(self) -> None:
@@ -139,6 +141,8 @@ class RecordedUpdate:
             return True
         if [optimizer_options(each) for each in self._optimizers] != self._options:
             return False
+        if self._which_rates_are_equal() != self._equal_rates:
+            return False
         self._write_rates()
         return True
 
@@ -146,6 +150,10 @@ class RecordedUpdate:
         for recordable in self._recordable:
             recordable.write_rates()
         self._last_settings = self._settings()
+
+    def _which_rates_are_equal(self) -> list[int]:
+        rates = [group["lr"] for each in self._optimizers for group in each.param_groups]
+        return [rates.index(rate) for rate in rates]
 
     def _settings(self) -> list[Any]:
         """Return all options, including learning rates; comparing them by identity is cheap."""

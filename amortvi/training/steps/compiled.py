@@ -1,36 +1,150 @@
-"""The compiled step: recorded and compiled once per shape of a minibatch, then run without Python overhead."""
+"""Steps that run as recorded graphs, one per shape of a minibatch, without any Python code of model, guide or optimizer."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
+import warnings
+from collections import Counter
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from amortvi.compile import (
-    CompiledFunction,
+    COMPILE_AFTER,
+    RECORD_AFTER,
+    CompileChoice,
+    Mismatch,
     RecordableOptimizer,
+    VerifiedGraph,
+    Verify,
+    compile_graph,
     is_recordable,
     needs_closure,
     optimizer_options,
     optimizer_tensors,
 )
 from amortvi.data import Minibatch
-from amortvi.errors import CaptureError
-from amortvi.training.steps.eager import EagerStep
+from amortvi.errors import AmortviWarning, CaptureError, VerificationWarning
+from amortvi.training.steps.eager import EagerEstimation, EagerStep
 from amortvi.training.steps.step import LateNonFiniteError, Totals
 from amortvi.training.steps.update import Estimation, Update, memory_of
 
-__all__ = ["CompiledEstimation", "CompiledStep"]
+__all__ = ["CompiledEstimation", "CompiledStep", "Policy"]
 
 _STEPS_BETWEEN_CHECKS = 1000
 """Steps between checks for non-finite numbers within an epoch. A check takes a third of the time of a small step and makes the
 CPU wait for an accelerator. Once per thousand steps the cost is negligible, and a failed fit still ends soon."""
 
-_MAX_OPTION_CHANGES = 1
-"""How often the options of the optimizer may change before it is left out of the graph. The user may change them once; a second
-change is taken for a schedule, which would otherwise lead to a compilation in every epoch."""
+
+@dataclass
+class Policy:
+    """When the steps of one fit are recorded and compiled, and what happens if that is impossible.
+
+    Args:
+        choice: record after some steps (``"auto"``), or record and compile from the second step (``True``).
+        verify: whether a graph that differs from the eager step leads to a warning or to an error.
+        gave_up: whether the fit continues eagerly.
+    """
+
+    choice: CompileChoice
+    verify: Verify
+    gave_up: bool = False
+
+    @property
+    def record_after(self) -> int:
+        """The number of eager steps before a shape is recorded."""
+        return 1 if self.choice is True else RECORD_AFTER
+
+    @property
+    def compile_after(self) -> int:
+        """The number of recorded steps before a shape is compiled."""
+        return 0 if self.choice is True else COMPILE_AFTER
+
+    def refuse(self, error: CaptureError) -> None:
+        """Continue eagerly with one warning, or raise ``error`` if compiling was asked for."""
+        if self.choice is True:
+            raise error
+        self._give_up(f"this fit runs without compiling: {error}", AmortviWarning)
+
+    def report(self, mismatch: Mismatch) -> None:
+        """Continue eagerly because a graph differs from the eager step; raise the error if that was asked for."""
+        if isinstance(mismatch.error, CaptureError):
+            self.refuse(mismatch.error)
+            return
+        if self.verify == "error":
+            raise mismatch.error
+        self._give_up(
+            f"the last {mismatch.unverified} compiled steps may be wrong, and this fit continues without compiling: "
+            f"{mismatch.error}",
+            VerificationWarning,
+        )
+
+    def _give_up(self, message: str, category: type[Warning]) -> None:
+        if not self.gave_up:
+            self.gave_up = True
+            warnings.warn(message, category, stacklevel=2)
+
+
+class _Graphs:
+    """Runs minibatches eagerly at first, and then as one graph per shape.
+
+    Args:
+        policy: when to record and compile.
+        eager: takes a step eagerly and returns its loss.
+        function: takes the same step as a function that can be recorded; it returns the loss and any further results.
+        trained: the parameters that a step changes.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        eager: Callable[[Minibatch], Tensor],
+        function: Callable[[Minibatch], Sequence[Tensor]],
+        trained: Sequence[Tensor],
+    ) -> None:
+        self._policy = policy
+        self._eager = eager
+        self._function = function
+        self._trained = trained
+        self._graphs: dict[Hashable, VerifiedGraph] = {}
+        self._steps: Counter[Hashable] = Counter()
+
+    def clear(self) -> None:
+        """Discard all graphs, which are no longer valid."""
+        self._graphs.clear()
+
+    def __bool__(self) -> bool:
+        return bool(self._graphs)
+
+    def __call__(self, minibatch: Minibatch) -> Sequence[Tensor] | None:
+        """Process one minibatch; return the further results of the function, or ``None`` if the step was taken eagerly."""
+        policy, tensors = self._policy, minibatch.tensors()
+        shape = tuple((tensor.shape, tensor.stride(), tensor.dtype) for tensor in tensors)
+        self._steps[shape] += 1
+        if not policy.gave_up and self._steps[shape] > policy.record_after:
+            try:
+                return self._graph(shape, minibatch, tensors).run(tensors, lambda: [self._eager(minibatch)])[1]
+            except CaptureError as error:
+                policy.refuse(error)
+            except Mismatch as mismatch:
+                policy.report(mismatch)
+                return None
+        self._eager(minibatch)
+        return None
+
+    def _graph(self, shape: Hashable, minibatch: Minibatch, tensors: list[Tensor]) -> VerifiedGraph:
+        graph = self._graphs.get(shape)
+        if graph is None or not graph.is_valid():
+
+            def function(*arguments: Tensor) -> Sequence[Tensor]:
+                return self._function(minibatch.replace(list(arguments)))
+
+            graph = self._graphs[shape] = VerifiedGraph(function, tensors, self._trained, num_losses=lambda: 1)
+        if not graph.is_compiled and self._steps[shape] > self._policy.compile_after:
+            graph.compile(tensors, compile_graph, minibatch.num_shared)
+        return graph
 
 
 class CompiledStep:
@@ -41,26 +155,27 @@ class CompiledStep:
 
     Args:
         update: what to compute.
+        policy: when to record and compile.
 
     Raises:
-        CaptureError: the optimizer evaluates the loss itself.
+        CaptureError: the optimizer evaluates the loss itself, and compiling was asked for.
     """
 
-    def __init__(self, update: Update) -> None:
-        if needs_closure(update.optimizer):
-            raise CaptureError(
-                f"{type(update.optimizer).__name__} evaluates the loss itself, as often as its line search needs, which a "
-                f"recorded step cannot do: use compile=False or another optimizer."
-            )
+    def __init__(self, update: Update, policy: Policy) -> None:
         self.update = update
-        self.first = EagerStep(update)
+        self._policy = policy
         self._optimizer = RecordableOptimizer(update.optimizer) if is_recordable(update.optimizer) else None
-        self.function = CompiledFunction(self._recorded)
+        self._graphs = _Graphs(policy, EagerStep(update).take, self._recorded, update.parameters)
         self._has_gradient: list[bool] = []
-        self._options: Hashable = None
-        self._option_changes = 0
-        self._has_state = False
+        self._fingerprint: Hashable = None
         self._unchecked = 0
+        if needs_closure(update.optimizer):
+            policy.refuse(
+                CaptureError(
+                    f"{type(update.optimizer).__name__} evaluates the loss itself, as often as its line search needs, which a "
+                    f"recorded step cannot do: use compile=False or another optimizer."
+                )
+            )
 
     @property
     def totals(self) -> Totals:
@@ -73,49 +188,23 @@ class CompiledStep:
         return self._optimizer is not None
 
     def begin(self) -> None:
-        """Discard compiled code that is no longer valid, and write the current learning rates."""
-        if self._optimizer is not None:
-            self._optimizer.count_in_double()
-            self._count_option_changes()
-        if not self.function.keep_for(self._fingerprint()):
-            state = self.update.optimizer.state
-            self._has_state = self._optimizer is None or all(state.get(p) for p in self.update.parameters)
+        """Discard graphs that are no longer valid, and write the current learning rates."""
+        if self._graphs and self._fingerprint != self._current_fingerprint():
+            self._graphs.clear()
         if self._optimizer is not None:
             self._optimizer.write_rates()
-
-    def _count_option_changes(self) -> None:
-        """Leave the optimizer out of the graph if a schedule changes more than the learning rate."""
-        current = optimizer_options(self.update.optimizer)
-        self._option_changes += self._options is not None and current != self._options
-        self._options = current
-        if self._option_changes > _MAX_OPTION_CHANGES:
-            self._optimizer = None
-
-    def _fingerprint(self) -> Hashable:
-        if self._optimizer is None:
-            return self.update.fingerprint()
-        return self.update.fingerprint(), memory_of(optimizer_tensors(self.update.optimizer)), self._options
-
-    def is_compiled_for(self, minibatch: Minibatch) -> bool:
-        """Return whether the step is compiled for the shape of ``minibatch``."""
-        return self._has_state and self.function.is_compiled_for(minibatch)
 
     def __call__(self, minibatch: Minibatch) -> None:
         """Update the parameters.
 
         Raises:
-            CaptureError: the step cannot be recorded or compiled; nothing has changed.
+            CaptureError: the step cannot be recorded or compiled, and compiling was asked for; nothing has changed.
             LateNonFiniteError: a loss or a parameter is not finite.
         """
-        if not self._has_state:
-            # An optimizer creates its state in the first step, which therefore differs from all later steps.
-            self.first(minibatch)
-            self.begin()
-            self._has_state = True
-            return
-        gradients = iter(self.function(minibatch))
-        if self._optimizer is None:
-            self.update.apply([next(gradients) if present else None for present in self._has_gradient])
+        gradients = self._graphs(minibatch)
+        if gradients is not None and self._optimizer is None:
+            found = iter(gradients)
+            self.update.apply([next(found) if present else None for present in self._has_gradient])
         self._unchecked += 1
         if self._unchecked >= _STEPS_BETWEEN_CHECKS:
             self.end()
@@ -131,25 +220,36 @@ class CompiledStep:
         if not math.isfinite(float(sums.sum())):
             raise LateNonFiniteError("the loss or a parameter is not finite")
 
+    def _current_fingerprint(self) -> Hashable:
+        if self._optimizer is None:
+            return self.update.fingerprint()
+        optimizer = self.update.optimizer
+        return self.update.fingerprint(), memory_of(optimizer_tensors(optimizer)), optimizer_options(optimizer)
+
     def _recorded(self, minibatch: Minibatch) -> Sequence[Tensor]:
         """Perform the whole update, or return the gradients that exist if the optimizer stays outside the graph."""
-        gradients = self.update.differentiate(minibatch.gather()).gradients
+        if self._optimizer is not None:
+            self._optimizer.count_in_double()
+            self._optimizer.write_rates()
+        self._fingerprint = self._current_fingerprint()
+        found = self.update.differentiate(minibatch.gather())
         if self._optimizer is None:
-            self._has_gradient = [gradient is not None for gradient in gradients]
-            return [gradient for gradient in gradients if gradient is not None]
+            self._has_gradient = [gradient is not None for gradient in found.gradients]
+            return [found.loss, *(gradient for gradient in found.gradients if gradient is not None)]
         # Clipping stays outside recording(), which sets a flag for optimizers only.
-        self.update.attach(gradients)
+        self.update.attach(found.gradients)
         with self._optimizer.recording():
             self.update.step()
-        return []
+        return [found.loss]
 
 
 class CompiledEstimation:
-    """The compiled estimate of the objective on one minibatch."""
+    """The estimate of the objective on one minibatch, as a graph."""
 
-    def __init__(self, estimation: Estimation) -> None:
+    def __init__(self, estimation: Estimation, policy: Policy) -> None:
         self.estimation = estimation
-        self.function = CompiledFunction(self._recorded)
+        self._fingerprint: Hashable = None
+        self._graphs = _Graphs(policy, EagerEstimation(estimation).take, self._recorded, [])
 
     @property
     def totals(self) -> Totals:
@@ -157,20 +257,17 @@ class CompiledEstimation:
         return self.estimation.totals
 
     def begin(self) -> None:
-        """Discard compiled code that is no longer valid."""
-        self.function.keep_for(self.estimation.fingerprint())
-
-    def is_compiled_for(self, minibatch: Minibatch) -> bool:
-        """Return whether the estimate is compiled for the shape of ``minibatch``."""
-        return self.function.is_compiled_for(minibatch)
+        """Discard graphs that are no longer valid."""
+        if self._graphs and self._fingerprint != self.estimation.fingerprint():
+            self._graphs.clear()
 
     def __call__(self, minibatch: Minibatch) -> None:
-        """Estimate the objective and add it to the totals; raise `CaptureError` if it cannot be compiled."""
-        self.function(minibatch)
+        """Estimate the objective and add it to the totals; raise `CaptureError` if compiling was asked for and fails."""
+        self._graphs(minibatch)
 
     def end(self) -> None:
         """Do nothing: the estimate changes no parameters."""
 
     def _recorded(self, minibatch: Minibatch) -> Sequence[Tensor]:
-        self.estimation.accumulate(minibatch.gather())
-        return []
+        self._fingerprint = self.estimation.fingerprint()
+        return [self.estimation.accumulate(minibatch.gather())]

@@ -41,29 +41,36 @@ class EagerStep:
         Raises:
             NonFiniteError: the loss or a gradient is not finite; the parameters have not changed.
         """
+        self.take(minibatch)
+
+    def take(self, minibatch: Minibatch) -> Tensor:
+        """Update the parameters, as a call does, and return the loss before the update."""
         batch = minibatch.gather()
         if needs_closure(self.update.optimizer):
-            self._line_search(batch)
-        else:
-            self.update.apply(self._differentiate(batch).gradients)
+            return self._line_search(batch)
+        found = self._differentiate(batch)
+        self.update.apply(found.gradients)
+        return found.loss
 
-    def _line_search(self, batch: Batch) -> None:
-        """Let the optimizer evaluate the loss several times, each time with the same draws."""
+    def _line_search(self, batch: Batch) -> Tensor:
+        """Let the optimizer evaluate the loss several times, each time with the same draws, and return the first value."""
         seed = int(torch.randint(2**31, ()))
-        sums = None
+        sums = loss = None
 
         def closure() -> float:
-            nonlocal sums
+            nonlocal sums, loss
             with random_state(seed, self.totals.sums.device):
                 found = self._differentiate(batch)
             self.update.attach(found.gradients)
             if sums is None:
-                sums = self.totals.sums.clone()
+                sums, loss = self.totals.sums.clone(), found.loss
             return float(found.loss)
 
         self.update.step(closure)
         assert sums is not None
+        assert loss is not None
         self.totals.sums.copy_(sums)
+        return loss
 
     def _differentiate(self, batch: Batch) -> Differentiated:
         found = self.update.differentiate(batch)
@@ -104,7 +111,11 @@ class EagerEstimation:
 
     def __call__(self, minibatch: Minibatch) -> None:
         """Estimate the objective and add it to the totals."""
-        self.estimation.accumulate(minibatch.gather())
+        self.take(minibatch)
+
+    def take(self, minibatch: Minibatch) -> Tensor:
+        """Estimate the objective, add it to the totals, and return it."""
+        return self.estimation.accumulate(minibatch.gather())
 
 
 def _non_finite_terms(estimate: Estimate) -> str:

@@ -11,7 +11,7 @@ from amortvi.data import Minibatch
 from amortvi.errors import NonFiniteError
 from amortvi.objectives import Estimate
 
-__all__ = ["Averages", "CompilingStep", "LateNonFiniteError", "Step", "Totals"]
+__all__ = ["Averages", "LateNonFiniteError", "Step", "Totals"]
 
 
 class Averages(NamedTuple):
@@ -80,10 +80,3 @@ class Step(Protocol):
         Raises:
             LateNonFiniteError: a loss or a parameter is not finite.
         """
-
-
-class CompilingStep(Step, Protocol):
-    """A step that compiles itself for each shape of a minibatch."""
-
-    def is_compiled_for(self, minibatch: Minibatch) -> bool:
-        """Return whether the step is compiled for the shape of ``minibatch``."""

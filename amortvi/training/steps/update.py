@@ -34,10 +34,12 @@ class Estimation:
     observations: int | None
     totals: Totals
 
-    def accumulate(self, batch: Batch) -> None:
-        """Estimate the objective and add it to the totals."""
+    def accumulate(self, batch: Batch) -> Tensor:
+        """Estimate the objective, add it to the totals, and return it."""
         with torch.no_grad():
-            self.totals.add(self.estimate(batch), self.observations)
+            estimate = self.estimate(batch)
+            self.totals.add(estimate, self.observations)
+            return estimate.elbo(self.observations)
 
     def estimate(self, batch: Batch) -> Estimate:
         """Return the estimate of the objective."""
@@ -45,33 +47,10 @@ class Estimation:
         with pyro.validation_enabled(False):
             return self.objective.estimate(self.modules.model, self.modules.network, batch)
 
-    def is_equivalent(self, other: Estimation) -> bool:
-        """Return whether ``other`` computes the same, so that steps compiled for it can be reused."""
-        ours, theirs = vars(self), vars(other)
-        return type(self) is type(other) and all(_equivalent(ours[name], theirs[name]) for name in ours)
-
     def fingerprint(self) -> Hashable:
         """Return a key that changes if a recording becomes invalid: the memory of tensors, and the modes of modules."""
         modes = tuple(part.training for part in self.modules.parts)
         return memory_of([*self.modules.tensors, self.totals.sums]), modes
-
-
-def _equivalent(a: Any, b: Any) -> bool:
-    if isinstance(a, Totals):
-        return isinstance(b, Totals) and a.sums.device == b.sums.device
-    if isinstance(a, TrainedModules):
-        # The fingerprint detects other tensors.
-        return isinstance(b, TrainedModules) and a.modules == b.modules and a.freeze_model == b.freeze_model
-    if isinstance(a, Objective):
-        return a is b or (type(a) is type(b) and _same_options(vars(a), vars(b)))
-    if isinstance(a, list):
-        return len(a) == len(b) and all(x is y for x, y in zip(a, b, strict=True))
-    return a is b or (isinstance(a, int | float) and a == b)
-
-
-def _same_options(a: dict[str, Any], b: dict[str, Any]) -> bool:
-    plain = (int, float, str, bool, type(None))
-    return a.keys() == b.keys() and all(a[k] is b[k] or (isinstance(a[k], plain) and a[k] == b[k]) for k in a)
 
 
 def memory_of(tensors: Sequence[Tensor]) -> Hashable:

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 import pyro
 import pytest
 
-from tests.as_recorded import graphs, recordings
+from tests.as_recorded import graphs, kept, recordings
 
-__all__ = ["graphs", "recordings"]
+__all__ = ["graphs", "kept", "recordings"]
 
 
 @pytest.fixture(autouse=True)

@@ -182,9 +182,10 @@ def constructed(
     *,
     loss: Any = None,
     compile: CompileChoice = True,
+    **options: Any,
 ) -> avi.SVI:
     made = problem()
-    return avi.SVI(made.model, made.guide, optim(), loss or Trace_ELBO(), compile=compile)
+    return avi.SVI(made.model, made.guide, optim(), loss or Trace_ELBO(), compile=compile, **options)
 
 
 def fit(

@@ -138,8 +138,8 @@ def test_a_weight_can_be_kept_as_an_attribute():
 
 @pytest.mark.usefixtures("recordings")
 def test_the_warning_names_an_attribute_that_changes_often(monkeypatch):
-    monkeypatch.setattr("amortvi.compile.svi.dispatcher.MAX_COMPILATIONS", 2)
-    with pytest.warns(AmortviWarning, match=r"2 different steps were compiled.*the value of 'beta' changed"):
+    monkeypatch.setattr("amortvi.compile.svi.dispatcher.MAX_RECORDINGS", 2)
+    with pytest.warns(AmortviWarning, match=r"2 different steps were recorded.*the value of 'beta' changed"):
         fit(avi.SVI, Annealed, steps=12, after_step=anneal, compile=True)
 
 

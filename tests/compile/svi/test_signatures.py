@@ -11,8 +11,8 @@ from pyro.infer import Trace_ELBO
 from torch import nn
 
 import amortvi as avi
+from amortvi.compile import verified_graph
 from amortvi.compile.recording import record
-from amortvi.compile.svi import compiled_step
 from amortvi.errors import AmortviWarning
 from tests.compile.svi import problems
 from tests.compile.svi.problems import Problem, assert_same, constructed, data, fit, fit_as_pyro, plain
@@ -42,12 +42,17 @@ def test_a_float_argument_may_change_without_a_new_graph():
     assert svi.compilations == 1
 
 
-def test_a_float_argument_that_the_model_reads_gets_a_graph_per_value(recordings, monkeypatch):
+def test_a_float_argument_that_the_model_reads_gets_a_graph_per_value(monkeypatch):
     attempts = []
-    monkeypatch.setattr(compiled_step, "record", lambda *given: attempts.append(None) or record(*given))
+
+    def attempt(*given):
+        attempts.append(None)
+        return record(*given)
+
+    monkeypatch.setattr(verified_graph, "record", attempt)
     reads_it = weighted(of=lambda beta: 0.5 if beta < 0.5 else 1.0)
     svi = fit_as_pyro(reads_it, arguments=lambda step: (data(), 0.3 if step % 4 < 2 else 0.7))
-    assert svi.compilations == len(recordings) == 2
+    assert svi.compilations == 2
     assert len(attempts) == 3  # the first one finds that the float must be a constant
 
 
@@ -152,11 +157,11 @@ def test_the_number_of_particles_may_change():
 
 
 def test_the_number_of_compilations_is_limited(monkeypatch):
-    monkeypatch.setattr("amortvi.compile.svi.dispatcher.MAX_COMPILATIONS", 2)
+    monkeypatch.setattr("amortvi.compile.svi.dispatcher.MAX_RECORDINGS", 2)
     svi = constructed(plain)
     for rows in (3, 3, 4, 4):
         svi.step(data()[:rows])
-    with pytest.warns(AmortviWarning, match="2 different steps were compiled") as warned:
+    with pytest.warns(AmortviWarning, match="2 different steps were recorded") as warned:
         svi.step(data()[:5])
     assert len(warned) == 1
     for rows in (3, 4, 5, 5, 6):
@@ -165,9 +170,8 @@ def test_the_number_of_compilations_is_limited(monkeypatch):
     assert svi.compilations == 2
 
 
-def test_auto_compiles_signatures_that_occur_often(monkeypatch):
-    monkeypatch.setattr("amortvi.compile.svi.dispatcher.COMPILE_AFTER", 7)
-    svi = constructed(plain, compile="auto")
+def test_auto_records_signatures_that_occur_often():
+    svi = constructed(plain, compile="auto", compile_after=7)
     for step in range(12):
         assert svi.compilations == (step > 7)
         svi.step(data())

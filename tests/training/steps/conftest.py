@@ -6,9 +6,9 @@ import pyro
 import pytest
 import torch
 
-from tests.as_recorded import graphs, recordings
+from tests.as_recorded import graphs, kept, recordings
 
-__all__ = ["graphs", "recordings"]
+__all__ = ["graphs", "kept", "recordings"]
 
 
 @pytest.fixture(autouse=True)

@@ -1,25 +1,21 @@
-"""Compilation of a recorded graph with inductor, the compiler of PyTorch."""
+"""A recorded graph, compiled with inductor, the compiler of PyTorch."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
 from amortvi._util.random import random_state
+from amortvi.compile.interpreter import Run
 from amortvi.compile.passes import apply_passes
-from amortvi.compile.recording import Recording
 from amortvi.errors import CaptureError, quoted
 
-__all__ = ["Compiled", "compile_recording", "flushes_denormals"]
-
-Compiled = Callable[[Sequence[Tensor]], Sequence[Tensor]]
-"""A compiled function; it takes its arguments as one list."""
+__all__ = ["compile_graph"]
 
 _OPTIONS = {
     # Draw the same random numbers as PyTorch does without compiling.
@@ -37,46 +33,27 @@ _CPU_OPTIONS = {
 }
 
 
-def compile_recording(recording: Recording, arguments: Sequence[Tensor]) -> Compiled:
-    """Compile a recording for arguments of the given shapes; the result reads and writes ``recording.outside`` in place.
+def compile_graph(module: fx.GraphModule, inputs: Sequence[Tensor]) -> Run:
+    """Compile a graph for inputs of the given shapes.
 
     Raises:
         CaptureError: the graph does not compile, or there is no C++ compiler.
     """
     # Imported here because it takes as long as all other imports together.
     import torch._inductor as inductor
+    from torch._guards import TracingContext, tracing
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
-    outside = [tensor.detach() for tensor in recording.outside]
-    device = arguments[0].device
+    device = inputs[0].device
+    # Without a ShapeEnv, inductor would not look for the graph in its cache on disk.
+    context = TracingContext(FakeTensorMode(shape_env=ShapeEnv()))  # type: ignore[no-untyped-call]
     try:
-        with torch.no_grad(), random_state(0, device), _silenced():
-            compiled = inductor.compile(
-                apply_passes(recording.graph),
-                [*(argument.detach() for argument in arguments), *outside],
-                _options(device),
-            )
+        with torch.no_grad(), random_state(0, device), _silenced(), tracing(context):
+            compiled = inductor.compile(apply_passes(module, device), list(inputs), _options(device))
     except Exception as error:  # the compiler may raise anything; the step can always run without it
         raise CaptureError(_reason(error)) from error
-    results = recording.results
-
-    def run(given: Sequence[Tensor]) -> Sequence[Tensor]:
-        # Moving averages of gradients that are zero decay to denormal numbers, with which a CPU computes a hundred times slower.
-        # The caller's mode is read in each call, because it may have changed since the compilation.
-        flushes = flushes_denormals()
-        torch.set_flush_denormal(True)
-        try:
-            with torch.no_grad():
-                return compiled(*given, *outside)[:results]
-        finally:
-            torch.set_flush_denormal(flushes)
-
-    return run
-
-
-def flushes_denormals() -> bool:
-    """Return whether this thread flushes denormal numbers to zero (`torch.set_flush_denormal`); takes less than 100 ns."""
-    # Both factors are normal numbers. Python does not compute the product in advance, as it would with two literals.
-    return sys.float_info.min * 0.5 == 0.0
+    return lambda given: compiled(*given)
 
 
 @contextlib.contextmanager

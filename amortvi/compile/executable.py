@@ -1,0 +1,118 @@
+"""A recording as a function: its differentiable part interpreted or compiled, then the updates of the optimizer."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, fx
+
+from amortvi.compile.interpreter import Run, interpret
+from amortvi.compile.recording import Recording
+
+__all__ = ["Backend", "executable", "flushes_denormals"]
+
+Backend: TypeAlias = Callable[[fx.GraphModule, Sequence[Tensor]], Run]
+"""Turns a graph, with an example of its inputs, into a function of these inputs."""
+
+
+def executable(recording: Recording, arguments: Sequence[Tensor], backend: Backend | None = None) -> Run:
+    """Return a function of the recording's arguments; it reads and writes ``recording.outside`` in place.
+
+    Args:
+        recording: the recording.
+        arguments: an example of its arguments.
+        backend: compiles the graph; by default it is interpreted, which needs no compilation.
+    """
+    outside = [tensor.detach() for tensor in recording.outside]
+    first, update = _split(recording.graph)
+    inputs = [*(argument.detach() for argument in arguments), *outside]
+    compute = interpret(first) if backend is None else backend(first, inputs)
+    results = recording.results
+
+    def run(given: Sequence[Tensor]) -> Sequence[Tensor]:
+        # Moving averages of gradients that are zero decay to denormal numbers, with which a CPU computes a hundred times slower.
+        # The caller's mode is read in each call, because it may have changed since the compilation.
+        flushes = flushes_denormals()
+        torch.set_flush_denormal(True)
+        try:
+            with torch.no_grad():
+                inputs = [*given, *outside]
+                outputs = compute(inputs)
+                return outputs[:results] if update is None else update(*outputs, *inputs)[:results]
+        finally:
+            torch.set_flush_denormal(flushes)
+
+    return run
+
+
+def flushes_denormals() -> bool:
+    """Return whether this thread flushes denormal numbers to zero (`torch.set_flush_denormal`); takes less than 100 ns."""
+    # Both factors are normal numbers. Python does not compute the product in advance, as it would with two literals.
+    return sys.float_info.min * 0.5 == 0.0
+
+
+def _split(module: fx.GraphModule) -> tuple[fx.GraphModule, fx.GraphModule | None]:
+    """Split a graph before the first operation that changes a list of tensors, which is how optimizers update parameters.
+
+    Such an operation updates all parameters at once, so neither an interpreter nor a compiler would make it faster. The second
+    graph takes the outputs of the first one and the inputs; it returns the outputs of the whole.
+    """
+    nodes = list(module.graph.nodes)
+    start = next((number for number, node in enumerate(nodes) if _updates_list(node)), None)
+    if start is None:
+        return module, None
+    later = set(nodes[start:])
+    passed = [node for node in nodes[:start] if node.op != "placeholder" and not later.isdisjoint(node.users)]
+    first, update = fx.Graph(), fx.Graph()
+    copies: dict[fx.Node, fx.Node] = {}
+    for node in nodes[:start]:
+        copies[node] = first.node_copy(node, copies.__getitem__)
+    first.output([copies[node] for node in passed])
+    copies = {node: update.placeholder(f"output_{number}") for number, node in enumerate(passed)}
+    for node in nodes:
+        if node.op == "placeholder" or node in later:
+            copies[node] = update.node_copy(node, copies.__getitem__)
+    _merge_updates(update)
+    return fx.GraphModule(module, first), fx.GraphModule(module, update)
+
+
+def _updates_list(node: fx.Node) -> bool:
+    schema = getattr(node.target, "_schema", None)
+    return schema is not None and any(
+        argument.alias_info is not None and argument.alias_info.is_write and "List" in str(argument.type)
+        for argument in schema.arguments
+    )
+
+
+def _merge_updates(graph: fx.Graph) -> None:
+    """Combine the updates of several optimizers, such as Pyro's, which has one for each parameter, if they differ in nothing else."""
+    calls = [node for node in graph.nodes if node.op == "call_function"]
+    if not all(map(_updates_list, calls)):
+        return
+    kinds = [_kind(node) for node in calls]
+    period = len(dict.fromkeys(kinds))
+    is_periodic = kinds == kinds[:period] * (len(kinds) // max(period, 1))
+    updated = [[item for node in calls[first::period] for item in node.args[0]] for first in range(period)]
+    if not is_periodic or any(len(set(items)) < len(items) for items in updated):
+        return
+    for first in range(period):
+        *others, last = calls[first::period]
+        last.args = tuple(
+            [item for node in (*others, last) for item in node.args[position]] if _is_list(argument) else argument
+            for position, argument in enumerate(last.args)
+        )
+        for node in others:
+            graph.erase_node(node)
+
+
+def _kind(call: fx.Node) -> Any:
+    """Return what the calls that can be combined have in common."""
+    others = tuple("list" if _is_list(argument) else argument for argument in call.args)
+    return call.target, others, tuple(call.kwargs.items())
+
+
+def _is_list(argument: Any) -> bool:
+    return isinstance(argument, list | tuple)
