@@ -1,7 +1,5 @@
 """What a recording contains, what is restored afterwards, and what cannot be recorded."""
 
-import itertools
-import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,11 +11,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from amortvi.compile.recording import record
+from amortvi.compile.recording import Recording, difference, record
 from amortvi.errors import CaptureError
 
 X = torch.arange(12.0).reshape(4, 3)
 OTHER = X.flip(0) + 0.5
+
+
+def operations(recording: Recording) -> list[str]:
+    """Return the names of the operations in a graph."""
+    return [str(node.target) for node in recording.graph.graph.nodes if node.op == "call_function"]
 
 
 def test_each_run_reads_the_current_values_of_tensors_from_outside() -> None:
@@ -28,8 +31,9 @@ def test_each_run_reads_the_current_values_of_tensors_from_outside() -> None:
             value = (x * closed_over * parameter).sum()
             return [value.detach(), *torch.autograd.grad(value, [parameter])]
 
-    recording = record(value_and_gradient, [X], [OTHER])
+    recording = record(value_and_gradient, [X])
     assert {id(tensor) for tensor in recording.outside} == {id(closed_over), id(parameter)}
+    assert recording.written == ()
     closed_over.fill_(3.0)
     parameter.detach().fill_(-1.0)
     for recorded, expected in zip(recording.replay([OTHER]), value_and_gradient(OTHER), strict=True):
@@ -45,7 +49,10 @@ def test_writes_of_the_function_are_restored_and_repeated_by_the_graph() -> None
         part.mul_(2).add_(x[0, :2])
         return [layer(x).sum()]
 
-    recording = record(function, [X], [OTHER])
+    recording = record(function, [X])
+    inputs = [X, *recording.outside]
+    expected = [counter, part, layer.running_mean, layer.running_var, layer.num_batches_tracked]
+    assert {id(inputs[position]) for position in recording.written} == {id(tensor) for tensor in expected}
     assert counter == 0
     assert torch.equal(part, torch.zeros(2))
     assert torch.equal(layer.running_mean, torch.zeros(3))
@@ -66,12 +73,25 @@ def test_draws_are_those_of_the_function_including_unused_ones() -> None:
         return [first * kept + torch._standard_gamma(x + 1)]
 
     before = torch.get_rng_state()
-    recording = record(function, [X], [OTHER])
+    recording = record(function, [X])
     assert torch.equal(torch.get_rng_state(), before)
     expected, after = function(X)[0], torch.rand(())
     torch.set_rng_state(before)
     assert torch.equal(recording.replay([X])[0], expected)
     assert torch.equal(torch.rand(()), after)
+
+
+def test_a_failed_recording_restores_writes_and_the_random_state() -> None:
+    counter, before = torch.zeros(()), torch.get_rng_state()
+
+    def function(x: Tensor) -> list[Tensor]:
+        counter.add_(torch.rand(()))
+        raise ValueError("the user's own error")
+
+    with pytest.raises(CaptureError, match="ValueError: the user's own error"):
+        record(function, [X])
+    assert counter == 0
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_constants_can_be_read_and_used_as_masks() -> None:
@@ -82,14 +102,89 @@ def test_constants_can_be_read_and_used_as_masks() -> None:
         mask = torch.ones(3, 3).tril() > 0
         return [total, (x[:3])[mask], x[..., torch.tensor([True, False, True])]]
 
-    recording = record(function, [X], [OTHER])
+    recording = record(function, [X])
+    assert recording.read == ()
     for mine, expected in zip(recording.replay([OTHER]), function(OTHER), strict=True):
         assert torch.equal(mine, expected)
 
 
-CALLS, ALTERNATING = itertools.count(1), itertools.cycle([torch.exp, torch.sin])
-READS = "reads the value of a tensor"
-VARIES = "does not perform the same operations in every call"
+MASK, SCALE = torch.tensor([True, False, True, True]), torch.tensor(2.0)
+
+
+@pytest.mark.parametrize(
+    ("function", "read"),
+    [
+        (lambda x: x[MASK], MASK),
+        (lambda x: x[MASK.nonzero()], MASK),
+        (lambda x: x * SCALE.item(), SCALE),
+        (lambda x: x * float(SCALE.exp() + 1), SCALE),
+        (lambda x: x if SCALE > 0 else -x, SCALE),
+        (lambda x: x * SCALE.tolist(), SCALE),
+    ],
+)
+def test_tensors_from_outside_can_be_read_and_used_as_masks(function: Callable[[Tensor], Tensor], read: Tensor) -> None:
+    recording = record(lambda x: [function(x)], [X])
+    assert [(id(tensor), version) for tensor, version in recording.read] == [(id(read), read._version)]
+    assert torch.equal(recording.replay([OTHER])[0], function(OTHER))
+
+
+def test_assignment_to_a_constant_mask() -> None:
+    def function(x: Tensor) -> list[Tensor]:
+        copy = x.clone()
+        copy[MASK] = x[0]
+        return [copy]
+
+    assert torch.equal(record(function, [X]).replay([OTHER])[0], function(OTHER)[0])
+
+
+def test_what_is_constant_or_changes_nothing_is_not_computed() -> None:
+    def function(x: Tensor) -> list[Tensor]:
+        lower = torch.ones(3, 3).tril().log_softmax(-1)
+        x.sin()  # unused
+        return [x.detach().view(4, 3).expand(4, 3) @ lower]
+
+    recording = record(function, [X])
+    assert operations(recording) == ["aten.mm.default"]
+    assert torch.equal(recording.replay([OTHER])[0], function(OTHER)[0])
+
+
+def test_each_run_writes_to_its_own_copy_of_a_constant() -> None:
+    def function(x: Tensor) -> list[Tensor]:
+        total = torch.tensor([1.0, 2.0, 3.0])
+        total += x.sum(0)
+        return [total]
+
+    recording = record(function, [X])
+    for _ in range(2):
+        assert torch.equal(recording.replay([OTHER])[0], function(OTHER)[0])
+
+
+def test_shapes_of_tensors_made_by_the_function_can_be_changed_in_place() -> None:
+    def function(x: Tensor) -> list[Tensor]:
+        column = x.sum(1, keepdim=True)
+        column.squeeze_(1).mul_(2)
+        return [column, column.unsqueeze_(0) + 1]
+
+    for mine, expected in zip(record(function, [X]).replay([OTHER]), function(OTHER), strict=True):
+        assert torch.equal(mine, expected)
+
+
+def read_and_written(x: Tensor) -> Tensor:
+    scale = SCALE.item()
+    SCALE.mul_(0.9)
+    return x * scale
+
+
+class Special(Tensor):
+    """A subclass, which may compute anything."""
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return func(*args, **(kwargs or {})) + 1
+
+
+SPECIAL, GENERATOR, PARAMETER = torch.ones(3).as_subclass(Special), torch.Generator(), nn.Parameter(torch.ones(3))
+READS, SIZE = "reads the value of a tensor", "size of its result depends"
 REFUSED: dict[str, tuple[Callable[[Tensor], Any], str]] = {
     "item": (lambda x: x * x.sum().item(), READS),
     "float": (lambda x: x * float(x.sum()), READS),
@@ -97,18 +192,20 @@ REFUSED: dict[str, tuple[Callable[[Tensor], Any], str]] = {
     "numpy": (lambda x: x + torch.tensor(x.numpy().mean()), READS),
     "np.asarray": (lambda x: x * np.asarray(x).mean(), READS),
     "tolist": (lambda x: x * x.tolist()[0][0], READS),
+    "allclose": (lambda x: x * torch.allclose(x, X + 1), READS),
     "a value that was drawn": (lambda x: x * torch.rand(()).item(), READS),
-    "a value from outside": (lambda x: x * X.sum().item(), READS),
-    "a mask of the data": (lambda x: x[x > 0], "size of its result depends"),
-    "nonzero": (lambda x: x.nonzero(), "size of its result depends"),
-    "unique": (lambda x: x.unique(), "size of its result depends"),
-    "Python's random numbers": (lambda x: x * random.random(), VARIES),
-    "NumPy's random numbers": (lambda x: x * np.random.default_rng().random(), VARIES),
-    "a tensor of NumPy's random numbers": (lambda x: x * torch.from_numpy(np.random.default_rng().random(3)), VARIES),
-    "a tensor made of Python's random numbers": (lambda x: x * torch.tensor(random.random()), VARIES),
-    "a counter": (lambda x: x * min(1.0, next(CALLS) / 100), VARIES),
+    "a parameter": (lambda x: x * PARAMETER.sum().item(), READS),
+    "a value from outside that is written": (read_and_written, READS),
+    "a mask of the data": (lambda x: x[x > 0], SIZE),
+    "nonzero": (lambda x: x.nonzero(), SIZE),
+    "unique": (lambda x: x.unique(), SIZE),
+    "a generator": (lambda x: x * torch.rand(3, generator=GENERATOR), "draws from a torch.Generator"),
+    "a subclass": (lambda x: x * SPECIAL, "of a special kind"),
+    "the shape of a tensor from outside": (
+        lambda x: x * SCALE.unsqueeze_(0),
+        "changes the shape of a tensor from outside",
+    ),
     "an exception": (lambda x: x.reshape(7), "fails while it is recorded: RuntimeError: .*shape"),
-    "another operation in each call": (lambda x: next(ALTERNATING)(x), VARIES),
 }
 
 
@@ -116,9 +213,11 @@ REFUSED: dict[str, tuple[Callable[[Tensor], Any], str]] = {
 def test_what_a_graph_cannot_represent_is_refused_with_the_line(kind: str) -> None:
     body, reason = REFUSED[kind]
     with pytest.raises(CaptureError, match=reason) as caught:
-        record(lambda x: [body(x).sum()], [X], [OTHER])
+        record(lambda x: [body(x).sum()], [X])
     assert "test_recording.py, line " in str(caught.value)
     assert "compile=False" in str(caught.value)
+    assert SCALE == 2
+    assert SCALE.shape == ()
 
 
 def test_code_in_a_folder_whose_name_starts_like_a_library_is_the_users() -> None:
@@ -126,7 +225,7 @@ def test_code_in_a_folder_whose_name_starts_like_a_library_is_the_users() -> Non
     file = f"{Path(torch.__file__).parent}_project/model.py"
     exec(compile("def body(x):\n    return [x * x.sum().item()]\n", file, "exec"), namespace)
     with pytest.raises(CaptureError, match=r"at model\.py, line 2"):
-        record(namespace["body"], [X], [OTHER])
+        record(namespace["body"], [X])
 
 
 def test_the_error_names_the_last_site() -> None:
@@ -136,4 +235,27 @@ def test_the_error_names_the_last_site() -> None:
         return [x * site.item()]
 
     with pytest.raises(CaptureError, match=r"x \* site.item\(\).*The last Pyro site is 'second'"):
-        record(function, [X], [OTHER])
+        record(function, [X])
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "text"),
+    [
+        (torch.exp, torch.sin, r"aten\.exp\.default in one call was aten\.sin\.default"),
+        (lambda x: x * 2.5, lambda x: x * 3.5, r"received 2\.5 in one call and 3\.5 in the next"),
+        (
+            lambda x: x @ torch.tensor([1.0, 2.0, 3.0]),
+            lambda x: x @ torch.tensor([1.0, 2.0, 4.0]),
+            r"\[1\.0, 2\.0, 3\.0\] in one call and \[1\.0, 2\.0, 4\.0\]",
+        ),
+        (torch.exp, lambda x: x.exp().exp(), "does not perform the same operations"),
+    ],
+    ids=["operation", "number", "constant tensor", "length"],
+)
+def test_a_difference_between_two_recordings_is_described(first: Any, second: Any, text: str) -> None:
+    one, other = (record(lambda x, function=function: [function(x)], [X]) for function in (first, second))
+    assert difference(one, one) is None
+    with pytest.raises(CaptureError, match=text) as caught:
+        raise difference(one, other) or AssertionError
+    if "same operations" not in text:
+        assert "test_recording.py, line" in str(caught.value)
