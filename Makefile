@@ -21,7 +21,7 @@ export MPLBACKEND := Agg
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow lint bench docs lock clean
+.PHONY: help setup demo test test-slow test-pyro lint bench docs lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -47,6 +47,10 @@ test: setup ## the tests
 
 test-slow: setup ## the tests that take long
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) -m slow --timeout 1800 $(ARGS)
+
+test-pyro: setup ## Pyro's own tests and examples with amortvi's SVI; PYRO=path of a checkout of Pyro
+	@test -n "$(PYRO)" || { echo "give PYRO=, the path of a checkout of Pyro's repository" >&2; exit 1; }
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.pyro_suite "$(PYRO)" --workers $(WORKERS) $(ARGS)
 
 lint: setup ## style, format and types
 	$(BIN)/ruff check .
