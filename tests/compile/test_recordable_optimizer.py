@@ -28,23 +28,9 @@ def two_groups(parameters: list[nn.Parameter], lr: float) -> optim.Optimizer:
     )
 
 
+PLAIN = "ASGD Adadelta Adagrad Adam AdamW Adamax NAdam RAdam RMSprop Rprop SGD"
 OPTIMIZERS: dict[str, Make] = {
-    **{
-        name: getattr(optim, name)
-        for name in [
-            "ASGD",
-            "Adadelta",
-            "Adagrad",
-            "Adam",
-            "AdamW",
-            "Adamax",
-            "NAdam",
-            "RAdam",
-            "RMSprop",
-            "Rprop",
-            "SGD",
-        ]
-    },
+    **{name: getattr(optim, name) for name in PLAIN.split()},
     "Adam with amsgrad": partial(optim.Adam, amsgrad=True, weight_decay=0.1),
     "AdamW that maximizes": partial(optim.AdamW, maximize=True),
     "foreach Adam": partial(optim.Adam, foreach=True),
@@ -116,14 +102,14 @@ def test_a_recorded_optimizer_equals_the_eager_one(name: str, dtype: torch.dtype
         draw = [torch.randn(parameter.shape, dtype=dtype, generator=generator) for parameter in parameters]
         step(eager, expected, draw)
         run(draw)
-    # Fused operations round differently; over 100 updates of about 0.01, by less than 1e-4 of them in single precision.
+    # 100 updates of 0.01, some of them with a factor that the eager optimizer keeps in single precision: 100 * 0.01 * 6e-8.
     for mine, reference in zip(parameters, expected, strict=True):
-        torch.testing.assert_close(mine, reference, rtol=0, atol=1e-4 if dtype is torch.float32 else 1e-10)
+        torch.testing.assert_close(mine, reference, rtol=0, atol=1e-5 if dtype is torch.float32 else 1e-7)
     # An eager step can follow: the state has the form that it expects.
     step(eager, expected, draw)
     step(optimizer, parameters, draw)
     for mine, reference in zip(parameters, expected, strict=True):
-        torch.testing.assert_close(mine, reference, rtol=0, atol=1e-4 if dtype is torch.float32 else 1e-10)
+        torch.testing.assert_close(mine, reference, rtol=0, atol=1e-5 if dtype is torch.float32 else 1e-7)
 
 
 class Subclass(optim.Adam):
