@@ -1,4 +1,4 @@
-"""Recording of Python code as one graph of tensor operations, which is verified as it runs; `svi` records the steps of Pyro's SVI."""
+"""Recording of Python code as a graph of tensor operations, verified as it runs; `svi` records the steps of Pyro's SVI."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from amortvi.compile.recordable_optimizer import (
     optimizer_tensors,
     place_optimizer_state,
 )
-from amortvi.compile.verified_graph import Mismatch, VerifiedGraph
+from amortvi.compile.verified_graph import MismatchError, VerifiedGraph
 from amortvi.errors import OptionError
 
 __all__ = [
@@ -23,7 +23,7 @@ __all__ = [
     "COMPILE_AFTER",
     "RECORD_AFTER",
     "CompileChoice",
-    "Mismatch",
+    "MismatchError",
     "RecordableOptimizer",
     "VerifiedGraph",
     "Verify",

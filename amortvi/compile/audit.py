@@ -49,7 +49,7 @@ class Tolerance:
 
 
 INTERPRETED = Tolerance(loss=100, update=1e-2)
-"""The same operations in the same order. Only fused updates of optimizers, and sums that Python computed, are rounded differently."""
+"""The same operations in the same order. Only fused updates of optimizers, and sums of Python, are rounded differently."""
 
 COMPILED = Tolerance(loss=1e4, update=0.2)
 """Sums in another order. Adam turns a gradient that is nothing but rounding error into an update of normal size."""
@@ -145,7 +145,10 @@ class Audit:
         if not _is_equal(found.generators[generators], expected.generators[generators]):
             return "it does not draw the same random numbers"
         middle = len(self._trained)
-        for part, name in ((slice(middle), "parameters"), (slice(middle, None), "buffers or the state of the optimizer")):
+        for part, name in (
+            (slice(middle), "parameters"),
+            (slice(middle, None), "buffers or the state of the optimizer"),
+        ):
             update, error = (
                 _norm(first[part], second[part])
                 for first, second in ((expected.state, before), (found.state, expected.state))
@@ -179,7 +182,9 @@ def _python_random_state() -> tuple[Any, ...]:
 
 
 def _is_equal(first: Sequence[Any], second: Sequence[Any]) -> bool:
-    return all(np.array_equal(a, b) if isinstance(a, np.ndarray) else _same(a, b) for a, b in zip(first, second, strict=True))
+    return all(
+        np.array_equal(a, b) if isinstance(a, np.ndarray) else _same(a, b) for a, b in zip(first, second, strict=True)
+    )
 
 
 def _same(first: Any, second: Any) -> bool:
@@ -188,7 +193,9 @@ def _same(first: Any, second: Any) -> bool:
 
 def _is_close(found: Tensor, expected: Tensor, tolerance: float) -> bool:
     relative = tolerance * _epsilon([found])
-    return bool(torch.isclose(found.double(), expected.double().to(found.device), rtol=relative, atol=relative, equal_nan=True))
+    return bool(
+        torch.isclose(found.double(), expected.double().to(found.device), rtol=relative, atol=relative, equal_nan=True)
+    )
 
 
 def _epsilon(tensors: Sequence[Tensor]) -> float:

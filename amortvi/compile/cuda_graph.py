@@ -16,9 +16,7 @@ __all__ = ["as_cuda_graph"]
 _WARM_UPS = 3  # as in torch.cuda.make_graphed_callables
 
 
-def as_cuda_graph(
-    compiled: Run, arguments: Sequence[Tensor], num_shared: int, state: Sequence[Tensor]
-) -> Run:
+def as_cuda_graph(compiled: Run, arguments: Sequence[Tensor], num_shared: int, state: Sequence[Tensor]) -> Run:
     """Return a function that replays the kernel launches of ``compiled``, and restore the ``state`` that capturing changes.
 
     A replay reads and writes the memory that it was captured with. The first ``num_shared`` arguments are the same tensors in

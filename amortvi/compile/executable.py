@@ -88,7 +88,7 @@ def _updates_list(node: fx.Node) -> bool:
 
 
 def _merge_updates(graph: fx.Graph) -> None:
-    """Combine the updates of several optimizers, such as Pyro's, which has one for each parameter, if they differ in nothing else."""
+    """Combine the updates of several optimizers if they differ in nothing else; Pyro has one optimizer for each parameter."""
     calls = [node for node in graph.nodes if node.op == "call_function"]
     if not all(map(_updates_list, calls)):
         return

@@ -47,7 +47,7 @@ def compile_graph(module: fx.GraphModule, inputs: Sequence[Tensor]) -> Run:
 
     device = inputs[0].device
     # Without a ShapeEnv, inductor would not look for the graph in its cache on disk.
-    context = TracingContext(FakeTensorMode(shape_env=ShapeEnv()))  # type: ignore[no-untyped-call]
+    context = TracingContext(FakeTensorMode(shape_env=ShapeEnv()))
     try:
         with torch.no_grad(), random_state(0, device), _silenced(), tracing(context):
             compiled = inductor.compile(apply_passes(module, device), list(inputs), _options(device))

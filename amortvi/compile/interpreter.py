@@ -7,7 +7,7 @@ import operator
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx
@@ -36,7 +36,7 @@ def interpret(module: fx.GraphModule) -> Run:
     constants = {node.name: getattr(module, str(node.target)) for node in module.graph.nodes if node.op == "get_attr"}
     try:
         script = _compile(_source(module.graph, list(constants))) if _SUPPORTED else None
-    except (RuntimeError, _NotSupported):  # such as an operation with complex numbers
+    except (RuntimeError, _NotSupportedError):  # such as an operation with complex numbers
         script = None
     if script is None:
         return lambda inputs: module(*inputs)
@@ -48,11 +48,11 @@ def _compile(source: str) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         # The optimizer of TorchScript is left out: it removes operations that change lists of tensors in place.
-        with torch.jit.optimized_execution(False):  # type: ignore[no-untyped-call]
+        with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]  # a public name without __all__
             return torch.jit.CompilationUnit(source).step
 
 
-class _NotSupported(Exception):
+class _NotSupportedError(Exception):
     """A value has no literal in TorchScript."""
 
 
@@ -70,7 +70,7 @@ def _source(graph: fx.Graph, constants: Sequence[str]) -> str:
 
 
 def _call(node: fx.Node) -> str:
-    schema = node.target._schema
+    schema = cast(torch._ops.OpOverload, node.target)._schema
     kinds = {argument.name: str(argument.type) for argument in schema.arguments}
     positional = [_literal(value, kind) for value, kind in zip(node.args, kinds.values(), strict=False)]
     named = [f"{name}={_literal(value, kinds[name])}" for name, value in node.kwargs.items()]
@@ -93,4 +93,4 @@ def _literal(value: Any, kind: str) -> str:
         return repr(float(value))
     if value is None or isinstance(value, bool | int | float | str | torch.dtype | torch.layout | torch.memory_format):
         return repr(value)
-    raise _NotSupported(repr(value))
+    raise _NotSupportedError(repr(value))

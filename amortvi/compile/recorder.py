@@ -36,7 +36,9 @@ _SILENT_WRITES = {
     _aten.miopen_batch_norm.default: (3, 4),
 }
 # Operations that use only the shape of their argument.
-_LIKE = frozenset({"zeros_like", "ones_like", "full_like", "empty_like", "new_zeros", "new_ones", "new_full", "new_empty"})
+_LIKE = frozenset(
+    {"zeros_like", "ones_like", "full_like", "empty_like", "new_zeros", "new_ones", "new_full", "new_empty"}
+)
 _INDEXED = frozenset({_aten.index.Tensor, _aten.index_put.default, _aten.index_put_.default})
 
 Origins = frozenset[int] | None
@@ -100,13 +102,16 @@ class Recorder(TorchDispatchMode):
         self._aliases: list[Tensor] = []  # kept alive, like the tensors, so that no identity or memory is used twice
         self._positions: dict[int, tuple[int, int]] = {}  # position and memory, by the identity of a tensor
         self._made: set[int] = set()  # the memory of tensors made in the context
-        self._views: dict[Hashable, int] = {}  # the position of the first tensor with each memory and shape
+        self._views: dict[Hashable, int] = {}  # the position of the first tensor with each root, memory and shape
         self._origins: dict[int, Origins] = {}  # by memory
         self._before: dict[int, tuple[Tensor, Tensor]] = {}  # an alias and a copy of each tensor that was written
         self._written: set[int] = set()  # memory
         self._read: dict[int, tuple[int, CaptureError]] = {}
+        # The position of the tensor from outside that a tensor is a view of. Two of them may share their memory, but not in the
+        # next call.
+        self._roots: list[int | None] = []
         for argument in arguments:
-            self._add(argument, None)
+            self._add(argument, None, root=len(self.tensors))
 
     def __exit__(self, *exception: Any) -> None:
         super().__exit__(*exception)  # type: ignore[no-untyped-call]  # torch's modes are not annotated
@@ -131,7 +136,9 @@ class Recorder(TorchDispatchMode):
         origins = None if draws else self._common_origins(depends_on)
         if _has_dynamic_size(func, args):
             return self._run_now(func, args, kwargs, given, origins)
-        values = tree_map_only(Tensor, lambda tensor: Value(self.position(tensor)), (args, kwargs))
+        recorded_args, recorded_kwargs = tree_map_only(
+            Tensor, lambda tensor: Value(self.position(tensor)), (args, kwargs)
+        )
         written = _arguments_written(func, args, kwargs)
         for tensor in written:
             self._note_write(tensor, origins)
@@ -141,12 +148,15 @@ class Recorder(TorchDispatchMode):
             return self._read_result(result, given, origins)
         if written and torch.Tag.inplace_view in func.tags:
             func, written = self._as_view(func, given[0]), []
-        if not written and isinstance(result, Tensor) and _view(result) in self._views:
+        roots = {_memory(tensor): self._roots[self.position(tensor)] for tensor in given}
+        if not written and isinstance(result, Tensor) and self._alias(result, roots.get(_memory(result))) is not None:
             # Autograd makes many such copies of tensors, without copying their memory.
-            self._alias(result)
             return result
-        recorded = tree_map_only(Tensor, lambda tensor: Value(self._add(tensor, origins)), result)
-        self.calls.append(Call(func, *values, recorded, draws, bool(written), user_line(sys._getframe(1))))
+        recorded = tree_map_only(
+            Tensor, lambda tensor: Value(self._add(tensor, origins, roots.get(_memory(tensor)))), result
+        )
+        line = user_line(sys._getframe(1))
+        self.calls.append(Call(func, recorded_args, recorded_kwargs, recorded, draws, bool(written), line))
         return result
 
     def position(self, tensor: Tensor) -> int:
@@ -158,10 +168,13 @@ class Recorder(TorchDispatchMode):
         if memory not in self._made:
             self.outside.append(len(self.tensors))
             # A parameter has another value in each step.
-            return self._add(tensor, None if tensor.requires_grad else frozenset({len(self.tensors)}), is_made=False)
-        if _view(tensor) not in self._views:
+            return self._add(
+                tensor, None if tensor.requires_grad else frozenset({len(self.tensors)}), len(self.tensors)
+            )
+        same = self._alias(tensor, None)
+        if same is None:
             raise self.refused(UNKNOWN_TENSOR)
-        return self._alias(tensor)
+        return same
 
     def is_written(self, position: int) -> bool:
         """Return whether the memory of a tensor was changed in place."""
@@ -208,20 +221,23 @@ class Recorder(TorchDispatchMode):
         if any(isinstance(leaf, torch.Generator) for leaf in (*args, *kwargs.values())):
             raise self.refused(GENERATOR)
 
-    def _add(self, tensor: Tensor, origins: Origins, *, is_made: bool = True) -> int:
+    def _add(self, tensor: Tensor, origins: Origins, root: int | None = None) -> int:
         position, memory = len(self.tensors), _memory(tensor)
         self.tensors.append(tensor)
+        self._roots.append(root)
         self._positions[id(tensor)] = position, memory
-        if is_made and memory not in self._origins:
+        if root is None and memory not in self._origins:
             self._made.add(memory)
-        self._views.setdefault(_view(tensor), position)
+        self._views.setdefault((root, _view(tensor)), position)
         self._origins[memory] = _union(self._origins.get(memory, frozenset()), origins)
         return position
 
-    def _alias(self, tensor: Tensor) -> int:
-        position = self._views[_view(tensor)]
-        self._aliases.append(tensor)
-        self._positions[id(tensor)] = position, _memory(tensor)
+    def _alias(self, tensor: Tensor, root: int | None) -> int | None:
+        """Return the position of a tensor of the same memory and shape, if there is one, and add ``tensor`` under it."""
+        position = self._views.get((root, _view(tensor)))
+        if position is not None:
+            self._aliases.append(tensor)
+            self._positions[id(tensor)] = position, _memory(tensor)
         return position
 
     def _lift(self, tensor: Tensor) -> None:

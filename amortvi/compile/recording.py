@@ -181,4 +181,6 @@ def _text(leaf: Any, module: fx.GraphModule) -> str:
     if leaf.op != "get_attr":
         return "a tensor"
     constant = getattr(module, str(leaf.target))
-    return repr(constant.tolist()) if constant.numel() <= _LARGEST_QUOTED else f"a constant of sum {float(constant.sum())}"
+    return (
+        repr(constant.tolist()) if constant.numel() <= _LARGEST_QUOTED else f"a constant of sum {float(constant.sum())}"
+    )

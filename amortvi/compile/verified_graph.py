@@ -14,10 +14,10 @@ from amortvi.compile.interpreter import Run
 from amortvi.compile.recording import Function, difference, record
 from amortvi.errors import CaptureError, VerificationError
 
-__all__ = ["Mismatch", "VerifiedGraph"]
+__all__ = ["MismatchError", "VerifiedGraph"]
 
 
-class Mismatch(Exception):
+class MismatchError(Exception):
     """A graph differs from the function that it replaces. The function has taken the step, so the step is not to be repeated.
 
     Args:
@@ -58,7 +58,9 @@ class VerifiedGraph:
         self._function = function
         self._num_losses = num_losses
         self._written_arguments = [number for number in recording.written if number < len(arguments)]
-        written = {id(recording.outside[number - len(arguments)]) for number in recording.written if number >= len(arguments)}
+        written = {
+            id(recording.outside[number - len(arguments)]) for number in recording.written if number >= len(arguments)
+        }
         self._audit = Audit(
             [tensor for tensor in trained if id(tensor) in written],
             [t for t in recording.outside if id(t) in written and not any(t is each for each in trained)],
@@ -110,7 +112,7 @@ class VerifiedGraph:
             The losses and the other results of the function; ``None`` in place of the others if ``reference`` was run.
 
         Raises:
-            Mismatch: the graph and ``reference`` differ.
+            MismatchError: the graph and ``reference`` differ.
         """
         count = self._num_losses()
         if not self._audit.is_due:
@@ -128,12 +130,12 @@ class VerifiedGraph:
         unverified = self._audit.steps - self._verified
         problem = self._audit.compare(candidates, take, [arguments[number] for number in self._written_arguments])
         if problem is not None:
-            raise Mismatch(losses, self._explain(problem, arguments, unverified), unverified)
+            raise MismatchError(losses, self._explain(problem, arguments, unverified), unverified)
         self._verified = self._audit.steps
         return losses, None
 
     def _explain(self, problem: str, arguments: Sequence[Tensor], unverified: int) -> CaptureError | VerificationError:
-        """Return the error for a difference, with the line of the user's code that computes something else when recorded again."""
+        """Return the error for a difference, with the user's line if the function is different when recorded again."""
         try:
             cause = difference(self.recording, record(self._function, arguments, seed=1))
         except CaptureError as error:

@@ -40,10 +40,10 @@ class FitOptions:
         device: where to train, such as ``"cuda"`` or ``"mps"``; by default where the encoder is.
         dtype: ``torch.float32`` or ``torch.float64``; by default that of the encoder.
         compile: ``"auto"`` records model, guide, gradient and optimizer as one graph after 20 steps of a shape, which takes
-            less than a tenth of a second and makes a step several times as fast; in a very long fit, the graph is compiled too. If
-            a step cannot be recorded, it runs plain PyTorch and issues one warning. ``True`` records and compiles from the
-            second step, which takes some seconds for each shape, or raises an error. ``False`` runs plain PyTorch. The results
-            are equal up to rounding.
+            less than a tenth of a second and makes a step several times as fast; in a very long fit, the graph is compiled
+            too. If a step cannot be recorded, it runs plain PyTorch and issues one warning. ``True`` records and compiles from
+            the second step, which takes some seconds for each shape, or raises an error. ``False`` runs plain PyTorch. The
+            results are equal up to rounding.
         verify: recorded steps are compared with plain PyTorch from time to time. If one differs, ``"warn"`` issues a warning
             and continues with plain PyTorch; ``"error"`` raises `VerificationError`.
         seed: makes the fit reproducible bit for bit on one machine, and leaves the caller's random state untouched.

@@ -107,7 +107,9 @@ class Trainer:
         observations = observations.resident(device)
         estimation = Estimation(modules, objective, observations.size, Totals(device))
         eager = policy.choice is False
-        return Validation(observations, EagerEstimation(estimation) if eager else CompiledEstimation(estimation, policy))
+        return Validation(
+            observations, EagerEstimation(estimation) if eager else CompiledEstimation(estimation, policy)
+        )
 
     def _optimizer_for(self, options: FitOptions, modules: TrainedModules) -> torch.optim.Optimizer:
         """Return the optimizer of earlier fits, or a new one if ``options.optimizer`` has changed."""

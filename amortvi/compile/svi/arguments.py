@@ -30,6 +30,7 @@ class Arguments:
     Args:
         leaves: the values in the arguments, in order.
         structure: the tuples, lists, dicts and similar containers that hold them, for ``args`` and ``kwargs``.
+        firsts: for each value, the position of the first one that is the same object.
         signature: equal for arguments that the same graph accepts.
 
     Example:
@@ -43,6 +44,7 @@ class Arguments:
 
     leaves: Sequence[Any]
     structure: tuple[_Structure | None, _Structure | None]
+    firsts: tuple[int, ...]
     signature: Hashable
 
     @classmethod
@@ -54,7 +56,10 @@ class Arguments:
         """
         leaves: list[Any] = []
         structure = (_flatten(args, leaves), _flatten(kwargs, leaves))
-        return cls(leaves, structure, (structure, tuple([_leaf_signature(leaf) for leaf in leaves])))
+        identities = [id(leaf) for leaf in leaves]
+        firsts = tuple([identities.index(identity) for identity in identities])
+        signatures = tuple([_leaf_signature(leaf, number) for number, leaf in enumerate(leaves, start=1)])
+        return cls(leaves, structure, firsts, (structure, firsts, signatures))
 
     @property
     def tensors(self) -> list[Tensor]:
@@ -78,13 +83,12 @@ class Arguments:
     def rebuild(self, tensors: Sequence[Tensor], floats: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Return ``args`` and ``kwargs`` with the same structure and new tensors and floats; the floats may be tensors."""
         new_tensors, new_floats = iter(tensors), iter(floats)
-        leaves = iter(
-            [
-                next(new_tensors) if isinstance(leaf, Tensor) else next(new_floats) if isinstance(leaf, float) else leaf
-                for leaf in self.leaves
-            ]
-        )
-        args, kwargs = (_rebuild(part, leaves) for part in self.structure)
+        leaves = [
+            next(new_tensors) if isinstance(leaf, Tensor) else next(new_floats) if isinstance(leaf, float) else leaf
+            for leaf in self.leaves
+        ]
+        same = iter([leaves[first] for first in self.firsts])
+        args, kwargs = (_rebuild(part, same) for part in self.structure)
         return args, kwargs
 
 
@@ -121,21 +125,21 @@ def _rebuild(structure: _Structure | None, leaves: Iterator[Any]) -> Any:
     if kind is partial:
         return partial(parts[0], *parts[1], **parts[2])
     if kind in (SimpleNamespace, Namespace):
-        return kind(**dict(zip(structure.keys, parts, strict=True)))
+        return kind(**{str(name): part for name, part in zip(structure.keys, parts, strict=True)})
     return kind(zip(structure.keys, parts, strict=True)) if issubclass(kind, dict) else kind(*parts)
 
 
 _COMPARED_BY_VALUE = (int, str, bytes, complex, type(None), enum.Enum, torch.dtype, torch.device, torch.Size, frozenset)
 
 
-def _leaf_signature(leaf: Any) -> Hashable:
+def _leaf_signature(leaf: Any, number: int) -> Hashable:
     if isinstance(leaf, Tensor):
-        return _tensor_signature(leaf)
+        return _tensor_signature(leaf, number)
     if isinstance(leaf, float):
         return float
     if isinstance(leaf, np.ndarray):
         raise CaptureError(
-            "an argument is a NumPy array, whose values a recorded step would keep: pass a tensor, or use compile=False."
+            f"argument {number} is a NumPy array, whose values a recorded step would keep: pass a tensor, or use compile=False."
         )
     # Other values are watched, because an object remains itself when it changes.
     return (type(leaf), leaf) if isinstance(leaf, _COMPARED_BY_VALUE) else _Identity(leaf)
@@ -159,15 +163,15 @@ def _identity(value: Any) -> tuple[int, ...]:
     return (id(value.__self__), id(value.__func__)) if isinstance(value, MethodType) else (id(value),)
 
 
-def _tensor_signature(tensor: Tensor) -> Hashable:
+def _tensor_signature(tensor: Tensor, number: int) -> Hashable:
     if tensor.requires_grad:
         raise CaptureError(
-            "an argument requires a gradient, which a compiled step would not compute: pass it with .detach(), or use "
-            "compile=False."
+            f"argument {number} requires a gradient, which a recorded step would not compute: pass it with .detach(), or use "
+            f"compile=False."
         )
     if tensor.layout is not torch.strided or type(tensor) is not Tensor:
         raise CaptureError(
-            f"an argument is a tensor that a compiled step does not support ({tensor.layout}, {type(tensor).__name__}): pass a "
-            f"plain dense tensor, or use compile=False."
+            f"argument {number} is a tensor that a recorded step does not support ({tensor.layout}, "
+            f"{type(tensor).__name__}): pass a plain dense tensor, or use compile=False."
         )
     return tensor.shape, tensor.stride(), tensor.dtype, tensor.device

@@ -97,6 +97,7 @@ def _caller(frame: FrameType | None) -> tuple[str, str]:
 
 OTHER_OPTIONS = "the options of the optimizer changed"
 
+
 @dataclass(frozen=True)
 class StepDefinition:
     """What a step computes.
@@ -151,10 +152,10 @@ class CompiledSVIStep:
         self._tensor_guard = TensorGuard(self._named, self._parameters, modules)
         self._tensor_guard.check_hooks()
         self._update = RecordedUpdate(definition.optim, self._pyros) if records_optimizer else None
-        options = [definition.optim.pt_clip_args] if isinstance(definition.optim, PyroOptim) else []
+        clipping = [definition.optim.pt_clip_args, definition.optim.grad_clip]
         self._watch = Watch(
             observation,
-            [definition.model, definition.guide, definition.loss_and_grads, *options, *arguments.objects, *modules],
+            [definition.model, definition.guide, definition.loss_and_grads, *clipping, *arguments.objects, *modules],
         )
         self._floats = [self._float_tensor() for _ in arguments.floats] if floats_vary else []
         self._num_losses = 1
@@ -176,7 +177,7 @@ class CompiledSVIStep:
 
     def invalidated_by(self) -> str | None:
         """Return a description of what has changed since the step was recorded, or ``None`` if the step is still valid."""
-        if not self._tensor_guard.holds() or self._memory != memory_of(self._graph.outside):
+        if not self._tensor_guard.holds() or self._memory != memory_of(self._tensors):
             return "parameters, buffers or other tensors were replaced"
         if any(parameter.grad is not None for parameter in self._without_gradient):
             return "a parameter has a gradient for the first time"
@@ -199,7 +200,7 @@ class CompiledSVIStep:
             eager: Pyro's own step, which is taken instead in an audit.
 
         Raises:
-            Mismatch: the step differs from Pyro's.
+            MismatchError: the step differs from Pyro's.
         """
         inputs = self._inputs(arguments)
         losses, gradients = self._graph.run(inputs, lambda: self._as_tensors(eager()))
@@ -242,7 +243,8 @@ class CompiledSVIStep:
             raise CaptureError(f"the step fails while it is recorded: {quoted(error, lines=4)}") from error
         finally:
             random.setstate(state)
-        self._memory = memory_of(graph.outside)
+        self._tensors = list({id(tensor): tensor for tensor in (*graph.outside, *self._watch.tensors)}.values())
+        self._memory = memory_of(self._tensors)
         return graph
 
     def _step(self, *inputs: Tensor) -> list[Tensor]:

@@ -17,7 +17,7 @@ from amortvi.compile.svi.compiled_step import OTHER_OPTIONS, CompiledSVIStep, St
 from amortvi.compile.svi.observation import Observation, observe
 from amortvi.compile.svi.state import current_settings, modules_of, training_modes
 from amortvi.compile.svi.torch_optim import can_be_recorded, has_state_for
-from amortvi.compile.verified_graph import Mismatch
+from amortvi.compile.verified_graph import MismatchError
 from amortvi.errors import AmortviWarning, CaptureError, VerificationWarning
 
 __all__ = ["MAX_RECORDINGS", "DispatchOptions", "StepDispatcher"]
@@ -105,7 +105,7 @@ class StepDispatcher:
         self._steps["recorded"] += 1
         try:
             loss = step.run(arguments, eager)
-        except Mismatch as mismatch:
+        except MismatchError as mismatch:
             return self._report(mismatch, entry, step)
         if self._options.warns:
             for each in loss if isinstance(loss, tuple) else (loss,):
@@ -118,8 +118,8 @@ class StepDispatcher:
         compiled = sum(graph.is_compiled for graph in graphs)
         lines = [
             f"{self._steps['recorded']} of {self._steps['all']} steps ran as recorded graphs, all others as Pyro's own steps.",
-            f"{self.recordings} graphs were recorded, for {len(self._entries)} signatures of arguments; {len(graphs)} are in use, "
-            f"{compiled} of them compiled.",
+            f"{self.recordings} graphs were recorded, for {len(self._entries)} signatures of arguments; {len(graphs)} are in "
+            f"use, {compiled} of them compiled.",
             *(f"Refused: {reason}" for reason in self._refused),
             *(f"Recorded again {count} times: {reason}." for reason, count in self._invalidated.items()),
         ]
@@ -233,7 +233,7 @@ class StepDispatcher:
             self._refused.append(str(error))
         self._warn_once("eager", f"steps run without compiling: {error}", AmortviWarning, callers=4)
 
-    def _report(self, mismatch: Mismatch, entry: _Entry, step: CompiledSVIStep) -> Any:
+    def _report(self, mismatch: MismatchError, entry: _Entry, step: CompiledSVIStep) -> Any:
         """Return the loss of Pyro's step, which an audit has taken, and continue without the graph that differs from it."""
         loss = step.as_numbers(mismatch.losses)
         if isinstance(mismatch.error, CaptureError):

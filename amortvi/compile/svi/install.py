@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import sys
 from collections.abc import Iterator
 from typing import Any
 
-from pyro.infer import SVI as PyroSVI
+from pyro.infer import SVI as PyroSVI  # noqa: N811  # a class, although in capitals
 
 from amortvi.compile.svi.svi import SVI
 
@@ -36,9 +35,6 @@ def install(**options: Any) -> Iterator[type[SVI]]:
     """
 
     class InstalledSVI(SVI):
-        __doc__ = SVI.__doc__
-
-        @functools.wraps(SVI.__init__)
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **{**options, **kwargs})
 

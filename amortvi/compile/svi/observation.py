@@ -9,29 +9,18 @@ import sys
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from types import CodeType, FrameType, FunctionType
+from types import CodeType, FrameType, FunctionType, ModuleType
 from typing import Any, TypeVar
 
 from pyro import poutine
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-__all__ = ["Observation", "is_library", "observe", "unconstrained_parameters"]
+from amortvi.compile.svi.libraries import READS_BY_NAME, REFLECTIVE, WRAPPERS, is_impure, is_library
+
+__all__ = ["Observation", "observe", "unconstrained_parameters"]
 
 Result = TypeVar("Result")
-
-_LIBRARIES = frozenset({"amortvi", "numpy", "opt_einsum", "pyro", "torch", "typing_extensions"})
-# Tools that run between the calls of a program, such as those that show warnings and progress.
-_TOOLS = frozenset({"IPython", "_pytest", "coverage", "debugpy", "hypothesis", "ipykernel", "pluggy", "pytest", "tqdm"})
-# Modules of the standard library whose functions return the same for the same arguments, or only write.
-_PURE = frozenset(
-    """__future__ _abc _collections _collections_abc _functools _operator _sre _struct _weakref _weakrefset abc argparse array
-    bisect builtins cmath collections contextlib copy copyreg dataclasses decimal enum fractions functools heapq inspect
-    itertools json linecache logging math numbers operator pathlib posixpath pprint re re._compiler re._parser reprlib
-    sre_compile statistics string struct textwrap threading traceback types typing warnings weakref""".split()
-)
-_IMPURE = frozenset({"__import__", "compile", "eval", "exec", "globals", "input", "locals", "open"})
-_DYNAMIC = frozenset({"attrgetter", "delattr", "getattr", "hasattr", "setattr", "vars"})
 
 
 @dataclass
@@ -58,7 +47,12 @@ class Observation:
     @property
     def names(self) -> set[str]:
         """The names of all globals, attributes and literal strings in the executed code."""
-        return {name for code in self.codes for name in (*code.co_names, *_strings(code))}
+        return {name for code in self.codes for name in (code.co_name, *code.co_names)} | self.strings
+
+    @property
+    def strings(self) -> set[str]:
+        """The literal strings in the executed code that may be names of attributes."""
+        return {name for code in self.codes for name in _strings(code)}
 
     def functions(self) -> list[FunctionType]:
         """Return all functions with the executed code, wherever they are."""
@@ -86,31 +80,36 @@ class Observation:
         elif event == "call":
             module = frame.f_globals.get("__name__", "")
             if is_library(module):
-                caller = frame.f_back
-                if module.partition(".")[0] in sys.stdlib_module_names and _is_users(caller) and module not in _PURE:
-                    self._note_impure(f"{module}.{frame.f_code.co_name}", caller)
+                self._note_library(frame, module)
                 return
             self.codes.setdefault(frame.f_code, frame.f_globals)
             for value in frame.f_locals.values():
-                if type(value).__weakrefoffset__ and not isinstance(value, Tensor | type | FunctionType):
+                kind = type(value)
+                if kind.__weakrefoffset__ and not issubclass(kind, Tensor | type | FunctionType):
                     self.receivers.append(weakref.ref(value))
         elif event == "c_call" and _is_users(frame):
             self._note_builtin(frame, argument)
 
+    def _note_library(self, frame: FrameType, module: str) -> None:
+        caller = frame.f_back
+        while caller is not None and caller.f_globals.get("__name__") in WRAPPERS:
+            caller = caller.f_back
+        if _is_users(caller):
+            self.reads_by_name = self.reads_by_name or module in REFLECTIVE
+            if is_impure(module, frame.f_code.co_name):
+                self._note_impure(f"{module}.{frame.f_code.co_name}", caller)
+
     def _note_builtin(self, frame: FrameType, function: Any) -> None:
-        owner = getattr(function, "__self__", None)
-        if owner is None or isinstance(owner, type(sys)):
-            module, name = getattr(function, "__module__", None) or "builtins", function.__name__
+        owner, name = getattr(function, "__self__", None), function.__name__
+        if owner is None or isinstance(owner, ModuleType):
+            module = getattr(function, "__module__", None) or "builtins"
+            self.reads_by_name = self.reads_by_name or (module == "builtins" and name in READS_BY_NAME)
+            described = f"{module}.{name}"
         else:
             cls = owner if isinstance(owner, type) else type(owner)
-            module, name = cls.__module__, f"{cls.__name__}.{function.__name__}"
-        if module == "builtins" and name in _DYNAMIC:
-            self.reads_by_name = True
-        top = module.partition(".")[0]
-        if module.startswith("numpy.random") or (module == "builtins" and name in _IMPURE):
-            self._note_impure(f"{module}.{name}", frame)
-        elif top in sys.stdlib_module_names and module not in _PURE:
-            self._note_impure(f"{module}.{name}", frame)
+            module, described = cls.__module__, f"{cls.__module__}.{cls.__name__}.{name}"
+        if is_impure(module, name):
+            self._note_impure(described, frame)
 
     def _note_impure(self, name: str, frame: FrameType | None) -> None:
         if self.impure is None and frame is not None:
@@ -145,12 +144,6 @@ def observe(step: Callable[[], Result]) -> tuple[Result, Observation]:
 def unconstrained_parameters(captured: Any) -> dict[str, Tensor]:
     """Return the parameters in a trace as Pyro's optimizers see them, by name."""
     return {name: site["value"].unconstrained() for name, site in captured.trace.nodes.items()}
-
-
-def is_library(module: object) -> bool:
-    """Return whether a module of this name belongs to torch, Pyro or the standard library rather than to the user."""
-    top = module.partition(".")[0] if isinstance(module, str) else ""
-    return top in _LIBRARIES or top in _TOOLS or top in sys.stdlib_module_names
 
 
 def _is_users(frame: FrameType | None) -> bool:

@@ -57,9 +57,9 @@ class RenyiELBO(pyro.infer.RenyiELBO):
 
     @classmethod
     def like(cls, other: pyro.infer.RenyiELBO) -> RenyiELBO:
-        """Return this bound with the options of one of Pyro's."""
+        """Return this bound with the options of one of Pyro's, and with what they are changed to later."""
         made = cls(alpha=other.alpha, num_particles=other.num_particles)
-        vars(made).update(vars(other))
+        made.__dict__ = vars(other)
         return made
 
     @torch.no_grad()

@@ -28,6 +28,10 @@ def current_settings() -> Hashable:
             "the step runs inside a Pyro handler, which a compiled step would ignore: apply the handler to model and guide, or "
             "use compile=False."
         )
+    if torch._C._len_torch_function_stack() or torch._C._len_torch_dispatch_stack():
+        raise CaptureError(
+            "the step runs inside a mode of torch that may change what operations do, such as DeviceContext."
+        )
     if not torch.is_grad_enabled():
         raise CaptureError("the step runs with gradients disabled, but a compiled step would still compute them.")
     autocast = [(kind, torch.get_autocast_dtype(kind)) for kind in ("cpu", "cuda") if torch.is_autocast_enabled(kind)]
@@ -44,11 +48,12 @@ class TensorGuard:
     """
 
     def __init__(self, named: dict[str, Tensor], trained: Iterable[Tensor], modules: Iterable[nn.Module]) -> None:
-        stored = _param_store()
-        self._stored = [(name, value) for name, value in named.items() if stored.get(name) is value]
+        stored, constraints = _param_store(), pyro.get_param_store()._constraints
+        self._stored = [(n, value, constraints.get(n)) for n, value in named.items() if stored.get(n) is value]
         holders: list[dict[str, Any]] = [
             holder for module in modules for holder in (module._parameters, module._buffers, module._modules) if holder
         ]
+        self._named = named
         self._held = [(holder, dict(holder)) for holder in holders]
         parameters = {id(value): value for value in (*named.values(), *trained)}
         others = {id(value): value for holder in holders for value in holder.values() if isinstance(value, Tensor)}
@@ -59,9 +64,9 @@ class TensorGuard:
 
     def holds(self) -> bool:
         """Return whether all tensors are still the same objects in the same memory."""
-        stored = _param_store()
+        stored, constraints = _param_store(), pyro.get_param_store()._constraints
         return (
-            all(stored.get(name) is value for name, value in self._stored)
+            all(stored.get(n) is value and constraints.get(n) is constraint for n, value, constraint in self._stored)
             and all(_is_unchanged(holder, content) for holder, content in self._held)
             and memory_of(self._tensors) == self._memory
             and not self._has_hooks()
@@ -69,11 +74,12 @@ class TensorGuard:
 
     def check_hooks(self) -> None:
         """Raise `CaptureError` if a parameter has a gradient hook, which a compiled step would not call."""
-        if self._has_hooks():
-            raise CaptureError(
-                "a parameter has a hook on its gradient, which a compiled step would not call: remove it, clip the gradient "
-                "with clip_args of pyro.optim, or use compile=False."
-            )
+        for name, parameter in self._named.items():
+            if _has_hooks(parameter):
+                raise CaptureError(
+                    f"the parameter {name!r} has a hook on its gradient, which a recorded step would not call: remove it, clip "
+                    f"the gradient with clip_args of pyro.optim, or use compile=False."
+                )
 
     def has_gradients_of_others(self) -> bool:
         """Return whether gradients were accumulated since the last step, to which a recorded step would not add its own."""
@@ -86,9 +92,8 @@ class TensorGuard:
         self._gradients = found
         return any(grad is not None and bool(grad.any()) for grad, _ in found)
 
-
     def _has_hooks(self) -> bool:
-        return any(p._backward_hooks or p._post_accumulate_grad_hooks for p in self._parameters)
+        return any(map(_has_hooks, self._parameters))
 
     @contextlib.contextmanager
     def restored(self) -> Iterator[None]:
@@ -118,9 +123,13 @@ class TensorGuard:
             )
 
 
-def memory_of(tensors: Iterable[Tensor]) -> list[tuple[int, bool]]:
-    """Return where tensors have their values, and whether they require gradients."""
-    return [(tensor.data_ptr(), tensor.requires_grad) for tensor in tensors]
+def _has_hooks(parameter: Tensor) -> bool:
+    return bool(parameter._backward_hooks or parameter._post_accumulate_grad_hooks)
+
+
+def memory_of(tensors: Iterable[Tensor]) -> list[Hashable]:
+    """Return where and how tensors have their values, and whether they require gradients."""
+    return [(tensor.data_ptr(), tensor.requires_grad, tensor.shape, tensor.stride()) for tensor in tensors]
 
 
 def _is_unchanged(holder: dict[str, Any], content: dict[str, Any]) -> bool:

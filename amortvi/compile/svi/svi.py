@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 import pyro.infer
-from pyro.infer import SVI as PyroSVI
+from pyro.infer import SVI as PyroSVI  # noqa: N811  # a class, although in capitals
 from pyro.infer import JitTrace_ELBO, JitTraceEnum_ELBO, JitTraceGraph_ELBO, JitTraceMeanField_ELBO
 from pyro.infer.elbo import ELBO
 from pyro.optim import PyroOptim

@@ -71,11 +71,14 @@ class TorchOptim(PyroOptim):
 
 def can_be_recorded(optim: PyroOptim, parameters: Sequence[Tensor]) -> bool:
     """Return whether the updates of ``parameters`` can be part of a graph."""
-    hooks = torch_optimizers._global_optimizer_pre_hooks or torch_optimizers._global_optimizer_post_hooks
-    if hooks or type(optim) not in (PyroOptim, PyroLRScheduler, TorchOptim):
+    if _global_hooks() or type(optim) not in (PyroOptim, PyroLRScheduler, TorchOptim):
         return False
     found = _optimizers(optim, parameters)
     return all(is_recordable(each) and all(group["params"] for group in each.param_groups) for each in found)
+
+
+def _global_hooks() -> bool:
+    return bool(torch_optimizers._global_optimizer_pre_hooks or torch_optimizers._global_optimizer_post_hooks)
 
 
 def own_parameters(optim: PyroOptim) -> list[Tensor]:
@@ -118,6 +121,7 @@ class RecordedUpdate:
         self._optim_objs = optim.optim_objs
         self._options = [optimizer_options(each) for each in self._optimizers]
         self._states = [(each.state, len(each.state)) for each in self._optimizers]
+        self._contents = [(state, dict(state)) for each in self._optimizers for state in each.state.values()]
         self._equal_rates = self._which_rates_are_equal()
         self._write_rates()
 
@@ -130,8 +134,11 @@ class RecordedUpdate:
 
     def holds(self) -> bool:
         """Return whether the recorded updates are still valid, and write the learning rates if they have changed."""
-        if self._optim.optim_objs is not self._optim_objs:
+        if self._optim.optim_objs is not self._optim_objs or _global_hooks():
             return False
+        for content, known in self._contents:
+            if len(content) != len(known) or not all(map(is_, content.values(), known.values())):
+                return False
         for each, (state, size) in zip(self._optimizers, self._states, strict=True):
             # load_state_dict replaces the dictionary; clear() empties it.
             if each.state is not state or len(state) < size or has_hooks(each):

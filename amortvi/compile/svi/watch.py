@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import datetime
 import decimal
 import enum
 import fractions
+import functools
 import logging
 import pathlib
 import re
 import sys
 import uuid
 import weakref
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from argparse import Namespace
+from collections import defaultdict, deque
+from collections.abc import Iterator, Sequence
 from functools import partial
-from operator import is_, itemgetter
 from types import (
     BuiltinFunctionType,
+    CellType,
     CodeType,
     FunctionType,
     MappingProxyType,
     MethodType,
     MethodWrapperType,
     ModuleType,
+    SimpleNamespace,
     WrapperDescriptorType,
 )
 from typing import Any
@@ -36,18 +40,21 @@ from pyro.optim import PyroOptim
 from pyro.poutine.trace_struct import Trace
 from torch import nn
 from torch.distributions import constraints
+from torch.nn.modules import module as torch_modules
 from torch.optim import Optimizer
 
 from amortvi.compile.capture_errors import capture_error
-from amortvi.compile.svi.observation import Observation, is_library
+from amortvi.compile.svi.libraries import is_library
+from amortvi.compile.svi.observation import Observation
+from amortvi.compile.svi.snapshot import MISSING, PLAIN, Reader, Snapshot, Variable
 from amortvi.errors import CaptureError
 
 __all__ = ["Watch"]
 
-_PLAIN = (int, float, complex, str, bytes, type(None), np.generic)
+_LRU_CACHE = type(functools.lru_cache(lambda: None))
 # Values of these types do not change, and those of code were seen while it ran.
 _CONSTANT = (
-    *_PLAIN,
+    *PLAIN,
     *(BuiltinFunctionType, CodeType, MethodWrapperType, WrapperDescriptorType, property, slice, range, re.Pattern),
     *(enum.Enum, datetime.date, datetime.time, datetime.timedelta, decimal.Decimal, fractions.Fraction, uuid.UUID),
     *(pathlib.PurePath, type(Ellipsis), type(NotImplemented), np.dtype, np.ufunc),
@@ -56,10 +63,15 @@ _CONSTANT = (
 _CONTAINERS = (list, tuple, dict, set, frozenset, deque, MappingProxyType)
 _LARGEST_CONTAINER = 1000
 _LARGEST_ARRAY = 10_000
-"""The sizes up to which containers and arrays are watched; comparing larger ones would take as long as a step."""
-_MISSING = object()
+"""The sizes up to which containers and arrays are compared; comparing larger ones would take as long as a step."""
 # Objects of libraries that hold the values of one step, or none at all.
 _WITHOUT_STATE = (Trace, ELBO, PyroOptim, Optimizer, constraints.Constraint, logging.Logger)
+# What torch and Pyro keep in each module: parameters, hooks, priors.
+_MODULE_STATE = frozenset({*vars(nn.Module()), "_pyro_params", "_pyro_samples"})
+# The hooks that torch calls for every module.
+_GLOBAL_HOOKS = [
+    value for name, value in vars(torch_modules).items() if name.startswith("_global_") and isinstance(value, dict)
+]
 
 
 class Watch:
@@ -71,6 +83,9 @@ class Watch:
     Args:
         observation: what a step has used.
         roots: the callables and arguments of the step.
+
+    Attributes:
+        tensors: the tensors among these values; their own values may change, but not their shapes.
 
     Raises:
         CaptureError: a value cannot be watched; the error names it and quotes the line.
@@ -91,269 +106,216 @@ class Watch:
     def __init__(self, observation: Observation, roots: Sequence[Any]) -> None:
         if observation.impure is not None:
             name, line = observation.impure
-            raise _refused(f"it calls {name}, whose result may be different in each call", line)
+            raise capture_error(f"it calls {name}, whose result may be different in each call", line)
         self._observation = observation
-        self._names = observation.names
+        self._names = observation.names | {
+            "__call__",
+            "__enter__",
+            "__exit__",
+            "__getattr__",
+            "__getattribute__",
+            "__getitem__",
+        }
+        self.tensors: list[torch.Tensor] = []
         self._reached: dict[int, Any] = {}
-        self._variables: dict[tuple[int, str], _Variable] = {}
-        self._containers: list[tuple[Any, list[Any], str, bool]] = []
-        self._arrays: list[tuple[Any, Any, str]] = []
+        self._snapshot = Snapshot()
+        for code, variables in observation.codes.items():
+            self._reach_globals(code, variables)
         for function in observation.functions():
             self._reach_function(function)
         living = (reference() for reference in observation.receivers)
         for value in (*roots, *observation.modules, *living):
-            self._reach(value, getattr(value, "__name__", type(value).__name__))
-        self._compile()
+            self._reach(value, type(value).__name__)
+        for hooks in _GLOBAL_HOOKS:
+            self._reach(hooks, "a hook of all modules", library=True)
+        self._snapshot.arrange()
 
     def changed(self) -> str | None:
         """Return the name of a value that has changed, or ``None``."""
-        for holder, get, values, names in self._groups:
-            try:
-                current = get(holder)
-            except LookupError:
-                return next(name for name in names if name not in holder)
-            if not all(map(is_, current, values)):
-                for name, now, value in zip(names, current, values, strict=True):
-                    if not _is_same(now, value):
-                        return name
-        for variable in self._others:
-            if not _is_same(variable.read(), variable.value):
-                return variable.name
-        if any(self._empty):
-            return next(name for container, name in zip(self._empty, self._empty_names, strict=True) if container)
-        for container, contents, name, _ in self._filled:
-            current = _contents(container)
-            if len(current) != len(contents) or not (all(map(is_, current, contents)) or all(map(_is_same, current, contents))):
-                return name
-        for array, values, name in self._arrays:
-            if not np.array_equal(array, values, equal_nan=array.dtype.kind in "fc"):
-                return name
-        return None
+        return self._snapshot.changed()
 
     @contextlib.contextmanager
     def restored(self) -> Iterator[None]:
-        """Restore on exit what was changed inside; raise `CaptureError` if the step changes a value that its code uses.
-
-        Objects of libraries may keep what belongs to one step, such as the current subsample of a plate; it is not watched.
-        """
+        """Restore on exit what was changed inside; raise `CaptureError` if the step changes a value that its code uses."""
         try:
             yield
         finally:
-            changed = [variable for variable in self._variables.values() if not _is_same(variable.read(), variable.value)]
-            for variable in changed:
-                variable.write()
-            filled = []
-            for container, contents, name, library in list(self._containers):
-                current = _contents(container)
-                if len(current) != len(contents) or not all(map(_is_same, current, contents)):
-                    _refill(container, contents)
-                    if library:
-                        self._containers.remove((container, contents, name, library))
-                    else:
-                        filled.append(name)
-        used = [variable.name for variable in changed if not variable.is_library and isinstance(variable.value, _PLAIN)]
-        for name in (*used, *filled):
-            raise _refused(
+            changed = self._snapshot.restore()
+        for name in changed:
+            raise self._refused(
                 f"it changes {name!r} in each step, which a recorded step would not do: keep what changes in a buffer and change "
                 f"it in place",
-                self._observation.line_of(name),
+                name,
             )
-        for variable in changed:
-            del self._variables[variable.key]
-        self._compile()
 
-    def _compile(self) -> None:
-        """Arrange the values so that comparing them takes little time."""
-        holders: dict[int, list[_Variable]] = {}
-        self._others = []
-        for variable in self._variables.values():
-            if variable.value is _MISSING or not isinstance(variable.holder, dict | MappingProxyType):
-                self._others.append(variable)
-            else:
-                holders.setdefault(id(variable.holder), []).append(variable)
-        self._groups = [
-            (group[0].holder, _getter([v.name for v in group]), [v.value for v in group], [v.name for v in group])
-            for group in holders.values()
-        ]
-        self._empty = [container for container, contents, *_ in self._containers if not contents]
-        self._empty_names = [name for _, contents, name, _ in self._containers if not contents]
-        self._filled = [each for each in self._containers if each[1]]
+    def _refused(self, reason: str, name: str) -> CaptureError:
+        return capture_error(reason, self._observation.line_of(name))
+
+    def _add(self, holder: Any, name: str, *, key: int | None = None, library: bool = False) -> None:
+        """Watch a variable, and everything that its value refers to."""
+        variable = Variable(holder, name, (id(holder) if key is None else key, name), library)
+        if variable.key not in self._snapshot.variables:
+            self._snapshot.add(variable)
+            self._reach(variable.value, name, library=library)
 
     def _reach(self, value: Any, name: str, *, library: bool = False) -> None:
         """Watch everything that a value refers to."""
-        if value is _MISSING or id(value) in self._reached or isinstance(value, (*_CONSTANT, torch.Tensor)):
+        kind = type(value)  # not isinstance, which asks the object for its class
+        if value is MISSING or id(value) in self._reached or issubclass(kind, _CONSTANT):
             return
         self._reached[id(value)] = value
-        if isinstance(value, _CONTAINERS):
+        if issubclass(kind, _CONTAINERS):
             self._reach_container(value, name, library=library)
-        elif isinstance(value, np.ndarray):
+        elif issubclass(kind, torch.Tensor):
+            self.tensors.append(value)
+            for attribute in self._names & vars(value).keys():
+                self._add(vars(value), attribute)
+        elif issubclass(kind, np.ndarray):
             self._reach_array(value, name)
-        elif isinstance(value, FunctionType):
+        elif issubclass(kind, FunctionType):
             if value.__code__ in self._observation.codes:
                 self._reach_function(value)
-            elif is_library(value.__module__) and value.__closure__:
+            elif is_library(value.__globals__.get("__name__")):
                 self._reach_closure(value)  # such as the function that a handler of Pyro returns
-        elif isinstance(value, MethodType):
-            self._reach(value.__func__, name)
-            self._reach(value.__self__, name)
-        elif isinstance(value, partial):
-            for part in (value.func, value.args, value.keywords):
-                self._reach(part, name)
-        elif isinstance(value, ModuleType):
+        elif issubclass(kind, MethodType):
+            self._reach(value.__func__, name, library=library)
+            self._reach(value.__self__, name, library=library)
+        elif issubclass(kind, partial):
+            for part in ("func", "args", "keywords"):
+                self._add(value, part)
+        elif issubclass(kind, _LRU_CACHE):
+            # Its results change only when it computes one, or forgets all.
+            self._add(Reader(lambda: str(value.cache_info()[1::2])), name, key=id(value))
+            self._reach(value.__wrapped__, name)
+        elif issubclass(kind, ModuleType):
             self._reach_names(vars(value), value, library=is_library(value.__name__))
-        elif isinstance(value, type):
+        elif issubclass(kind, type):
             self._reach_class(value)
-        elif not isinstance(value, staticmethod | classmethod | weakref.ref):
+        elif not issubclass(kind, staticmethod | classmethod) and not (library and issubclass(kind, weakref.ref)):
             self._reach_object(value, name)
+
+    def _reach_globals(self, code: CodeType, variables: dict[str, Any]) -> None:
+        """Watch what executed code refers to by name: globals, and modules that it imports."""
+        for name in code.co_names:
+            if name in variables:
+                if _draws_with_numpy(variables[name], code):
+                    raise self._refused("it draws random numbers with NumPy; draw them with torch", name)
+                self._add(variables, name)
+            elif name in vars(builtins):
+                self._add(vars(builtins), name)
+            for imported in (sys.modules.get(name), sys.modules.get(f"{variables.get('__package__')}.{name}")):
+                if imported is not None and not is_library(imported.__name__):
+                    self._reach(imported, name)
 
     def _reach_function(self, function: FunctionType) -> None:
         self._reached[id(function)] = function
         self._reach_closure(function)
         for attribute in ("__defaults__", "__kwdefaults__", "__code__"):
             self._add(function, attribute)
-        names = self._names & vars(function).keys()
-        for name in names:
+        for name in self._names & vars(function).keys():
             self._add(vars(function), name)
-        variables = function.__globals__
-        for name in function.__code__.co_names:
-            if name in variables:
-                if _draws_with_numpy(variables[name], function.__code__):
-                    raise _refused("it draws random numbers with NumPy; draw them with torch", self._observation.line_of(name))
-                self._add(variables, name)
-            for imported in (sys.modules.get(name), sys.modules.get(f"{variables.get('__package__')}.{name}")):
-                if imported is not None and not is_library(imported.__name__):
-                    self._reach(imported, name)
 
     def _reach_closure(self, function: FunctionType) -> None:
         for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
             with contextlib.suppress(ValueError):  # the variable is not bound yet
-                self._add(_Cell(cell), name, key=id(cell))
+                self._reach_cell(cell, name)
+
+    def _reach_cell(self, cell: CellType, name: str) -> None:
+        def write(value: Any) -> None:
+            cell.cell_contents = value
+
+        self._add(Reader(lambda: cell.cell_contents, write), name, key=id(cell))
 
     def _reach_class(self, cls: type) -> None:
-        for base in cls.__mro__:
+        """Watch what the code refers to in a class, its bases and its metaclass, including what hides an attribute of a base."""
+        for base in _bases(cls):
             if not is_library(base.__module__):
-                self._reach_names(vars(base), base, library=False)
+                for name in self._names & _class_names(cls):
+                    self._add(vars(base), name, key=id(base))
 
     def _reach_names(self, holder: Any, owner: Any, *, library: bool) -> None:
         for name in self._names & holder.keys():
             value = holder[name]
-            if not library:
-                self._add(holder, name, key=id(owner))
-            elif not isinstance(value, type | FunctionType | ModuleType) and not callable(value):
-                self._add(holder, name, key=id(owner), library=True)
+            if not library or not (callable(value) or isinstance(value, ModuleType)):
+                self._add(holder, name, key=id(owner), library=library)
 
     def _reach_object(self, value: Any, name: str) -> None:
-        cls = type(value)
-        attributes = getattr(value, "__dict__", None)
-        slots = [slot for base in cls.__mro__ for slot in _slots(base)]
+        cls, attributes = type(value), attributes_of(value)
         library = is_library(cls.__module__)
-        if library and isinstance(value, _WITHOUT_STATE):
+        slots = [slot for base in cls.__mro__ for slot in _slots(base)]
+        if library and issubclass(cls, _WITHOUT_STATE):
             return
-        if attributes is None and not slots:
-            raise _refused(
-                f"it uses {name!r}, of type {cls.__module__}.{cls.__qualname__}, whose changes cannot be detected",
-                self._observation.line_of(name),
+        if attributes is None and not slots and not issubclass(cls, _CONTAINERS):
+            raise self._refused(
+                f"it uses {name!r}, of type {cls.__module__}.{cls.__qualname__}, whose changes cannot be detected", name
             )
+        if not library:
+            self._add(Reader(lambda: type(value), lambda _: None), name, key=id(value))
         self._reach_class(cls)
         for slot in slots:
             self._add(value, slot)
-        if isinstance(attributes, dict):
-            everything = library or self._observation.reads_by_name
-            chosen = attributes.keys() if everything else self._names & (attributes.keys() | _class_names(cls))
-            for attribute in list(chosen):
-                self._add(attributes, attribute, library=library)
-        if isinstance(value, nn.Module):
+        if attributes is None:
+            return
+        if library:
+            for attribute in list(attributes):
+                self._add(attributes, attribute, library=True)
+        if not library or issubclass(cls, Namespace | SimpleNamespace):
+            if self._observation.reads_by_name and not issubclass(cls, nn.Module):
+                self._reach(attributes, name)
+            known = attributes.keys() | _class_names(cls) | self._observation.strings
+            for attribute in self._names & known:
+                self._add(attributes, attribute)
+        if issubclass(cls, nn.Module):
+            for attribute in _MODULE_STATE & attributes.keys():
+                self._add(attributes, attribute, library=True)
+            self._add(attributes, "forward")
             for child in value._modules.values():
                 self._reach(child, name)
 
     def _reach_container(self, container: Any, name: str, *, library: bool) -> None:
         if len(container) > _LARGEST_CONTAINER:
-            raise _refused(
-                f"it uses {name!r}, a {type(container).__name__} of {len(container)} items, which are too many to compare in each "
-                f"step: keep them in a tensor, or pass them as an argument",
-                self._observation.line_of(name),
+            raise self._refused(
+                f"it uses {name!r}, a {type(container).__name__} of {len(container)} items, which are too many to compare in "
+                f"each step: keep them in a tensor, or pass them as an argument",
+                name,
             )
-        contents = _contents(container)
-        if not isinstance(container, tuple | frozenset):
-            self._containers.append((container, contents, name, library))
+        if issubclass(type(container), tuple | frozenset):
+            contents = list(container)
+        else:
+            contents = self._snapshot.add_container(container, name, library=library)
         for item in contents:
             self._reach(item, name, library=library)
+        if isinstance(container, defaultdict):
+            self._add(Reader(lambda: container.default_factory), name, key=id(container))
+        if not is_library(type(container).__module__):
+            self._reach_object(container, name)
 
     def _reach_array(self, array: Any, name: str) -> None:
         if array.size > _LARGEST_ARRAY or array.dtype == object:
-            raise _refused(
+            raise self._refused(
                 f"it uses {name!r}, an array of {array.size} elements, which are too many to compare in each step: convert it to "
                 f"a tensor once, outside the model",
-                self._observation.line_of(name),
+                name,
             )
-        self._arrays.append((array, array.copy(), name))
-
-    def _add(self, holder: Any, name: str, *, key: int | None = None, library: bool = False) -> None:
-        variable = _Variable(holder, name, (id(holder) if key is None else key, name), library)
-        if variable.key not in self._variables:
-            self._variables[variable.key] = variable
-            self._reach(variable.value, name, library=library)
+        self._snapshot.add_array(array, name)
 
 
-class _Cell:
-    """A variable of a closure, as an attribute of any name."""
-
-    def __init__(self, cell: Any) -> None:
-        object.__setattr__(self, "_cell", cell)
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return self._cell.cell_contents
-        except ValueError as error:
-            raise AttributeError(name) from error
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        self._cell.cell_contents = value
-
-
-class _Variable:
-    """A global, an attribute or another name, and the value that it had."""
-
-    def __init__(self, holder: Any, name: str, key: tuple[int, str], is_library: bool) -> None:
-        self.holder = holder
-        self.name = name
-        self.key = key
-        self.is_library = is_library
-        self.value = self.read()
-
-    def read(self) -> Any:
-        if isinstance(self.holder, dict | MappingProxyType):
-            return self.holder.get(self.name, _MISSING)
-        return getattr(self.holder, self.name, _MISSING)
-
-    def write(self) -> None:
-        """Restore the value."""
-        if isinstance(self.holder, MappingProxyType):
-            return
-        if not isinstance(self.holder, dict):
-            setattr(self.holder, self.name, self.value)
-        elif self.value is _MISSING:
-            self.holder.pop(self.name, None)
-        else:
-            self.holder[self.name] = self.value
-
-
-def _refused(reason: str, line: str | None) -> CaptureError:
-    return capture_error(reason, line)
+def attributes_of(value: Any) -> dict[str, Any] | None:
+    """Return the attributes of an object, whatever its class does when they are read."""
+    try:
+        found = object.__getattribute__(value, "__dict__")
+    except AttributeError:
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def _draws_with_numpy(value: Any, code: CodeType) -> bool:
     """Return whether a global is a random number generator of NumPy, or the module of its functions."""
     if value is np:
         return "random" in code.co_names
-    return value is np.random or isinstance(
-        getattr(value, "__self__", value), np.random.RandomState | np.random.Generator
-    )
-
-
-def _getter(names: list[str]) -> Callable[[Any], Sequence[Any]]:
-    get = itemgetter(*names)
-    return get if len(names) > 1 else lambda holder: (get(holder),)
+    generators = np.random.RandomState | np.random.Generator
+    owner = value.__self__ if type(value) in (BuiltinFunctionType, MethodType) else value
+    return value is np.random or issubclass(type(owner), generators)
 
 
 def _slots(cls: type) -> tuple[str, ...]:
@@ -361,33 +323,18 @@ def _slots(cls: type) -> tuple[str, ...]:
         return ()
     slots = vars(cls).get("__slots__", ())
     names = (slots,) if isinstance(slots, str) else tuple(slots)
-    return tuple(name for name in names if name not in ("__dict__", "__weakref__"))
+    return tuple(
+        f"_{cls.__name__.lstrip('_')}{name}" if name.startswith("__") and not name.endswith("__") else name
+        for name in names
+        if name not in ("__dict__", "__weakref__")
+    )
 
 
 def _class_names(cls: type) -> set[str]:
-    """Return the names that an attribute of an object would hide."""
-    return {name for base in cls.__mro__ if not is_library(base.__module__) for name in vars(base)}
+    """Return the names that the classes of an object define; an attribute of the object may hide them."""
+    return {name for base in _bases(cls) if not is_library(base.__module__) for name in vars(base)}
 
 
-def _contents(container: Any) -> list[Any]:
-    if isinstance(container, dict | MappingProxyType):
-        return [*container, *container.values()]
-    return list(container)
-
-
-def _refill(container: Any, contents: list[Any]) -> None:
-    """Restore the contents of a container."""
-    if isinstance(container, dict):
-        half = len(contents) // 2
-        container.clear()
-        container.update(zip(contents[:half], contents[half:], strict=True))
-    elif isinstance(container, list | deque):
-        container.clear()
-        container.extend(contents)
-    elif isinstance(container, set):
-        container.clear()
-        container.update(contents)
-
-
-def _is_same(a: Any, b: Any) -> bool:
-    return a is b or (type(a) is type(b) and isinstance(a, _PLAIN) and bool(a == b))
+def _bases(cls: type) -> list[type]:
+    """Return the classes in which an attribute of a class, or of its objects, is looked up."""
+    return [*cls.__mro__, *type(cls).__mro__]  # type: ignore[misc]  # mypy takes the second __mro__ for a property

@@ -15,7 +15,7 @@ from amortvi.compile import (
     COMPILE_AFTER,
     RECORD_AFTER,
     CompileChoice,
-    Mismatch,
+    MismatchError,
     RecordableOptimizer,
     VerifiedGraph,
     Verify,
@@ -68,7 +68,7 @@ class Policy:
             raise error
         self._give_up(f"this fit runs without compiling: {error}", AmortviWarning)
 
-    def report(self, mismatch: Mismatch) -> None:
+    def report(self, mismatch: MismatchError) -> None:
         """Continue eagerly because a graph differs from the eager step; raise the error if that was asked for."""
         if isinstance(mismatch.error, CaptureError):
             self.refuse(mismatch.error)
@@ -128,7 +128,7 @@ class _Graphs:
                 return self._graph(shape, minibatch, tensors).run(tensors, lambda: [self._eager(minibatch)])[1]
             except CaptureError as error:
                 policy.refuse(error)
-            except Mismatch as mismatch:
+            except MismatchError as mismatch:
                 policy.report(mismatch)
                 return None
         self._eager(minibatch)

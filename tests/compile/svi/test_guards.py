@@ -3,12 +3,12 @@
 import functools
 
 import pytest
+from amortvi.compile.svi.guards import ConstantGuard
 from pyro import poutine
 from pyro.nn import PyroModule
 from torch import nn
 
 import amortvi as avi
-from amortvi.compile.svi.guards import ConstantGuard
 from amortvi.errors import AmortviWarning, CaptureError
 from tests.compile.svi.problems import constructed, data, fit, fit_as_pyro, mean_guide, normal_model
 

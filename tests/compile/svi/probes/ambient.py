@@ -16,7 +16,7 @@ from pathlib import Path
 import pyro
 import torch
 
-from tests.compile.svi.probes.programs import CHANGE_AT, WATCHED, Program, data, observe, probe
+from tests.compile.svi.probes.programs import AUDITED, CHANGE_AT, WATCHED, Program, data, observe, probe
 
 
 @probe(WATCHED)
@@ -54,7 +54,7 @@ def environment_with_a_default():
     )
 
 
-@probe(WATCHED)
+@probe(AUDITED)
 def precision_of_decimals():
     def scale():
         return float(decimal.Decimal(4) / decimal.Decimal(3))
@@ -68,7 +68,7 @@ def precision_of_decimals():
     )
 
 
-@probe(WATCHED)
+@probe(AUDITED)
 def level_of_a_logger():
     logger = logging.getLogger("probe")
     logger.setLevel(logging.INFO)

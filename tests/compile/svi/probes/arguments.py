@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from tests.compile.svi.probes.programs import (
+    AUDITED,
     CHANGE_AT,
     COMPILES,
     ROWS,
@@ -103,7 +104,7 @@ def float_that_becomes_infinite():
     return switching(lambda x, limit: observe(x.clamp(max=limit)), 0.5, math.inf)
 
 
-@probe(WATCHED)
+@probe(AUDITED)
 def float_of_double_precision():
     """The difference of two floats that are equal in single precision."""
     return switching(lambda x, scale: observe(x, 1.0 + (scale - 1.0) * 1e9), 1.0, 1.0 + 1e-9)

@@ -5,7 +5,7 @@ import math
 import operator
 from contextlib import contextmanager
 
-from tests.compile.svi.probes.programs import WATCHED, Program, observe, probe
+from tests.compile.svi.probes.programs import AUDITED, WATCHED, Program, observe, probe
 
 
 @probe(WATCHED)
@@ -112,7 +112,7 @@ def helper_that_is_replaced():
     return Program(lambda x: observe(x, helper()), change=lambda: globals().update(helper=lambda: 2.0))  # noqa: F821
 
 
-@probe(WATCHED)
+@probe(AUDITED)
 def library_function_that_is_replaced():
     original = math.sqrt
     return Program(

@@ -3,7 +3,7 @@
 import pyro
 import torch
 
-from tests.compile.svi.probes.programs import CHANGE_AT, COMPILES, WATCHED, Program, data, observe, probe
+from tests.compile.svi.probes.programs import CHANGE_AT, COMPILES, OUTSIDE, WATCHED, Program, data, observe, probe
 
 
 @probe(WATCHED)
@@ -53,7 +53,7 @@ def gradients_set_to_none():
     return Program(observe, drive=drive)
 
 
-@probe(WATCHED)
+@probe(OUTSIDE)
 def gradient_of_a_tensor_that_is_no_parameter():
     """Pyro never resets this gradient, so it grows from step to step."""
     shift = torch.zeros(2, requires_grad=True)

@@ -5,7 +5,7 @@ import types
 
 import torch
 
-from tests.compile.svi.probes.programs import COMPILES, WATCHED, Program, observe, probe
+from tests.compile.svi.probes.programs import AUDITED, COMPILES, WATCHED, Program, observe, probe
 
 
 @probe(COMPILES)
@@ -123,7 +123,7 @@ def attribute_of_a_tensor():
     return Program(lambda x: observe(x, state.scale), change=lambda: setattr(state, "scale", 2.0))
 
 
-@probe(WATCHED)
+@probe(AUDITED)
 def version_of_a_tensor():
     state = torch.zeros(1)
     return Program(lambda x: observe(x, 1.0 + state._version), change=lambda: state.zero_())
