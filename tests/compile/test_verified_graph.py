@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from amortvi.compile.interpreter import Run
-from amortvi.compile.verified_graph import Mismatch, VerifiedGraph, device_of
+from amortvi.compile.verified_graph import MismatchError, VerifiedGraph, device_of
 from amortvi.errors import CaptureError, VerificationError
 
 X = torch.arange(12.0).reshape(4, 3)
@@ -79,7 +79,7 @@ VARYING: dict[str, tuple[Body, str]] = {
 def test_what_varies_from_call_to_call_is_refused_at_the_first_run(kind: str) -> None:
     body, reason = VARYING[kind]
     trained, alone = Trained(body), nn.Parameter(torch.ones(3))
-    with pytest.raises(Mismatch) as caught:
+    with pytest.raises(MismatchError) as caught:
         trained.run()
     mismatch = caught.value
     assert isinstance(mismatch.error, CaptureError)
@@ -103,7 +103,7 @@ def test_what_begins_to_vary_is_found_by_a_later_audit() -> None:
     trained.run()
     trained.run()
     before = trained.weight.detach().clone()
-    with pytest.raises(Mismatch) as caught:
+    with pytest.raises(MismatchError) as caught:
         trained.run()
     assert caught.value.unverified == 3  # the runs 5, 6 and 7
     error = caught.value.error
@@ -122,7 +122,7 @@ def test_a_write_that_begins_later_is_found() -> None:
     trained = Trained(body)
     trained.run()
     writes[0] = True
-    with pytest.raises(Mismatch, match=r"aten\.mul\.Tensor in one call was aten\.add_\.Tensor in the next"):
+    with pytest.raises(MismatchError, match=r"aten\.mul\.Tensor in one call was aten\.add_\.Tensor in the next"):
         trained.run()
 
 
@@ -171,7 +171,7 @@ def test_a_compiled_graph_is_compared_too(is_correct: bool) -> None:
             alone.step(X)
         torch.testing.assert_close(trained.weight, alone.weight)
     else:
-        with pytest.raises(Mismatch, match="its loss is"):
+        with pytest.raises(MismatchError, match="its loss is"):
             trained.run()
 
 

@@ -41,7 +41,7 @@ def fitted_case(case: Case, dtype: torch.dtype, **options: Any) -> avi.Amortized
         torch.manual_seed(0)
         vi = avi.AmortizedVI(case.make(), case.make_encoder(), "diagonal")
     x = tree_map(lambda value: value.to(dtype) if value.is_floating_point() else value, case.x)
-    options = {"epochs": 6, "lr": 1e-3, "optimizer": torch.optim.SGD} | options
+    options = {"epochs": 12, "lr": 1e-3, "optimizer": torch.optim.SGD} | options
     return vi.fit(x, dtype=dtype, seed=0, progress=False, **options)
 
 
@@ -154,8 +154,8 @@ TOLERANCES = {"fused Adam with amsgrad": 5e-6}
 def test_optimizers(name: str, graphs: list[Recording]) -> None:
     check_as_eager(tolerance=TOLERANCES.get(name, TOLERANCE), optimizer=OPTIMIZERS[name])
     assert len(graphs) == 1
-    # A graph without the optimizer returns the gradients.
-    assert (graphs[0].results > 0) == (name in NOT_RECORDABLE)
+    # A graph without the optimizer returns the gradients too.
+    assert (graphs[0].results > 1) == (name in NOT_RECORDABLE)
 
 
 @pytest.mark.usefixtures("recordings")
