@@ -57,18 +57,20 @@ def flushes_denormals() -> bool:
 def _split(module: fx.GraphModule) -> tuple[fx.GraphModule, fx.GraphModule | None]:
     """Split a graph before the first operation that changes a list of tensors, which is how optimizers update parameters.
 
-    Such an operation updates all parameters at once, so neither an interpreter nor a compiler would make it faster. The second
-    graph takes the outputs of the first one and the inputs; it returns the outputs of the whole.
+    Such an operation updates all parameters at once, so neither an interpreter nor a compiler would make it faster. Operations
+    without a result, which only raise errors, belong to the second part too, because an interpreter or compiler would drop them.
+    The second graph takes the outputs of the first one and the inputs; it returns the outputs of the whole.
     """
     nodes = list(module.graph.nodes)
-    start = next((number for number, node in enumerate(nodes) if _updates_list(node)), None)
-    if start is None:
+    start = next((number for number, node in enumerate(nodes) if _updates_list(node)), len(nodes) - 1)
+    later = {node for number, node in enumerate(nodes) if number >= start or _only_checks(node)}
+    if len(later) == 1:
         return module, None
-    later = set(nodes[start:])
-    passed = [node for node in nodes[:start] if node.op != "placeholder" and not later.isdisjoint(node.users)]
+    earlier = [node for node in nodes if node not in later]
+    passed = [node for node in earlier if node.op != "placeholder" and not later.isdisjoint(node.users)]
     first, update = fx.Graph(), fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
-    for node in nodes[:start]:
+    for node in earlier:
         copies[node] = first.node_copy(node, copies.__getitem__)
     first.output([copies[node] for node in passed])
     copies = {node: update.placeholder(f"output_{number}") for number, node in enumerate(passed)}
@@ -77,6 +79,11 @@ def _split(module: fx.GraphModule) -> tuple[fx.GraphModule, fx.GraphModule | Non
             copies[node] = update.node_copy(node, copies.__getitem__)
     _merge_updates(update)
     return fx.GraphModule(module, first), fx.GraphModule(module, update)
+
+
+def _only_checks(node: fx.Node) -> bool:
+    schema = getattr(node.target, "_schema", None)
+    return schema is not None and not schema.returns and not schema.is_mutable
 
 
 def _updates_list(node: fx.Node) -> bool:

@@ -65,17 +65,21 @@ def _source(graph: fx.Graph, constants: Sequence[str]) -> str:
         elif node.target is operator.getitem:
             lines.append(f"{node.name} = {node.args[0]}[{node.args[1]}]")
         elif node.op == "call_function":
-            lines.append(f"{node.name} = {_call(node)}")
+            lines.append(f"{node.name} = {_call(node)}" if _schema(node).returns else _call(node))
     return "\n    ".join(lines) + "\n"
 
 
 def _call(node: fx.Node) -> str:
-    schema = cast(torch._ops.OpOverload, node.target)._schema
+    schema = _schema(node)
     kinds = {argument.name: str(argument.type) for argument in schema.arguments}
     positional = [_literal(value, kind) for value, kind in zip(node.args, kinds.values(), strict=False)]
     named = [f"{name}={_literal(value, kinds[name])}" for name, value in node.kwargs.items()]
     namespace, name = schema.name.split("::")
     return f"torch.ops.{namespace}.{name}({', '.join([*positional, *named])})"
+
+
+def _schema(node: fx.Node) -> torch._C.FunctionSchema:
+    return cast(torch._ops.OpOverload, node.target)._schema
 
 
 def _literal(value: Any, kind: str) -> str:

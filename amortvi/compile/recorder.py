@@ -62,7 +62,7 @@ class Call:
         kwargs: its keyword arguments.
         result: what it returns.
         draws: whether it draws random numbers.
-        writes: whether it changes tensors in place.
+        writes: whether it changes tensors in place, or has another effect, such as an error for a singular matrix.
         line: the user's line, if the operation has one.
     """
 
@@ -144,7 +144,7 @@ class Recorder(TorchDispatchMode):
             self._note_write(tensor, origins)
         result = func(*args, **kwargs)
         made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
-        if not made and not written:
+        if not made and not written and result is not None:
             return self._read_result(result, given, origins)
         if written and torch.Tag.inplace_view in func.tags:
             func, written = self._as_view(func, given[0]), []
@@ -156,7 +156,7 @@ class Recorder(TorchDispatchMode):
             Tensor, lambda tensor: Value(self._add(tensor, origins, roots.get(_memory(tensor)))), result
         )
         line = user_line(sys._getframe(1))
-        self.calls.append(Call(func, recorded_args, recorded_kwargs, recorded, draws, bool(written), line))
+        self.calls.append(Call(func, recorded_args, recorded_kwargs, recorded, draws, bool(written) or result is None, line))
         return result
 
     def position(self, tensor: Tensor) -> int:

@@ -192,7 +192,7 @@ class Watch:
         elif issubclass(kind, type):
             self._reach_class(value)
         elif not issubclass(kind, staticmethod | classmethod) and not (library and issubclass(kind, weakref.ref)):
-            self._reach_object(value, name)
+            self._reach_object(value, name, is_part=library)
 
     def _reach_globals(self, code: CodeType, variables: dict[str, Any]) -> None:
         """Watch what executed code refers to by name: globals, and modules that it imports."""
@@ -239,13 +239,15 @@ class Watch:
             if not library or not (callable(value) or isinstance(value, ModuleType)):
                 self._add(holder, name, key=id(owner), library=library)
 
-    def _reach_object(self, value: Any, name: str) -> None:
+    def _reach_object(self, value: Any, name: str, *, is_part: bool = False) -> None:
         cls, attributes = type(value), attributes_of(value)
         library = is_library(cls.__module__)
         slots = [slot for base in cls.__mro__ for slot in _slots(base)]
         if library and issubclass(cls, _WITHOUT_STATE):
             return
         if attributes is None and not slots and not issubclass(cls, _CONTAINERS):
+            if is_part:
+                return  # such as a lock of torch, or the generator of a context manager
             raise self._refused(
                 f"it uses {name!r}, of type {cls.__module__}.{cls.__qualname__}, whose changes cannot be detected", name
             )

@@ -1,14 +1,17 @@
-"""A compiled step does not continue with old values of numbers that model and guide find outside their arguments."""
+"""A change of anything that a step refers to is detected; what the step itself changes is restored and refused."""
 
 import functools
+import weakref
 
 import pytest
-from amortvi.compile.svi.guards import ConstantGuard
+import torch
 from pyro import poutine
 from pyro.nn import PyroModule
 from torch import nn
 
 import amortvi as avi
+from amortvi.compile.svi.observation import observe
+from amortvi.compile.svi.watch import Watch
 from amortvi.errors import AmortviWarning, CaptureError
 from tests.compile.svi.problems import constructed, data, fit, fit_as_pyro, mean_guide, normal_model
 
@@ -52,6 +55,14 @@ class Plain:
         return self.scaled * x
 
 
+class Without(Plain):
+    """Does not compute the names of attributes, so that only those in its code matter."""
+
+    @property
+    def scaled(self):
+        return self.weight
+
+
 class Module(PyroModule):
     weight = 1.0
 
@@ -65,6 +76,10 @@ class Module(PyroModule):
 
 def attribute(owner, name="weight"):
     return functools.partial(setattr, owner, name)
+
+
+def watched(function):
+    return Watch(observe(lambda: function(torch.ones(2)))[1], [function])
 
 
 def cases():
@@ -87,29 +102,74 @@ def cases():
 def test_a_change_is_detected(name):
     function, change = cases()[name]
     change(0.5)
-    guard = ConstantGuard([function])
-    assert guard.changed() is None
+    watch = watched(function)
+    assert watch.changed() is None
     change(float("0.5"))  # another object with the same value
-    assert guard.changed() is None
+    assert watch.changed() is None
     change(0.25)
-    assert guard.changed() is not None
+    assert watch.changed() is not None
     change(0.5)
-    assert guard.changed() is None
+    assert watch.changed() is None
 
 
 def test_values_that_the_code_does_not_use_may_change():
-    plain = Plain()
-    guard = ConstantGuard([plain])
+    plain = Without()
+    watch = watched(plain)
     plain.steps, plain.other, Plain.other = 1, 2.0, 4.0
     OPTIONS["weight"] = 0.1
-    assert guard.changed() is None
+    assert watch.changed() is None
 
 
 def test_an_attribute_that_is_set_for_the_first_time_is_removed():
     module = Module()
-    with ConstantGuard([module]).restored():
+    watch = watched(module)
+    with pytest.raises(CaptureError, match="changes 'weight' in each step"), watch.restored():
         module.weight = 2.0
     assert "weight" not in vars(module)
+
+
+def test_a_list_that_the_step_appends_to_is_restored():
+    kept = []
+
+    def keeping(x):
+        kept.append(x)
+        return x
+
+    watch = watched(keeping)
+    with pytest.raises(CaptureError, match=r"changes 'kept' in each step.*") as caught, watch.restored():
+        kept.append(2)
+    assert len(kept) == 1
+    assert "`kept.append(x)`" in str(caught.value) or "`kept = []`" in str(caught.value)
+
+
+def an_iterator():
+    numbers = iter([1.0, 1.0])
+    return lambda x: next(numbers) * x
+
+
+def a_large_list():
+    numbers = [1.0] * 1001
+    return lambda x: numbers[0] * x
+
+
+def a_weak_reference():
+    owner = Plain()
+    reference = weakref.ref(owner)
+    return lambda x: x if reference() is None else 2 * x
+
+
+UNWATCHABLE = {
+    "an iterator": (an_iterator, "'numbers', of type builtins.list_iterator"),
+    "a large list": (a_large_list, "'numbers', a list of 1001 items"),
+    "a weak reference": (a_weak_reference, "'reference', of type"),
+}
+
+
+@pytest.mark.parametrize("name", UNWATCHABLE)
+def test_what_cannot_be_compared_is_refused_with_the_line(name):
+    make, reason = UNWATCHABLE[name]
+    with pytest.raises(CaptureError, match=rf"at test_watch.py, line \d+ \(`.*`\).*{reason}"):
+        watched(make())
 
 
 class Annealed:
@@ -147,6 +207,6 @@ def test_the_warning_names_an_attribute_that_changes_often(monkeypatch):
 def test_a_model_that_counts_its_calls_is_refused_and_its_count_restored():
     svi = constructed(lambda: Annealed(counts=True))
     svi.step(data())
-    with pytest.raises(CaptureError, match="sets 'calls' to a new value each time"):
+    with pytest.raises(CaptureError, match="changes 'calls' in each step"):
         svi.step(data())
     assert svi.model.__self__.calls == 1
