@@ -123,7 +123,7 @@ def test_values_that_the_code_does_not_use_may_change():
 def test_an_attribute_that_is_set_for_the_first_time_is_removed():
     module = Module()
     watch = watched(module)
-    with pytest.raises(CaptureError, match="changes 'weight' in each step"), watch.restored():
+    with watch.restored():
         module.weight = 2.0
     assert "weight" not in vars(module)
 
