@@ -202,7 +202,7 @@ REFUSED: dict[str, tuple[Callable[[Tensor], Any], str]] = {
     "a generator": (lambda x: x * torch.rand(3, generator=GENERATOR), "draws from a torch.Generator"),
     "a subclass": (lambda x: x * SPECIAL, "of a special kind"),
     "the shape of a tensor from outside": (
-        lambda x: x * SCALE.unsqueeze_(0),
+        lambda x: x * SHAPED.unsqueeze_(0),
         "changes the shape of a tensor from outside",
     ),
     "an exception": (lambda x: x.reshape(7), "fails while it is recorded: RuntimeError: .*shape"),
