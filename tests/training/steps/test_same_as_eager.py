@@ -147,7 +147,8 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 NOT_RECORDABLE = {"Adafactor", "counts in Python", "with a hook"}
 # The fused kernel counts in single precision: 1 - beta ** step has a relative error of 6e-8 / (0.001 step), half of which enters
 # updates of 0.01. Summed over 30 steps this is 1.2e-6.
-TOLERANCES = {"fused Adam with amsgrad": 5e-6}
+# A factor in single precision has a relative error of 6e-8; in 24 updates of 0.01, that is 1.5e-8.
+TOLERANCES = {"fused Adam with amsgrad": 5e-6, "ASGD": 1e-7, "RAdam": 1e-7}
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
