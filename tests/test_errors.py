@@ -22,6 +22,7 @@ BUILTINS = {
     "NonFiniteError": ArithmeticError,
     "NotFittedError": RuntimeError,
     "OptionError": ValueError,
+    "VerificationError": RuntimeError,
 }
 """What callers who know nothing about amortvi would catch."""
 

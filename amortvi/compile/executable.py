@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import torch
 from torch import Tensor, fx
@@ -102,8 +103,9 @@ def _merge_updates(graph: fx.Graph) -> None:
     kinds = [_kind(node) for node in calls]
     period = len(dict.fromkeys(kinds))
     is_periodic = kinds == kinds[:period] * (len(kinds) // max(period, 1))
-    updated = [[item for node in calls[first::period] for item in node.args[0]] for first in range(period)]
-    if not is_periodic or any(len(set(items)) < len(items) for items in updated):
+    if not is_periodic or not _are_independent(
+        [calls[first : first + period] for first in range(0, len(calls), period or 1)]
+    ):
         return
     for first in range(period):
         *others, last = calls[first::period]
@@ -113,6 +115,21 @@ def _merge_updates(graph: fx.Graph) -> None:
         )
         for node in others:
             graph.erase_node(node)
+
+
+def _are_independent(optimizers: list[list[fx.Node]]) -> bool:
+    """Return whether no optimizer uses a tensor that another one changes."""
+    used = [{given for call in calls for given in call.all_input_nodes} for calls in optimizers]
+    written = [{item for call in calls for item in _written(call)} for calls in optimizers]
+    users = Counter(given for each in used for given in each)
+    return all(users[item] == 1 for each in written for item in each)
+
+
+def _written(call: fx.Node) -> list[fx.Node]:
+    arguments = cast(torch._ops.OpOverload, call.target)._schema.arguments
+    pairs = zip(call.args, arguments, strict=False)
+    lists = [given for given, argument in pairs if argument.alias_info is not None and argument.alias_info.is_write]
+    return [item for items in lists if isinstance(items, list | tuple) for item in items if isinstance(item, fx.Node)]
 
 
 def _kind(call: fx.Node) -> Any:

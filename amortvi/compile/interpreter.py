@@ -41,19 +41,27 @@ def interpret(module: fx.GraphModule) -> Run:
     if script is None:
         return lambda inputs: module(*inputs)
     values = list(constants.values())
-    return lambda inputs: script(*inputs, *values)
+
+    def run(inputs: Sequence[Tensor]) -> Sequence[Tensor]:
+        # The optimizer of TorchScript takes as long as a hundred steps, twice, and gains nothing.
+        before = torch._C._get_graph_executor_optimize()
+        torch._C._set_graph_executor_optimize(False)
+        try:
+            return script(*inputs, *values)
+        finally:
+            torch._C._set_graph_executor_optimize(before)
+
+    return run
 
 
 def _compile(source: str) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        # The optimizer of TorchScript is left out: it removes operations that change lists of tensors in place.
-        with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]  # a public name without __all__
-            return torch.jit.CompilationUnit(source).step
+        return torch.jit.CompilationUnit(source).step
 
 
 class _NotSupportedError(Exception):
-    """A value has no literal in TorchScript."""
+    """TorchScript cannot express a value or an operation."""
 
 
 def _source(graph: fx.Graph, constants: Sequence[str]) -> str:
@@ -65,12 +73,17 @@ def _source(graph: fx.Graph, constants: Sequence[str]) -> str:
         elif node.target is operator.getitem:
             lines.append(f"{node.name} = {node.args[0]}[{node.args[1]}]")
         elif node.op == "call_function":
-            lines.append(f"{node.name} = {_call(node)}" if _schema(node).returns else _call(node))
+            lines.append(f"{node.name} = {_call(node)}" if _schema_of(node).returns else _call(node))
     return "\n    ".join(lines) + "\n"
 
 
 def _call(node: fx.Node) -> str:
-    schema = _schema(node)
+    schema = _schema_of(node)
+    writes_list = any(
+        a.alias_info is not None and a.alias_info.is_write and "List" in str(a.type) for a in schema.arguments
+    )
+    if writes_list or not schema.returns:
+        raise _NotSupportedError(schema.name)  # TorchScript would remove the operation, because nothing uses its result
     kinds = {argument.name: str(argument.type) for argument in schema.arguments}
     positional = [_literal(value, kind) for value, kind in zip(node.args, kinds.values(), strict=False)]
     named = [f"{name}={_literal(value, kinds[name])}" for name, value in node.kwargs.items()]
@@ -78,7 +91,7 @@ def _call(node: fx.Node) -> str:
     return f"torch.ops.{namespace}.{name}({', '.join([*positional, *named])})"
 
 
-def _schema(node: fx.Node) -> torch._C.FunctionSchema:
+def _schema_of(node: fx.Node) -> torch._C.FunctionSchema:
     return cast(torch._ops.OpOverload, node.target)._schema
 
 

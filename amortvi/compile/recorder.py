@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -23,18 +22,13 @@ from amortvi.compile.capture_errors import (
     capture_error,
     user_line,
 )
+from amortvi.compile.operations import Call, Value, arguments_written, has_dynamic_size
 from amortvi.errors import CaptureError
 
-__all__ = ["Call", "Reads", "Recorder", "Value"]
+__all__ = ["Reads", "Recorder"]
 
 _aten = torch.ops.aten
 
-# Operations that update running statistics, although their schema does not declare these arguments as written.
-_SILENT_WRITES = {
-    _aten.native_batch_norm.default: (3, 4),
-    _aten.cudnn_batch_norm.default: (3, 4),
-    _aten.miopen_batch_norm.default: (3, 4),
-}
 # Operations that use only the shape of their argument.
 _LIKE = frozenset(
     {"zeros_like", "ones_like", "full_like", "empty_like", "new_zeros", "new_ones", "new_full", "new_empty"}
@@ -43,36 +37,6 @@ _INDEXED = frozenset({_aten.index.Tensor, _aten.index_put.default, _aten.index_p
 
 Origins = frozenset[int] | None
 """The tensors from outside from which a tensor was computed, by position; ``None`` if it is different in each call."""
-
-
-@dataclass(frozen=True)
-class Value:
-    """Stands for the tensor at a position of `Recorder.tensors`."""
-
-    position: int
-
-
-@dataclass(frozen=True)
-class Call:
-    """One operation, with a `Value` in place of each tensor.
-
-    Args:
-        function: the operation.
-        args: its arguments.
-        kwargs: its keyword arguments.
-        result: what it returns.
-        draws: whether it draws random numbers.
-        writes: whether it changes tensors in place, or has another effect, such as an error for a singular matrix.
-        line: the user's line, if the operation has one.
-    """
-
-    function: Any
-    args: Any
-    kwargs: dict[str, Any]
-    result: Any
-    draws: bool
-    writes: bool
-    line: str | None
 
 
 class Recorder(TorchDispatchMode):
@@ -97,7 +61,7 @@ class Recorder(TorchDispatchMode):
         self.calls: list[Call] = []
         self.tensors: list[Tensor] = []
         self.outside: list[int] = []
-        self.literals: set[int] = set()
+        self.initial: dict[int, Tensor] = {}
         self.num_arguments = len(arguments)
         self._aliases: list[Tensor] = []  # kept alive, like the tensors, so that no identity or memory is used twice
         self._positions: dict[int, tuple[int, int]] = {}  # position and memory, by the identity of a tensor
@@ -134,20 +98,21 @@ class Recorder(TorchDispatchMode):
         draws = torch.Tag.nondeterministic_seeded in func.tags
         depends_on = [] if func.overloadpacket.__name__ in _LIKE else given
         origins = None if draws else self._common_origins(depends_on)
-        if _has_dynamic_size(func, args):
+        if has_dynamic_size(func, args):
             return self._run_now(func, args, kwargs, given, origins)
         recorded_args, recorded_kwargs = tree_map_only(
             Tensor, lambda tensor: Value(self.position(tensor)), (args, kwargs)
         )
-        written = _arguments_written(func, args, kwargs)
+        written = arguments_written(func, args, kwargs)
         for tensor in written:
             self._note_write(tensor, origins)
+        view = self._as_view(func, given[0]) if written and torch.Tag.inplace_view in func.tags else None
         result = func(*args, **kwargs)
         made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
         if not made and not written and result is not None:
             return self._read_result(result, given, origins)
-        if written and torch.Tag.inplace_view in func.tags:
-            func, written = self._as_view(func, given[0]), []
+        if view is not None:
+            func, written = view, []
         roots = {_memory(tensor): self._roots[self.position(tensor)] for tensor in given}
         if not written and isinstance(result, Tensor) and self._alias(result, roots.get(_memory(result))) is not None:
             # Autograd makes many such copies of tensors, without copying their memory.
@@ -156,7 +121,9 @@ class Recorder(TorchDispatchMode):
             Tensor, lambda tensor: Value(self._add(tensor, origins, roots.get(_memory(tensor)))), result
         )
         line = user_line(sys._getframe(1))
-        self.calls.append(Call(func, recorded_args, recorded_kwargs, recorded, draws, bool(written) or result is None, line))
+        self.calls.append(
+            Call(func, recorded_args, recorded_kwargs, recorded, draws, bool(written) or result is None, line)
+        )
         return result
 
     def position(self, tensor: Tensor) -> int:
@@ -243,7 +210,8 @@ class Recorder(TorchDispatchMode):
     def _lift(self, tensor: Tensor) -> None:
         """Add a tensor that was made of Python numbers, or that shares its memory with an array of NumPy."""
         if tensor.untyped_storage().resizable():
-            self.literals.add(self._add(tensor, frozenset()))
+            # The function may write to it later.
+            self.initial[self._add(tensor, frozenset())] = tensor.detach().clone()
         else:
             self.position(tensor)
 
@@ -254,7 +222,7 @@ class Recorder(TorchDispatchMode):
         result = self._read_result(func(*args, **kwargs), given, origins)
         for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor):
-                self.literals.add(self._add(leaf, frozenset()))
+                self.initial[self._add(leaf, frozenset())] = leaf.detach().clone()
         return result
 
     def _as_positions(self, index: Any) -> tuple[Any, ...]:
@@ -263,7 +231,8 @@ class Recorder(TorchDispatchMode):
             return (index,)
         self.note_read(index)
         positions = index.nonzero(as_tuple=True)
-        self.literals.update(self._add(each, frozenset()) for each in positions)
+        for each in positions:
+            self._add(each, frozenset())
         return positions
 
     def _read_result(self, result: Any, given: Sequence[Tensor], origins: Origins) -> Any:
@@ -309,24 +278,6 @@ def _view(tensor: Tensor) -> Hashable:
     """Return a key that is equal for tensors of the same shape in the same memory, which are the same to every operation."""
     shape = tensor.shape, tensor.stride(), tensor.storage_offset()
     return _memory(tensor), shape, tensor.dtype, tensor.is_conj(), tensor.is_neg()
-
-
-def _arguments_written(func: Any, args: Any, kwargs: Any) -> list[Tensor]:
-    positions = _SILENT_WRITES.get(func, ())
-    written = [args[position] for position in positions if position < len(args)]
-    if func._schema.is_mutable:
-        for position, declared in enumerate(func._schema.arguments):
-            if declared.alias_info is not None and declared.alias_info.is_write:
-                given = args[position] if position < len(args) else kwargs.get(declared.name)
-                written.extend(tree_leaves(given))
-    return [tensor for tensor in written if isinstance(tensor, Tensor)]
-
-
-def _has_dynamic_size(func: Any, args: Any) -> bool:
-    """Return whether the size of an operation's result depends on the values in its arguments."""
-    if func is _aten.index.Tensor:
-        return any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1])
-    return torch.Tag.dynamic_output_shape in func.tags
 
 
 class Reads(TorchFunctionMode):

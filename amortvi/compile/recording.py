@@ -18,7 +18,8 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from amortvi._util.random import random_state
 from amortvi.compile.capture_errors import VARIES, capture_error, capture_error_from
-from amortvi.compile.recorder import Call, Reads, Recorder, Value
+from amortvi.compile.operations import Call, Value
+from amortvi.compile.recorder import Reads, Recorder
 from amortvi.errors import CaptureError
 
 __all__ = ["Function", "Recording", "difference", "record"]
@@ -133,7 +134,7 @@ class _Builder:
         node = self._nodes.get(position)
         if node is None:
             name = f"constant_{len(self._constants)}"
-            self._constants[name] = self._recorder.tensors[position].detach()
+            self._constants[name] = self._recorder.initial.get(position, self._recorder.tensors[position]).detach()
             node = self._nodes[position] = self._graph.get_attr(name)
             if not self._recorder.is_literal(position):
                 # Each run writes to its own copy.

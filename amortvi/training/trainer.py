@@ -7,7 +7,7 @@ from typing import Any, TypedDict
 
 import torch
 
-from amortvi.compile import fuse, place_optimizer_state
+from amortvi.compile import fuse, needs_closure, place_optimizer_state
 from amortvi.data import Observations
 from amortvi.errors import OptionError
 from amortvi.model import Model
@@ -78,13 +78,15 @@ class Trainer:
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         update = Update(modules, objective, train.size, Totals(device), optimizer, parameters, options.gradient_clip)
         reference = EagerStep(update)
+        # A line search evaluates the loss as often as it needs, so there is nothing to record; that is no reason to warn.
+        eager = options.compile is False or (options.compile == "auto" and needs_closure(optimizer))
         loop = Loop(
             options=options,
             objective=objective,
             modules=modules,
             optimizer=optimizer,
             schedule=schedule,
-            step=reference if options.compile is False else CompiledStep(update, policy),
+            step=reference if eager else CompiledStep(update, policy),
             reference=reference,
             train=train,
             validation=self._validation(objective, modules, validation, policy, device),

@@ -20,10 +20,9 @@ from torch.overrides import TorchFunctionMode
 
 from amortvi.compile.inductor import compile_graph
 from amortvi.compile.svi.arguments import Arguments
-from amortvi.compile.svi.observation import Observation, unconstrained_parameters
 from amortvi.compile.svi.state import TensorGuard, memory_of
 from amortvi.compile.svi.torch_optim import RecordedUpdate, own_parameters
-from amortvi.compile.svi.watch import Watch
+from amortvi.compile.svi.watch import Observation, Watch, unconstrained_parameters
 from amortvi.compile.verified_graph import VerifiedGraph, device_of
 from amortvi.errors import CaptureError, quoted
 

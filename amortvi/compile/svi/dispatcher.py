@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from pyro.util import warn_if_nan
-from torch import nn
 
 from amortvi.compile.audit import Verify
 from amortvi.compile.svi.arguments import Arguments
 from amortvi.compile.svi.compiled_step import OTHER_OPTIONS, CompiledSVIStep, StepDefinition
-from amortvi.compile.svi.observation import Observation, observe
+from amortvi.compile.svi.entry import Entry
 from amortvi.compile.svi.state import current_settings, modules_of, training_modes
 from amortvi.compile.svi.torch_optim import can_be_recorded, has_state_for
+from amortvi.compile.svi.watch import Observation, observe
 from amortvi.compile.verified_graph import MismatchError
 from amortvi.errors import AmortviWarning, CaptureError, VerificationWarning
 
@@ -68,7 +68,7 @@ class StepDispatcher:
         self._eager = eager
         self._define = define
         self._options = options
-        self._entries: dict[Hashable, _Entry] = {}
+        self._entries: dict[Hashable, Entry] = {}
         self._definition: StepDefinition | None = None
         self._warned: set[str] = set()
         self._steps: Counter[str] = Counter()
@@ -132,7 +132,7 @@ class StepDispatcher:
         # A copy has other tensors, so it has to record its own graphs.
         return {**vars(self), "_entries": {}, "_definition": None}
 
-    def _entry(self, arguments: Arguments, settings: Hashable) -> _Entry:
+    def _entry(self, arguments: Arguments, settings: Hashable) -> Entry:
         definition = self._define()
         if definition != self._definition:
             self._entries.clear()
@@ -144,15 +144,15 @@ class StepDispatcher:
             entry.has_constant_floats = True
         return entry
 
-    def _entry_for(self, key: Hashable) -> _Entry:
+    def _entry_for(self, key: Hashable) -> Entry:
         entry = self._entries.get(key)
         if entry is None:
             if len(self._entries) >= _MAX_SIGNATURES:
                 self._entries = {k: kept for k, kept in self._entries.items() if kept.graphs or kept.splits_by_floats}
-            entry = self._entries[key] = _Entry()
+            entry = self._entries[key] = Entry()
         return entry
 
-    def _graph(self, entry: _Entry, arguments: Arguments, settings: Hashable) -> CompiledSVIStep | None:
+    def _graph(self, entry: Entry, arguments: Arguments, settings: Hashable) -> CompiledSVIStep | None:
         """Return the recorded step, recording it if it is due, or ``None`` to run eagerly."""
         if entry.observation is None:
             return None
@@ -182,7 +182,7 @@ class StepDispatcher:
         return entry.graphs[modes]
 
     def _record(
-        self, definition: StepDefinition, entry: _Entry, observation: Observation, arguments: Arguments
+        self, definition: StepDefinition, entry: Entry, observation: Observation, arguments: Arguments
     ) -> CompiledSVIStep:
         supports_optimizer = can_be_recorded(definition.optim, list(observation.parameters.values()))
         graph = CompiledSVIStep(
@@ -197,7 +197,7 @@ class StepDispatcher:
         return graph
 
     def _record_with_constant_floats(
-        self, entry: _Entry, arguments: Arguments, settings: Hashable
+        self, entry: Entry, arguments: Arguments, settings: Hashable
     ) -> CompiledSVIStep | None:
         entry.splits_by_floats = True
         part = self._entry(arguments, settings)
@@ -210,7 +210,7 @@ class StepDispatcher:
             self._give_up(entry)
             raise
 
-    def _compile(self, entry: _Entry, graph: CompiledSVIStep, arguments: Arguments) -> None:
+    def _compile(self, entry: Entry, graph: CompiledSVIStep, arguments: Arguments) -> None:
         entry.recorded_steps += 1
         if entry.recorded_steps > self._options.compile_after and not graph.is_compiled and not entry.stays_interpreted:
             try:
@@ -219,7 +219,7 @@ class StepDispatcher:
                 entry.stays_interpreted = True
                 raise
 
-    def _give_up(self, entry: _Entry) -> None:
+    def _give_up(self, entry: Entry) -> None:
         if self._options.choice == "auto":
             entry.observation, entry.stays_eager = None, True
         else:
@@ -233,7 +233,7 @@ class StepDispatcher:
             self._refused.append(str(error))
         self._warn_once("eager", f"steps run without compiling: {error}", AmortviWarning, callers=4)
 
-    def _report(self, mismatch: MismatchError, entry: _Entry, step: CompiledSVIStep) -> Any:
+    def _report(self, mismatch: MismatchError, entry: Entry, step: CompiledSVIStep) -> Any:
         """Return the loss of Pyro's step, which an audit has taken, and continue without the graph that differs from it."""
         loss = step.as_numbers(mismatch.losses)
         if isinstance(mismatch.error, CaptureError):
@@ -255,7 +255,7 @@ class StepDispatcher:
         self._warn_once("wrong", message, VerificationWarning, callers=4)
         return loss
 
-    def _run_eagerly(self, entry: _Entry, arguments: Arguments, eager: Callable[[], Any]) -> Any:
+    def _run_eagerly(self, entry: Entry, arguments: Arguments, eager: Callable[[], Any]) -> Any:
         entry.steps += 1
         is_due = entry.steps >= self._options.record_after and not entry.stays_eager
         if not is_due or self._is_exhausted():
@@ -284,37 +284,3 @@ class StepDispatcher:
         if kind not in self._warned:
             self._warned.add(kind)
             warnings.warn(message, category, stacklevel=callers + 1)
-
-
-class _Entry:
-    """What is known about the steps with one signature."""
-
-    def __init__(self) -> None:
-        self.steps = 0  # eager ones
-        self.recorded_steps = 0
-        self.observation: Observation | None = None  # of the last observed step
-        self.modules: list[nn.Module] = []  # of all observed steps
-        self.observed_modes: Hashable = None  # of the modules in the last observed step
-        self.graphs: dict[Hashable, CompiledSVIStep] = {}  # by the modes of the modules
-        self.splits_by_floats = False  # whether each combination of float arguments has an entry of its own
-        self.has_constant_floats = False  # whether this is such an entry
-        self.stays_eager = False  # because recording has failed
-        self.stays_interpreted = False  # because compiling has failed
-
-    def update(self, observation: Observation, modules: list[nn.Module]) -> None:
-        """Add what was observed in an eager step."""
-        modules = list(dict.fromkeys([*self.modules, *modules]))
-        if len(modules) != len(self.modules):
-            self.graphs.clear()
-            self.modules = modules
-        self.observation, self.observed_modes = observation, training_modes(self.modules)
-
-    def restart(self) -> None:
-        """Discard what is no longer valid."""
-        self.steps, self.observation = 0, None
-        self.graphs.clear()
-
-    def continue_from(self, other: _Entry) -> None:
-        """Copy what was observed from another entry."""
-        self.steps, self.observation = other.steps, other.observation
-        self.modules, self.observed_modes = other.modules, other.observed_modes

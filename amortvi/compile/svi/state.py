@@ -48,7 +48,7 @@ class TensorGuard:
     """
 
     def __init__(self, named: dict[str, Tensor], trained: Iterable[Tensor], modules: Iterable[nn.Module]) -> None:
-        stored, constraints = _param_store(), pyro.get_param_store()._constraints
+        stored, constraints = _param_store(), _store_constraints()
         self._stored = [(n, value, constraints.get(n)) for n, value in named.items() if stored.get(n) is value]
         holders: list[dict[str, Any]] = [
             holder for module in modules for holder in (module._parameters, module._buffers, module._modules) if holder
@@ -64,7 +64,7 @@ class TensorGuard:
 
     def holds(self) -> bool:
         """Return whether all tensors are still the same objects in the same memory."""
-        stored, constraints = _param_store(), pyro.get_param_store()._constraints
+        stored, constraints = _param_store(), _store_constraints()
         return (
             all(stored.get(n) is value and constraints.get(n) is constraint for n, value, constraint in self._stored)
             and all(_is_unchanged(holder, content) for holder, content in self._held)
@@ -150,3 +150,9 @@ def training_modes(modules: Sequence[nn.Module]) -> Hashable:
 def _param_store() -> dict[str, Tensor]:
     """Return Pyro's unconstrained parameters by name, without the copy that `named_parameters` would make in each step."""
     return pyro.get_param_store()._params
+
+
+def _store_constraints() -> dict[str, Any]:
+    """Return the constraints of Pyro's parameters by name, without a copy."""
+    constraints: dict[str, Any] = vars(pyro.get_param_store())["_constraints"]
+    return constraints

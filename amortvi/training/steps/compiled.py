@@ -26,7 +26,7 @@ from amortvi.compile import (
     optimizer_tensors,
 )
 from amortvi.data import Minibatch
-from amortvi.errors import AmortviWarning, CaptureError, VerificationWarning
+from amortvi.errors import AmortviWarning, CaptureError, NonFiniteError, VerificationWarning
 from amortvi.training.steps.eager import EagerEstimation, EagerStep
 from amortvi.training.steps.step import LateNonFiniteError, Totals
 from amortvi.training.steps.update import Estimation, Update, memory_of
@@ -46,11 +46,13 @@ class Policy:
         choice: record after some steps (``"auto"``), or record and compile from the second step (``True``).
         verify: whether a graph that differs from the eager step leads to a warning or to an error.
         gave_up: whether the fit continues eagerly.
+        compiles: whether graphs can be compiled, as far as is known.
     """
 
     choice: CompileChoice
     verify: Verify
     gave_up: bool = False
+    compiles: bool = True
 
     @property
     def record_after(self) -> int:
@@ -67,6 +69,13 @@ class Policy:
         if self.choice is True:
             raise error
         self._give_up(f"this fit runs without compiling: {error}", AmortviWarning)
+
+    def keep_interpreting(self, error: CaptureError) -> None:
+        """Continue with graphs that are not compiled, with one warning, or raise ``error`` if compiling was asked for."""
+        if self.choice is True:
+            raise error
+        self.compiles = False
+        warnings.warn(f"this fit runs as a graph that is not compiled: {error}", AmortviWarning, stacklevel=2)
 
     def report(self, mismatch: MismatchError) -> None:
         """Continue eagerly because a graph differs from the eager step; raise the error if that was asked for."""
@@ -95,6 +104,7 @@ class _Graphs:
         eager: takes a step eagerly and returns its loss.
         function: takes the same step as a function that can be recorded; it returns the loss and any further results.
         trained: the parameters that a step changes.
+        prepare: called before each recording.
     """
 
     def __init__(
@@ -103,11 +113,13 @@ class _Graphs:
         eager: Callable[[Minibatch], Tensor],
         function: Callable[[Minibatch], Sequence[Tensor]],
         trained: Sequence[Tensor],
+        prepare: Callable[[], None] = lambda: None,
     ) -> None:
         self._policy = policy
         self._eager = eager
         self._function = function
         self._trained = trained
+        self._prepare = prepare
         self._graphs: dict[Hashable, VerifiedGraph] = {}
         self._steps: Counter[Hashable] = Counter()
 
@@ -131,6 +143,9 @@ class _Graphs:
             except MismatchError as mismatch:
                 policy.report(mismatch)
                 return None
+            except NonFiniteError as error:
+                # A recorded step before this audit may have computed the first such number.
+                raise LateNonFiniteError(str(error)) from error
         self._eager(minibatch)
         return None
 
@@ -141,9 +156,14 @@ class _Graphs:
             def function(*arguments: Tensor) -> Sequence[Tensor]:
                 return self._function(minibatch.replace(list(arguments)))
 
+            self._prepare()
             graph = self._graphs[shape] = VerifiedGraph(function, tensors, self._trained, num_losses=lambda: 1)
-        if not graph.is_compiled and self._steps[shape] > self._policy.compile_after:
-            graph.compile(tensors, compile_graph, minibatch.num_shared)
+        policy = self._policy
+        if policy.compiles and not graph.is_compiled and self._steps[shape] > policy.compile_after:
+            try:
+                graph.compile(tensors, compile_graph, minibatch.num_shared)
+            except CaptureError as error:
+                policy.keep_interpreting(error)
         return graph
 
 
@@ -157,25 +177,16 @@ class CompiledStep:
         update: what to compute.
         policy: when to record and compile.
 
-    Raises:
-        CaptureError: the optimizer evaluates the loss itself, and compiling was asked for.
     """
 
     def __init__(self, update: Update, policy: Policy) -> None:
         self.update = update
         self._policy = policy
         self._optimizer = RecordableOptimizer(update.optimizer) if is_recordable(update.optimizer) else None
-        self._graphs = _Graphs(policy, EagerStep(update).take, self._recorded, update.parameters)
+        self._graphs = _Graphs(policy, EagerStep(update).take, self._recorded, update.parameters, self._prepare)
         self._has_gradient: list[bool] = []
         self._fingerprint: Hashable = None
         self._unchecked = 0
-        if needs_closure(update.optimizer):
-            policy.refuse(
-                CaptureError(
-                    f"{type(update.optimizer).__name__} evaluates the loss itself, as often as its line search needs, which a "
-                    f"recorded step cannot do: use compile=False or another optimizer."
-                )
-            )
 
     @property
     def totals(self) -> Totals:
@@ -226,11 +237,18 @@ class CompiledStep:
         optimizer = self.update.optimizer
         return self.update.fingerprint(), memory_of(optimizer_tensors(optimizer)), optimizer_options(optimizer)
 
-    def _recorded(self, minibatch: Minibatch) -> Sequence[Tensor]:
-        """Perform the whole update, or return the gradients that exist if the optimizer stays outside the graph."""
+    def _prepare(self) -> None:
+        """Convert what a recording would otherwise convert in each step."""
+        if needs_closure(self.update.optimizer):
+            raise CaptureError(
+                f"{type(self.update.optimizer).__name__} evaluates the loss itself, as often as its line search needs, which a "
+                f"recorded step cannot do: use compile=False or another optimizer."
+            )
         if self._optimizer is not None:
             self._optimizer.count_in_double()
-            self._optimizer.write_rates()
+
+    def _recorded(self, minibatch: Minibatch) -> Sequence[Tensor]:
+        """Perform the whole update, or return the gradients that exist if the optimizer stays outside the graph."""
         self._fingerprint = self._current_fingerprint()
         found = self.update.differentiate(minibatch.gather())
         if self._optimizer is None:

@@ -10,8 +10,7 @@ from pyro.nn import PyroModule
 from torch import nn
 
 import amortvi as avi
-from amortvi.compile.svi.observation import observe
-from amortvi.compile.svi.watch import Watch
+from amortvi.compile.svi.watch import Watch, observe
 from amortvi.errors import AmortviWarning, CaptureError
 from tests.compile.svi.problems import constructed, data, fit, fit_as_pyro, mean_guide, normal_model
 

@@ -16,7 +16,7 @@ from pyro import poutine
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from amortvi.compile.svi.libraries import READS_BY_NAME, REFLECTIVE, WRAPPERS, is_impure, is_library
+from amortvi.compile.svi.watch.libraries import READS_BY_NAME, REFLECTIVE, WRAPPERS, is_impure, is_library
 
 __all__ = ["Observation", "observe", "unconstrained_parameters"]
 

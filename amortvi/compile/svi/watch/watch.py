@@ -4,74 +4,44 @@ from __future__ import annotations
 
 import builtins
 import contextlib
-import datetime
-import decimal
-import enum
-import fractions
-import functools
-import logging
-import pathlib
-import re
 import sys
-import uuid
 import weakref
 from argparse import Namespace
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from functools import partial
-from types import (
-    BuiltinFunctionType,
-    CellType,
-    CodeType,
-    FunctionType,
-    MappingProxyType,
-    MethodType,
-    MethodWrapperType,
-    ModuleType,
-    SimpleNamespace,
-    WrapperDescriptorType,
-)
+from types import CellType, CodeType, FunctionType, MethodType, ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
-from pyro.infer.elbo import ELBO
-from pyro.optim import PyroOptim
-from pyro.poutine.trace_struct import Trace
 from torch import nn
-from torch.distributions import constraints
-from torch.nn.modules import module as torch_modules
-from torch.optim import Optimizer
 
 from amortvi.compile.capture_errors import capture_error
-from amortvi.compile.svi.libraries import is_library
-from amortvi.compile.svi.observation import Observation
-from amortvi.compile.svi.snapshot import MISSING, PLAIN, Reader, Snapshot, Variable
+from amortvi.compile.svi.watch.kinds import (
+    CONSTANT,
+    CONTAINERS,
+    GLOBAL_HOOKS,
+    LARGEST_ARRAY,
+    LARGEST_CONTAINER,
+    LRU_CACHE,
+    MODULE_STATE,
+    WITHOUT_STATE,
+    attributes_of,
+    bases,
+    class_names,
+    draws_with_numpy,
+    slots,
+)
+from amortvi.compile.svi.watch.libraries import is_library
+from amortvi.compile.svi.watch.observation import Observation
+from amortvi.compile.svi.watch.snapshot import MISSING, Reader, Snapshot, Variable
 from amortvi.errors import CaptureError
 
 __all__ = ["Watch"]
 
-_LRU_CACHE = type(functools.lru_cache(lambda: None))
-# Values of these types do not change, and those of code were seen while it ran.
-_CONSTANT = (
-    *PLAIN,
-    *(BuiltinFunctionType, CodeType, MethodWrapperType, WrapperDescriptorType, property, slice, range, re.Pattern),
-    *(enum.Enum, datetime.date, datetime.time, datetime.timedelta, decimal.Decimal, fractions.Fraction, uuid.UUID),
-    *(pathlib.PurePath, type(Ellipsis), type(NotImplemented), np.dtype, np.ufunc),
-    *(torch.dtype, torch.device, torch.layout, torch.memory_format, torch.Size, torch.finfo, torch.iinfo),
-)
-_CONTAINERS = (list, tuple, dict, set, frozenset, deque, MappingProxyType)
-_LARGEST_CONTAINER = 1000
-_LARGEST_ARRAY = 10_000
-"""The sizes up to which containers and arrays are compared; comparing larger ones would take as long as a step."""
-# Objects of libraries that hold the values of one step, or none at all.
-_WITHOUT_STATE = (Trace, ELBO, PyroOptim, Optimizer, constraints.Constraint, logging.Logger)
-# What torch and Pyro keep in each module: parameters, hooks, priors.
-_MODULE_STATE = frozenset({*vars(nn.Module()), "_pyro_params", "_pyro_samples"})
-# The hooks that torch calls for every module.
-_GLOBAL_HOOKS = [
-    value for name, value in vars(torch_modules).items() if name.startswith("_global_") and isinstance(value, dict)
-]
+# Methods that code calls without naming them.
+_IMPLICIT = frozenset({"__call__", "__enter__", "__exit__", "__getattr__", "__getattribute__", "__getitem__"})
 
 
 class Watch:
@@ -91,14 +61,11 @@ class Watch:
         CaptureError: a value cannot be watched; the error names it and quotes the line.
 
     Example:
-        >>> from amortvi.compile.svi.observation import observe
-        >>> class Model:
-        ...     beta = 0.5
-        ...     def __call__(self):
-        ...         return self.beta
-        >>> model = Model()
-        >>> watch = Watch(observe(model)[1], [model])
-        >>> model.beta = 0.7
+        >>> import types
+        >>> from amortvi.compile.svi.watch.observation import observe
+        >>> options = types.SimpleNamespace(beta=0.5)
+        >>> watch = Watch(observe(lambda: None)[1], [options])
+        >>> options.beta = 0.7
         >>> watch.changed()
         'beta'
     """
@@ -108,14 +75,7 @@ class Watch:
             name, line = observation.impure
             raise capture_error(f"it calls {name}, whose result may be different in each call", line)
         self._observation = observation
-        self._names = observation.names | {
-            "__call__",
-            "__enter__",
-            "__exit__",
-            "__getattr__",
-            "__getattribute__",
-            "__getitem__",
-        }
+        self._names = observation.names | _IMPLICIT
         self.tensors: list[torch.Tensor] = []
         self._reached: dict[int, Any] = {}
         self._snapshot = Snapshot()
@@ -126,7 +86,7 @@ class Watch:
         living = (reference() for reference in observation.receivers)
         for value in (*roots, *observation.modules, *living):
             self._reach(value, type(value).__name__)
-        for hooks in _GLOBAL_HOOKS:
+        for hooks in GLOBAL_HOOKS:
             self._reach(hooks, "a hook of all modules", library=True)
         self._snapshot.arrange()
 
@@ -161,10 +121,10 @@ class Watch:
     def _reach(self, value: Any, name: str, *, library: bool = False) -> None:
         """Watch everything that a value refers to."""
         kind = type(value)  # not isinstance, which asks the object for its class
-        if value is MISSING or id(value) in self._reached or issubclass(kind, _CONSTANT):
+        if value is MISSING or id(value) in self._reached or issubclass(kind, CONSTANT):
             return
         self._reached[id(value)] = value
-        if issubclass(kind, _CONTAINERS):
+        if issubclass(kind, CONTAINERS):
             self._reach_container(value, name, library=library)
         elif issubclass(kind, torch.Tensor):
             self.tensors.append(value)
@@ -183,7 +143,7 @@ class Watch:
         elif issubclass(kind, partial):
             for part in ("func", "args", "keywords"):
                 self._add(value, part)
-        elif issubclass(kind, _LRU_CACHE):
+        elif issubclass(kind, LRU_CACHE):
             # Its results change only when it computes one, or forgets all.
             self._add(Reader(lambda: str(value.cache_info()[1::2])), name, key=id(value))
             self._reach(value.__wrapped__, name)
@@ -198,7 +158,7 @@ class Watch:
         """Watch what executed code refers to by name: globals, and modules that it imports."""
         for name in code.co_names:
             if name in variables:
-                if _draws_with_numpy(variables[name], code):
+                if draws_with_numpy(variables[name], code):
                     raise self._refused("it draws random numbers with NumPy; draw them with torch", name)
                 self._add(variables, name)
             elif name in vars(builtins):
@@ -228,9 +188,9 @@ class Watch:
 
     def _reach_class(self, cls: type) -> None:
         """Watch what the code refers to in a class, its bases and its metaclass, including what hides an attribute of a base."""
-        for base in _bases(cls):
+        for base in bases(cls):
             if not is_library(base.__module__):
-                for name in self._names & _class_names(cls):
+                for name in self._names & class_names(cls):
                     self._add(vars(base), name, key=id(base))
 
     def _reach_names(self, holder: Any, owner: Any, *, library: bool) -> None:
@@ -242,10 +202,10 @@ class Watch:
     def _reach_object(self, value: Any, name: str, *, is_part: bool = False) -> None:
         cls, attributes = type(value), attributes_of(value)
         library = is_library(cls.__module__)
-        slots = [slot for base in cls.__mro__ for slot in _slots(base)]
-        if library and issubclass(cls, _WITHOUT_STATE):
+        slotted = [slot for base in cls.__mro__ for slot in slots(base)]
+        if library and issubclass(cls, WITHOUT_STATE):
             return
-        if attributes is None and not slots and not issubclass(cls, _CONTAINERS):
+        if attributes is None and not slotted and not issubclass(cls, CONTAINERS):
             if is_part:
                 return  # such as a lock of torch, or the generator of a context manager
             raise self._refused(
@@ -254,7 +214,7 @@ class Watch:
         if not library:
             self._add(Reader(lambda: type(value), lambda _: None), name, key=id(value))
         self._reach_class(cls)
-        for slot in slots:
+        for slot in slotted:
             self._add(value, slot)
         if attributes is None:
             return
@@ -264,18 +224,18 @@ class Watch:
         if not library or issubclass(cls, Namespace | SimpleNamespace):
             if self._observation.reads_by_name and not issubclass(cls, nn.Module):
                 self._reach(attributes, name)
-            known = attributes.keys() | _class_names(cls) | self._observation.strings
+            known = attributes.keys() | class_names(cls) | self._observation.strings
             for attribute in self._names & known:
                 self._add(attributes, attribute)
         if issubclass(cls, nn.Module):
-            for attribute in _MODULE_STATE & attributes.keys():
+            for attribute in MODULE_STATE & attributes.keys():
                 self._add(attributes, attribute, library=True)
             self._add(attributes, "forward")
             for child in value._modules.values():
                 self._reach(child, name)
 
     def _reach_container(self, container: Any, name: str, *, library: bool) -> None:
-        if len(container) > _LARGEST_CONTAINER:
+        if len(container) > LARGEST_CONTAINER:
             raise self._refused(
                 f"it uses {name!r}, a {type(container).__name__} of {len(container)} items, which are too many to compare in "
                 f"each step: keep them in a tensor, or pass them as an argument",
@@ -293,50 +253,10 @@ class Watch:
             self._reach_object(container, name)
 
     def _reach_array(self, array: Any, name: str) -> None:
-        if array.size > _LARGEST_ARRAY or array.dtype == object:
+        if array.size > LARGEST_ARRAY or array.dtype == object:
             raise self._refused(
                 f"it uses {name!r}, an array of {array.size} elements, which are too many to compare in each step: convert it to "
                 f"a tensor once, outside the model",
                 name,
             )
         self._snapshot.add_array(array, name)
-
-
-def attributes_of(value: Any) -> dict[str, Any] | None:
-    """Return the attributes of an object, whatever its class does when they are read."""
-    try:
-        found = object.__getattribute__(value, "__dict__")
-    except AttributeError:
-        return None
-    return found if isinstance(found, dict) else None
-
-
-def _draws_with_numpy(value: Any, code: CodeType) -> bool:
-    """Return whether a global is a random number generator of NumPy, or the module of its functions."""
-    if value is np:
-        return "random" in code.co_names
-    generators = np.random.RandomState | np.random.Generator
-    owner = value.__self__ if type(value) in (BuiltinFunctionType, MethodType) else value
-    return value is np.random or issubclass(type(owner), generators)
-
-
-def _slots(cls: type) -> tuple[str, ...]:
-    if is_library(cls.__module__):
-        return ()
-    slots = vars(cls).get("__slots__", ())
-    names = (slots,) if isinstance(slots, str) else tuple(slots)
-    return tuple(
-        f"_{cls.__name__.lstrip('_')}{name}" if name.startswith("__") and not name.endswith("__") else name
-        for name in names
-        if name not in ("__dict__", "__weakref__")
-    )
-
-
-def _class_names(cls: type) -> set[str]:
-    """Return the names that the classes of an object define; an attribute of the object may hide them."""
-    return {name for base in _bases(cls) if not is_library(base.__module__) for name in vars(base)}
-
-
-def _bases(cls: type) -> list[type]:
-    """Return the classes in which an attribute of a class, or of its objects, is looked up."""
-    return [*cls.__mro__, *type(cls).__mro__]  # type: ignore[misc]  # mypy takes the second __mro__ for a property

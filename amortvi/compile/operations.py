@@ -1,0 +1,70 @@
+"""Recorded operations, and what their schemas do not say plainly: which arguments they change, and when sizes vary."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+__all__ = ["Call", "Value", "arguments_written", "has_dynamic_size"]
+
+_aten = torch.ops.aten
+
+# Operations that update running statistics, although their schema does not declare these arguments as written.
+_SILENT_WRITES = {
+    _aten.native_batch_norm.default: (3, 4),
+    _aten.cudnn_batch_norm.default: (3, 4),
+    _aten.miopen_batch_norm.default: (3, 4),
+}
+
+
+@dataclass(frozen=True)
+class Value:
+    """Stands for the tensor at a position of `Recorder.tensors`."""
+
+    position: int
+
+
+@dataclass(frozen=True)
+class Call:
+    """One operation, with a `Value` in place of each tensor.
+
+    Args:
+        function: the operation.
+        args: its arguments.
+        kwargs: its keyword arguments.
+        result: what it returns.
+        draws: whether it draws random numbers.
+        writes: whether it changes tensors in place, or has another effect, such as an error for a singular matrix.
+        line: the user's line, if the operation has one.
+    """
+
+    function: Any
+    args: Any
+    kwargs: dict[str, Any]
+    result: Any
+    draws: bool
+    writes: bool
+    line: str | None
+
+
+def arguments_written(func: Any, args: Any, kwargs: Any) -> list[Tensor]:
+    """Return the arguments that an operation changes in place."""
+    positions = _SILENT_WRITES.get(func, ())
+    written = [args[position] for position in positions if position < len(args)]
+    if func._schema.is_mutable:
+        for position, declared in enumerate(func._schema.arguments):
+            if declared.alias_info is not None and declared.alias_info.is_write:
+                given = args[position] if position < len(args) else kwargs.get(declared.name)
+                written.extend(tree_leaves(given))
+    return [tensor for tensor in written if isinstance(tensor, Tensor)]
+
+
+def has_dynamic_size(func: Any, args: Any) -> bool:
+    """Return whether the size of an operation's result depends on the values in its arguments."""
+    if func is _aten.index.Tensor:
+        return any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1])
+    return torch.Tag.dynamic_output_shape in func.tags
