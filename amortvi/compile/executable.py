@@ -32,6 +32,8 @@ def executable(recording: Recording, arguments: Sequence[Tensor], backend: Backe
     inputs = [*(argument.detach() for argument in arguments), *outside]
     compute = interpret(first) if backend is None else backend(first, inputs)
     results = recording.results
+    # Tensors of the inference mode cost less, but an optimizer outside the graph could not change gradients in place.
+    mode = torch.inference_mode if backend is None and update is not None else torch.no_grad
 
     def run(given: Sequence[Tensor]) -> Sequence[Tensor]:
         # Moving averages of gradients that are zero decay to denormal numbers, with which a CPU computes a hundred times slower.
@@ -39,7 +41,7 @@ def executable(recording: Recording, arguments: Sequence[Tensor], backend: Backe
         flushes = flushes_denormals()
         torch.set_flush_denormal(True)
         try:
-            with torch.no_grad():
+            with mode():
                 inputs = [*given, *outside]
                 outputs = compute(inputs)
                 return outputs[:results] if update is None else update(*outputs, *inputs)[:results]
