@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections import OrderedDict
+from collections.abc import Hashable, Iterator, Sequence
 
 import torch
 from torch import Tensor, fx
@@ -33,8 +34,41 @@ _CPU_OPTIONS = {
 }
 
 
+_KEPT: OrderedDict[Hashable, Run] = OrderedDict()
+_MOST_KEPT = 32
+"""Compiled graphs are kept, because each fit records its steps anew, and mostly as the same graphs."""
+
+
 def compile_graph(module: fx.GraphModule, inputs: Sequence[Tensor]) -> Run:
-    """Compile a graph for inputs of the given shapes.
+    """Compile a graph for inputs of the given shapes, unless the same graph has been compiled before.
+
+    Raises:
+        CaptureError: the graph does not compile, or there is no C++ compiler.
+    """
+    key = _key(module, inputs)
+    compiled = _KEPT.pop(key, None) or _compile(module, inputs)
+    _KEPT[key] = compiled
+    if len(_KEPT) > _MOST_KEPT:
+        _KEPT.popitem(last=False)
+    return compiled
+
+
+def _key(module: fx.GraphModule, inputs: Sequence[Tensor]) -> Hashable:
+    """Return what determines the result of a graph, besides the values of its inputs."""
+    constants = [getattr(module, str(node.target)) for node in module.graph.nodes if node.op == "get_attr"]
+    values = tuple(
+        constant.cpu().contiguous().view(torch.uint8).numpy().tobytes() for constant in map(_flat, constants)
+    )
+    described = tuple((t.dtype, t.device, t.shape, t.stride()) for t in (*constants, *inputs))
+    return str(module.code), values, described
+
+
+def _flat(constant: Tensor) -> Tensor:
+    return constant.detach().reshape(-1)
+
+
+def _compile(module: fx.GraphModule, inputs: Sequence[Tensor]) -> Run:
+    """Compile a graph.
 
     Raises:
         CaptureError: the graph does not compile, or there is no C++ compiler.

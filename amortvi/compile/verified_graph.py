@@ -141,7 +141,7 @@ class VerifiedGraph:
         except CaptureError as error:
             cause = error
         if unverified:
-            return VerificationError(f"{problem}. {cause or _UNKNOWN_CAUSE}")
+            return VerificationError(f"{problem}. {_UNKNOWN_CAUSE if cause is None else _capitalized(cause)}")
         return cause or CaptureError(f"the recorded step is not the step of the model: {problem}. {_UNKNOWN_CAUSE}")
 
 
@@ -149,6 +149,11 @@ _UNKNOWN_CAUSE = (
     "A recorded graph repeats one call of the model, so the model must not depend on Python values that change, such as "
     "counters, clocks or random numbers of Python: keep such numbers in tensors, or use compile=False."
 )
+
+
+def _capitalized(error: CaptureError) -> str:
+    text = str(error)
+    return text[:1].upper() + text[1:]
 
 
 def device_of(tensors: Sequence[Tensor]) -> torch.device:

@@ -12,7 +12,7 @@ from torch import nn
 import amortvi as avi
 from amortvi.data import Batch, Minibatch
 from amortvi.training.modules import TrainedModules
-from amortvi.training.steps import CompiledStep, Totals, Update
+from amortvi.training.steps import CompiledStep, Policy, Totals, Update
 from benchmarks.competitors.problem import Problem
 from benchmarks.harness import Competitor
 
@@ -70,7 +70,8 @@ def compiled_steps(problem: Problem, epochs: int) -> Competitor:
             optimizer=torch.optim.Adam(modules.parameters, lr=problem.lr),
             parameters=modules.parameters,
             gradient_clip=None,
-        )
+        ),
+        Policy(True, "warn"),
     )
     data = Batch((problem.x,))
     minibatches = [Minibatch(data, rows) for rows in torch.randperm(len(problem.x)).split(problem.batch_size)]
