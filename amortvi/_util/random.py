@@ -31,7 +31,7 @@ def random_state(seed: int | None, device: torch.device | None = None) -> Iterat
         try:
             yield
         finally:
-            np.random.set_state(numpy_state)  # noqa: NPY002
+            np.random.set_state(numpy_state)  # noqa: NPY002  # as above
 
 
 def reseed(seed: int | None, device: torch.device | None = None) -> None:
@@ -42,7 +42,7 @@ def reseed(seed: int | None, device: torch.device | None = None) -> None:
     torch.default_generator.manual_seed(seed)
     if device is not None and device.type != "cpu":
         torch.get_device_module(device).manual_seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002
+    np.random.seed(seed % 2**32)  # noqa: NPY002  # for models that draw from NumPy's global generator
 
 
 class Stream(IntEnum):

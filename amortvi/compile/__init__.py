@@ -15,7 +15,7 @@ from amortvi.compile.recordable_optimizer import (
     optimizer_tensors,
     place_optimizer_state,
 )
-from amortvi.compile.verified_graph import MismatchError, VerifiedGraph
+from amortvi.compile.verified_graph import MismatchError, VerifiedGraph, memory_of
 from amortvi.errors import OptionError
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "compile_graph",
     "fuse",
     "is_recordable",
+    "memory_of",
     "needs_closure",
     "optimizer_options",
     "optimizer_tensors",

@@ -182,13 +182,13 @@ def _python_random_state() -> tuple[Any, ...]:
 
 
 def _is_equal(first: Sequence[Any], second: Sequence[Any]) -> bool:
-    return all(
-        np.array_equal(a, b) if isinstance(a, np.ndarray) else _same(a, b) for a, b in zip(first, second, strict=True)
-    )
+    return all(map(_same, first, second))
 
 
 def _same(first: Any, second: Any) -> bool:
-    return torch.equal(first, second) if isinstance(first, Tensor) else bool(first == second)
+    if isinstance(first, Tensor):
+        return torch.equal(first, second)
+    return np.array_equal(first, second) if isinstance(first, np.ndarray) else bool(first == second)
 
 
 def _is_close(found: Tensor, expected: Tensor, tolerance: float) -> bool:

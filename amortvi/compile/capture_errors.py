@@ -25,6 +25,7 @@ __all__ = [
     "LastSite",
     "capture_error",
     "capture_error_from",
+    "quote_line",
     "user_line",
 ]
 
@@ -104,15 +105,16 @@ def user_line(frame: FrameType | None) -> str | None:
         if line is not None:
             return line
         if pyros is None and frame.f_code.co_filename.startswith(_PYRO):
-            pyros = _quote(frame.f_code.co_filename, frame.f_lineno)
+            pyros = quote_line(frame.f_code.co_filename, frame.f_lineno)
         frame = frame.f_back
     return pyros
 
 
 def _describe(file: str, number: int) -> str | None:
-    return None if file.startswith(_LIBRARIES) else _quote(file, number)
+    return None if file.startswith(_LIBRARIES) else quote_line(file, number)
 
 
-def _quote(file: str, number: int) -> str:
+def quote_line(file: str, number: int) -> str:
+    """Return the name of a file, the number of a line, and the line."""
     source = linecache.getline(file, number).strip()
     return f"{Path(file).name}, line {number}" + (f" (`{source}`)" if source else "")

@@ -5,12 +5,13 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias, TypeGuard
 
 import torch
 from torch import Tensor, fx
 
 from amortvi.compile.interpreter import Run, interpret
+from amortvi.compile.operations import only_checks, updates_list, written_positions
 from amortvi.compile.recording import Recording
 
 __all__ = ["Backend", "executable", "flushes_denormals"]
@@ -65,8 +66,8 @@ def _split(module: fx.GraphModule) -> tuple[fx.GraphModule, fx.GraphModule | Non
     The second graph takes the outputs of the first one and the inputs; it returns the outputs of the whole.
     """
     nodes = list(module.graph.nodes)
-    start = next((number for number, node in enumerate(nodes) if _updates_list(node)), len(nodes) - 1)
-    later = {node for number, node in enumerate(nodes) if number >= start or _only_checks(node)}
+    start = next((number for number, node in enumerate(nodes) if _is(updates_list, node)), len(nodes) - 1)
+    later = {node for number, node in enumerate(nodes) if number >= start or _is(only_checks, node)}
     if len(later) == 1:
         return module, None
     earlier = [node for node in nodes if node not in later]
@@ -84,23 +85,14 @@ def _split(module: fx.GraphModule) -> tuple[fx.GraphModule, fx.GraphModule | Non
     return fx.GraphModule(module, first), fx.GraphModule(module, update)
 
 
-def _only_checks(node: fx.Node) -> bool:
-    schema = getattr(node.target, "_schema", None)
-    return schema is not None and not schema.returns and not schema.is_mutable
-
-
-def _updates_list(node: fx.Node) -> bool:
-    schema = getattr(node.target, "_schema", None)
-    return schema is not None and any(
-        argument.alias_info is not None and argument.alias_info.is_write and "List" in str(argument.type)
-        for argument in schema.arguments
-    )
+def _is(kind: Callable[[Any], bool], node: fx.Node) -> bool:
+    return isinstance(node.target, torch._ops.OpOverload) and kind(node.target)
 
 
 def _merge_updates(graph: fx.Graph) -> None:
     """Combine the updates of several optimizers if they differ in nothing else; Pyro has one optimizer for each parameter."""
     calls = [node for node in graph.nodes if node.op == "call_function"]
-    if not all(map(_updates_list, calls)):
+    if not all(_is(updates_list, call) for call in calls):
         return
     kinds = [_kind(node) for node in calls]
     period = len(dict.fromkeys(kinds))
@@ -128,10 +120,8 @@ def _are_independent(optimizers: list[list[fx.Node]]) -> bool:
 
 
 def _written(call: fx.Node) -> list[fx.Node]:
-    arguments = cast(torch._ops.OpOverload, call.target)._schema.arguments
-    pairs = zip(call.args, arguments, strict=False)
-    lists = [given for given, argument in pairs if argument.alias_info is not None and argument.alias_info.is_write]
-    return [item for items in lists if isinstance(items, list | tuple) for item in items if isinstance(item, fx.Node)]
+    lists = [call.args[position] for position in written_positions(call.target) if position < len(call.args)]
+    return [item for items in lists if _is_list(items) for item in items if isinstance(item, fx.Node)]
 
 
 def _kind(call: fx.Node) -> Any:
@@ -140,5 +130,5 @@ def _kind(call: fx.Node) -> Any:
     return call.target, others, tuple(call.kwargs.items())
 
 
-def _is_list(argument: Any) -> bool:
+def _is_list(argument: Any) -> TypeGuard[list[Any] | tuple[Any, ...]]:
     return isinstance(argument, list | tuple)

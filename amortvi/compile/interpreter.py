@@ -12,6 +12,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, fx
 
+from amortvi.compile.operations import updates_list
+
 __all__ = ["Run", "interpret"]
 
 Run = Callable[[Sequence[Tensor]], Sequence[Tensor]]
@@ -73,26 +75,19 @@ def _source(graph: fx.Graph, constants: Sequence[str]) -> str:
         elif node.target is operator.getitem:
             lines.append(f"{node.name} = {node.args[0]}[{node.args[1]}]")
         elif node.op == "call_function":
-            lines.append(f"{node.name} = {_call(node)}" if _schema_of(node).returns else _call(node))
+            lines.append(f"{node.name} = {_call(node)}")
     return "\n    ".join(lines) + "\n"
 
 
 def _call(node: fx.Node) -> str:
-    schema = _schema_of(node)
-    writes_list = any(
-        a.alias_info is not None and a.alias_info.is_write and "List" in str(a.type) for a in schema.arguments
-    )
-    if writes_list or not schema.returns:
+    schema = cast(torch._ops.OpOverload, node.target)._schema
+    if updates_list(node.target) or not schema.returns:
         raise _NotSupportedError(schema.name)  # TorchScript would remove the operation, because nothing uses its result
     kinds = {argument.name: str(argument.type) for argument in schema.arguments}
     positional = [_literal(value, kind) for value, kind in zip(node.args, kinds.values(), strict=False)]
     named = [f"{name}={_literal(value, kinds[name])}" for name, value in node.kwargs.items()]
     namespace, name = schema.name.split("::")
     return f"torch.ops.{namespace}.{name}({', '.join([*positional, *named])})"
-
-
-def _schema_of(node: fx.Node) -> torch._C.FunctionSchema:
-    return cast(torch._ops.OpOverload, node.target)._schema
 
 
 def _literal(value: Any, kind: str) -> str:

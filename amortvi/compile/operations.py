@@ -9,7 +9,15 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-__all__ = ["Call", "Value", "arguments_written", "has_dynamic_size"]
+__all__ = [
+    "Call",
+    "Value",
+    "arguments_written",
+    "has_dynamic_size",
+    "only_checks",
+    "updates_list",
+    "written_positions",
+]
 
 _aten = torch.ops.aten
 
@@ -53,14 +61,30 @@ class Call:
 
 def arguments_written(func: Any, args: Any, kwargs: Any) -> list[Tensor]:
     """Return the arguments that an operation changes in place."""
-    positions = _SILENT_WRITES.get(func, ())
-    written = [args[position] for position in positions if position < len(args)]
-    if func._schema.is_mutable:
-        for position, declared in enumerate(func._schema.arguments):
-            if declared.alias_info is not None and declared.alias_info.is_write:
-                given = args[position] if position < len(args) else kwargs.get(declared.name)
-                written.extend(tree_leaves(given))
+    written = [args[position] for position in _SILENT_WRITES.get(func, ()) if position < len(args)]
+    for position in written_positions(func):
+        name = func._schema.arguments[position].name
+        written.extend(tree_leaves(args[position] if position < len(args) else kwargs.get(name)))
     return [tensor for tensor in written if isinstance(tensor, Tensor)]
+
+
+def written_positions(func: Any) -> list[int]:
+    """Return the positions of the arguments that an operation declares to change in place."""
+    return [
+        position
+        for position, declared in enumerate(func._schema.arguments)
+        if declared.alias_info is not None and declared.alias_info.is_write
+    ]
+
+
+def updates_list(func: Any) -> bool:
+    """Return whether an operation changes lists of tensors in place, as the updates of optimizers do."""
+    return any("List" in str(func._schema.arguments[position].type) for position in written_positions(func))
+
+
+def only_checks(func: Any) -> bool:
+    """Return whether an operation has no result and changes nothing, so that it can only raise an error."""
+    return not func._schema.returns and not func._schema.is_mutable
 
 
 def has_dynamic_size(func: Any, args: Any) -> bool:

@@ -110,7 +110,7 @@ class Recorder(TorchDispatchMode):
         result = func(*args, **kwargs)
         made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
         if not made and not written and result is not None:
-            return self._read_result(result, given, origins)
+            return self._read_result(result, given)
         if view is not None:
             func, written = view, []
         roots = {_memory(tensor): self._roots[self.position(tensor)] for tensor in given}
@@ -219,7 +219,7 @@ class Recorder(TorchDispatchMode):
         """Run an operation whose result has another size for other values; its result becomes a constant."""
         if origins is None:
             raise self.refused(SIZE_VARIES)
-        result = self._read_result(func(*args, **kwargs), given, origins)
+        result = self._read_result(func(*args, **kwargs), given)
         for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor):
                 self.initial[self._add(leaf, frozenset())] = leaf.detach().clone()
@@ -235,7 +235,7 @@ class Recorder(TorchDispatchMode):
             self._add(each, frozenset())
         return positions
 
-    def _read_result(self, result: Any, given: Sequence[Tensor], origins: Origins) -> Any:
+    def _read_result(self, result: Any, given: Sequence[Tensor]) -> Any:
         for tensor in given:
             self.note_read(tensor)
         return result

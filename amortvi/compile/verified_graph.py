@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from amortvi.compile.interpreter import Run
 from amortvi.compile.recording import Function, difference, record
 from amortvi.errors import CaptureError, VerificationError
 
-__all__ = ["MismatchError", "VerifiedGraph"]
+__all__ = ["MismatchError", "VerifiedGraph", "device_of", "memory_of"]
 
 
 class MismatchError(Exception):
@@ -159,3 +159,8 @@ def _capitalized(error: CaptureError) -> str:
 def device_of(tensors: Sequence[Tensor]) -> torch.device:
     """Return the device of the first tensor that is on an accelerator, and otherwise the CPU."""
     return next((tensor.device for tensor in tensors if tensor.device.type != "cpu"), torch.device("cpu"))
+
+
+def memory_of(tensors: Sequence[Tensor]) -> Hashable:
+    """Return a key that is equal for the same tensors of the same shapes in the same memory."""
+    return tuple([(id(t), t.data_ptr(), t.shape, t.stride(), t.dtype, t.requires_grad) for t in tensors])

@@ -45,11 +45,11 @@ class LoaderObservations(Observations):
             if not isinstance(self.source, DataLoader):
                 return len(self.source)  # type: ignore[arg-type]  # a Dataset need not have a length
             if isinstance(self.source.dataset, IterableDataset):
-                return None if self.source.drop_last else len(self.source.dataset)  # type: ignore[arg-type]
+                return None if self.source.drop_last else len(self.source.dataset)  # type: ignore[arg-type]  # as above
             batches = self.source.batch_sampler
             if not isinstance(batches, BatchSampler):
                 return None
-            rows = len(batches.sampler)  # type: ignore[arg-type]
+            rows = len(batches.sampler)  # type: ignore[arg-type]  # nor need a Sampler
             return rows - rows % batches.batch_size if batches.drop_last else rows
         except TypeError:  # from len(): the source does not know its length
             return None

@@ -20,7 +20,7 @@ from torch.overrides import TorchFunctionMode
 
 from amortvi.compile.inductor import compile_graph
 from amortvi.compile.svi.arguments import Arguments
-from amortvi.compile.svi.state import TensorGuard, memory_of
+from amortvi.compile.svi.state import TensorGuard
 from amortvi.compile.svi.torch_optim import RecordedUpdate, own_parameters
 from amortvi.compile.svi.watch import Observation, Watch, unconstrained_parameters
 from amortvi.compile.verified_graph import VerifiedGraph, device_of
@@ -176,7 +176,7 @@ class CompiledSVIStep:
 
     def invalidated_by(self) -> str | None:
         """Return a description of what has changed since the step was recorded, or ``None`` if the step is still valid."""
-        if not self._tensor_guard.holds() or self._memory != memory_of(self._tensors):
+        if not self._tensor_guard.holds():
             return "parameters, buffers or other tensors were replaced"
         if any(parameter.grad is not None for parameter in self._without_gradient):
             return "a parameter has a gradient for the first time"
@@ -242,8 +242,7 @@ class CompiledSVIStep:
             raise CaptureError(f"the step fails while it is recorded: {quoted(error, lines=4)}") from error
         finally:
             random.setstate(state)
-        self._tensors = list({id(tensor): tensor for tensor in (*graph.outside, *self._watch.tensors)}.values())
-        self._memory = memory_of(self._tensors)
+        self._tensor_guard.add([*graph.outside, *self._watch.tensors])
         return graph
 
     def _step(self, *inputs: Tensor) -> list[Tensor]:

@@ -12,9 +12,10 @@ import torch
 from pyro import poutine
 from torch import Tensor, nn
 
+from amortvi.compile.verified_graph import memory_of
 from amortvi.errors import CaptureError
 
-__all__ = ["TensorGuard", "current_settings", "memory_of", "modules_of", "training_modes"]
+__all__ = ["TensorGuard", "current_settings", "modules_of", "training_modes"]
 
 
 def current_settings() -> Hashable:
@@ -61,6 +62,11 @@ class TensorGuard:
         self._tensors = list((parameters | others).values())
         self._memory = memory_of(self._tensors)
         self._gradients: list[tuple[Tensor | None, int | None]] | None = None
+
+    def add(self, tensors: Iterable[Tensor]) -> None:
+        """Check these tensors too."""
+        self._tensors = list({id(tensor): tensor for tensor in (*self._tensors, *tensors)}.values())
+        self._memory = memory_of(self._tensors)
 
     def holds(self) -> bool:
         """Return whether all tensors are still the same objects in the same memory."""
@@ -125,11 +131,6 @@ class TensorGuard:
 
 def _has_hooks(parameter: Tensor) -> bool:
     return bool(parameter._backward_hooks or parameter._post_accumulate_grad_hooks)
-
-
-def memory_of(tensors: Iterable[Tensor]) -> list[Hashable]:
-    """Return where and how tensors have their values, and whether they require gradients."""
-    return [(tensor.data_ptr(), tensor.requires_grad, tensor.shape, tensor.stride()) for tensor in tensors]
 
 
 def _is_unchanged(holder: dict[str, Any], content: dict[str, Any]) -> bool:

@@ -21,6 +21,7 @@ from amortvi.compile import (
     Verify,
     compile_graph,
     is_recordable,
+    memory_of,
     needs_closure,
     optimizer_options,
     optimizer_tensors,
@@ -29,7 +30,7 @@ from amortvi.data import Minibatch
 from amortvi.errors import AmortviWarning, CaptureError, NonFiniteError, VerificationWarning
 from amortvi.training.steps.eager import EagerEstimation, EagerStep
 from amortvi.training.steps.step import LateNonFiniteError, Totals
-from amortvi.training.steps.update import Estimation, Update, memory_of
+from amortvi.training.steps.update import Estimation, Update
 
 __all__ = ["CompiledEstimation", "CompiledStep", "Policy"]
 
@@ -176,7 +177,6 @@ class CompiledStep:
     Args:
         update: what to compute.
         policy: when to record and compile.
-
     """
 
     def __init__(self, update: Update, policy: Policy) -> None:

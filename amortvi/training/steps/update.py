@@ -9,12 +9,13 @@ import pyro
 import torch
 from torch import Tensor, nn
 
+from amortvi.compile import memory_of
 from amortvi.data import Batch
 from amortvi.objectives import Estimate, Objective
 from amortvi.training.modules import TrainedModules
 from amortvi.training.steps.step import Totals
 
-__all__ = ["Differentiated", "Estimation", "Update", "memory_of"]
+__all__ = ["Differentiated", "Estimation", "Update"]
 
 
 @dataclass
@@ -50,11 +51,6 @@ class Estimation:
         """Return a key that changes if a recording becomes invalid: the memory of tensors, and the modes of modules."""
         modes = tuple(part.training for part in self.modules.parts)
         return memory_of([*self.modules.tensors, self.totals.sums]), modes
-
-
-def memory_of(tensors: Sequence[Tensor]) -> Hashable:
-    """Return a key that is equal for the same tensors in the same memory."""
-    return tuple((id(t), t.data_ptr(), t.shape, t.dtype, t.requires_grad) for t in tensors)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from pyro import poutine
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
+from amortvi.compile.capture_errors import quote_line
 from amortvi.compile.svi.watch.libraries import READS_BY_NAME, REFLECTIVE, WRAPPERS, is_impure, is_library
 
 __all__ = ["Observation", "observe", "unconstrained_parameters"]
@@ -65,9 +66,8 @@ class Observation:
         for code in self.codes:
             last = max((line for _, _, line in code.co_lines() if line is not None), default=code.co_firstlineno)
             for number in range(code.co_firstlineno, last + 1):
-                text = linecache.getline(code.co_filename, number)
-                if pattern.search(text):
-                    return f"{code.co_filename.rpartition('/')[2]}, line {number} (`{text.strip()}`)"
+                if pattern.search(linecache.getline(code.co_filename, number)):
+                    return quote_line(code.co_filename, number)
         return None
 
     def note(self, frame: FrameType, event: str, argument: Any) -> None:
@@ -113,9 +113,7 @@ class Observation:
 
     def _note_impure(self, name: str, frame: FrameType | None) -> None:
         if self.impure is None and frame is not None:
-            file = frame.f_code.co_filename
-            text = linecache.getline(file, frame.f_lineno).strip()
-            self.impure = name, f"{file.rpartition('/')[2]}, line {frame.f_lineno} (`{text}`)"
+            self.impure = name, quote_line(frame.f_code.co_filename, frame.f_lineno)
 
 
 def observe(step: Callable[[], Result]) -> tuple[Result, Observation]:

@@ -212,7 +212,7 @@ class Watch:
                 f"it uses {name!r}, of type {cls.__module__}.{cls.__qualname__}, whose changes cannot be detected", name
             )
         if not library:
-            self._add(Reader(lambda: type(value), lambda _: None), name, key=id(value))
+            self._add(Reader(lambda: type(value)), name, key=id(value))
         self._reach_class(cls)
         for slot in slotted:
             self._add(value, slot)

@@ -128,18 +128,19 @@ def optimizer_that_two_svis_share(make_svi):
     return Program(observe, optim=optim, drive=lambda svi, step: [svi.step(data()), other.step(data())])
 
 
+def step_in_another_thread(svi):
+    losses = []
+    thread = threading.Thread(target=lambda: losses.append(svi.step(data())))
+    thread.start()
+    thread.join()
+    return losses
+
+
 @probe(WATCHED)
 def steps_in_another_thread():
     """One thread after the other."""
 
-    def drive(svi, step):
-        losses = []
-        thread = threading.Thread(target=lambda: losses.append(svi.step(data())))
-        thread.start()
-        thread.join()
-        return losses
-
-    return Program(observe, drive=drive)
+    return Program(observe, drive=lambda svi, step: step_in_another_thread(svi))
 
 
 @probe(WATCHED)
@@ -147,13 +148,7 @@ def steps_in_two_threads():
     """Every second step runs in another thread."""
 
     def drive(svi, step):
-        if step % 2:
-            return svi.step(data())
-        losses = []
-        thread = threading.Thread(target=lambda: losses.append(svi.step(data())))
-        thread.start()
-        thread.join()
-        return losses
+        return svi.step(data()) if step % 2 else step_in_another_thread(svi)
 
     return Program(observe, drive=drive)
 

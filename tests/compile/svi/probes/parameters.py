@@ -151,24 +151,25 @@ def parameters_that_are_loaded():
     return Program(observe, change=change)
 
 
-@probe(WATCHED)
-def parameter_added_later():
-    options = {"shifts": False}
+def shifting(options):
+    """A model that uses another parameter if it is told to."""
 
     def model(x):
         observe(x, shift=pyro.param("shift", torch.ones(2)) if options["shifts"] else 0.0)
 
-    return Program(model, change=lambda: options.update(shifts=True))
+    return model
+
+
+@probe(WATCHED)
+def parameter_added_later():
+    options = {"shifts": False}
+    return Program(shifting(options), change=lambda: options.update(shifts=True))
 
 
 @probe(WATCHED)
 def parameter_that_is_not_used_any_more():
     options = {"shifts": True}
-
-    def model(x):
-        observe(x, shift=pyro.param("shift", torch.ones(2)) if options["shifts"] else 0.0)
-
-    return Program(model, change=lambda: options.update(shifts=False))
+    return Program(shifting(options), change=lambda: options.update(shifts=False))
 
 
 @probe(WATCHED)

@@ -131,30 +131,27 @@ def substituted_value():
     )
 
 
-@probe(WATCHED)
-def sites_that_are_blocked():
-    hidden = ["b"]
-    model = poutine.block(two_sites, hide=hidden)
-
+def guide_of_b_unless(hidden):
     def guide(x):
         guide_of_a(x)
         if not hidden:
             pyro.sample("b", dist.Normal(0.0, 0.5))
 
-    return Program(model, guide, change=hidden.clear)
+    return guide
+
+
+@probe(WATCHED)
+def sites_that_are_blocked():
+    hidden = ["b"]
+    model = poutine.block(two_sites, hide=hidden)
+    return Program(model, guide_of_b_unless(hidden), change=hidden.clear)
 
 
 @probe(WATCHED)
 def function_of_a_block():
     hidden = {"b"}
     model = poutine.block(two_sites, hide_fn=lambda site: site["name"] in hidden)
-
-    def guide(x):
-        guide_of_a(x)
-        if not hidden:
-            pyro.sample("b", dist.Normal(0.0, 0.5))
-
-    return Program(model, guide, change=hidden.clear)
+    return Program(model, guide_of_b_unless(hidden), change=hidden.clear)
 
 
 @probe(WATCHED)
