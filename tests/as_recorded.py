@@ -6,10 +6,8 @@ import pytest
 from torch import Tensor, fx
 
 from amortvi.compile import verified_graph
-from amortvi.compile.interpreter import Run, interpret
+from amortvi.compile.backends.interpreter import Run, interpret
 from amortvi.compile.recording import Function, Recording, record
-from amortvi.compile.svi import compiled_step
-from amortvi.training.steps import compiled
 
 
 def _interpret(module: fx.GraphModule, inputs: Sequence[Tensor]) -> Run:
@@ -33,8 +31,7 @@ def kept(monkeypatch: pytest.MonkeyPatch) -> list[Recording]:
 @pytest.fixture
 def recordings(monkeypatch: pytest.MonkeyPatch, kept: list[Recording]) -> list[Recording]:
     """Run recordings without compiling them, and return those made so far."""
-    for module in (compiled_step, compiled):
-        monkeypatch.setattr(module, "compile_graph", _interpret)
+    monkeypatch.setattr(verified_graph, "compile_graph", _interpret)
     return kept
 
 

@@ -43,6 +43,23 @@ def test_import_loads_only_what_a_fit_needs_and_issues_no_warning() -> None:
     assert not LAZY & loaded
 
 
+def test_a_fit_and_its_posterior_do_not_import_the_compiler_of_torch() -> None:
+    """Importing it takes longer than a short fit."""
+    program = """
+        import sys, torch, amortvi as avi
+        model = avi.models.VAE(torch.nn.Linear(2, 3), 2)
+        vi = avi.AmortizedVI(model, avi.encoders.MLP(3, [8]), "diagonal")
+        x = torch.randn(40, 3, generator=torch.Generator().manual_seed(0)).sigmoid()
+        vi.fit(x, epochs=30, batch_size=40, seed=0, progress=False)
+        vi.posterior(x).mean
+        print([name for name in ("torch._dynamo", "torch._inductor", "sympy") if name in sys.modules])
+        # Optimizers constructed later are excluded from torch.compile, as ever.
+        torch.optim.Adam(model.parameters())
+        print(torch.optim.Adam.add_param_group.__wrapped__.__dynamo_disable is not None)
+    """
+    assert run(program).splitlines() == ["[]", "True"]
+
+
 def test_import_changes_no_global_state() -> None:
     """The state is compared with that after importing PyTorch and Pyro alone."""
     program = """

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Literal, TypeAlias
 
 from amortvi.compile.audit import AUDIT_EVERY, Verify, check_verify
-from amortvi.compile.inductor import compile_graph
 from amortvi.compile.recordable_optimizer import (
     RecordableOptimizer,
     fuse,
@@ -14,6 +13,8 @@ from amortvi.compile.recordable_optimizer import (
     optimizer_options,
     optimizer_tensors,
     place_optimizer_state,
+    take_step,
+    without_dynamo,
 )
 from amortvi.compile.verified_graph import MismatchError, VerifiedGraph, memory_of
 from amortvi.errors import OptionError
@@ -29,7 +30,6 @@ __all__ = [
     "Verify",
     "check_compile_choice",
     "check_verify",
-    "compile_graph",
     "fuse",
     "is_recordable",
     "memory_of",
@@ -37,6 +37,8 @@ __all__ = [
     "optimizer_options",
     "optimizer_tensors",
     "place_optimizer_state",
+    "take_step",
+    "without_dynamo",
 ]
 
 CompileChoice: TypeAlias = bool | Literal["auto"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -85,7 +86,7 @@ class Audit:
         self._trained = [tensor.detach() for tensor in trained]
         self._others = [tensor.detach() for tensor in others]
         self._unchanged = list(unchanged)
-        self._device = device
+        self.device = device
 
     @property
     def is_due(self) -> bool:
@@ -104,17 +105,17 @@ class Audit:
             written: arguments of the step that it changes.
         """
         tensors = [*self._trained, *self._others, *written]
-        before, generators = _copies(tensors), _random_state(self._device)
+        before, generators = _copies(tensors), _random_state(self.device)
         found = []
         try:
             for step, _ in candidates:
-                found.append(_Outcome(step(), _copies(tensors), _random_state(self._device)))
+                found.append(_Outcome(step(), _copies(tensors), _random_state(self.device)))
                 self._restore(tensors, before, generators)
         except BaseException:
             self._restore(tensors, before, generators)
             raise
         versions, drawn = [tensor._version for tensor in self._unchanged], _python_random_state()
-        expected = _Outcome(reference(), _copies(tensors), _random_state(self._device))
+        expected = _Outcome(reference(), _copies(tensors), _random_state(self.device))
         self.steps += 1
         if not _is_equal(drawn, _python_random_state()):
             return "the step draws from the random number generator of Python or NumPy, which only runs when it is not compiled"
@@ -131,8 +132,8 @@ class Audit:
             for tensor, value in zip(tensors, values, strict=True):
                 tensor.copy_(value)
         torch.set_rng_state(generators[0])
-        if self._device.type != "cpu":
-            torch.get_device_module(self._device).set_rng_state(generators[1], self._device)
+        if self.device.type != "cpu":
+            torch.get_device_module(self.device).set_rng_state(generators[1], self.device)
 
     def _difference(
         self, found: _Outcome, expected: _Outcome, before: Sequence[Tensor], tolerance: Tolerance
@@ -154,7 +155,8 @@ class Audit:
                 for first, second in ((expected.state, before), (found.state, expected.state))
             )
             rounding = 100 * _epsilon(before[part]) * _norm(expected.state[part])
-            if not error <= tolerance.update * update + rounding and not _same_non_finite(found.state, expected.state):
+            is_close = error <= tolerance.update * update + rounding < math.inf
+            if not is_close and not _same_non_finite(found.state, expected.state):
                 return f"its {name} change differently, by {error / max(update, 1e-300):.2g} of the correct change"
         return None
 
@@ -202,12 +204,20 @@ def _epsilon(tensors: Sequence[Tensor]) -> float:
     return max((torch.finfo(t.dtype).eps for t in tensors if t.is_floating_point()), default=0.0)
 
 
+_WIDE = {False: torch.float64, True: torch.complex128}
+"""The type in which norms are computed, for real and for complex numbers."""
+
+
 def _norm(first: Sequence[Tensor], second: Sequence[Tensor] | None = None) -> float:
     """Return the norm of tensors, or of the differences of two lists of tensors."""
-    wide = [tensor.double() for tensor in first]
+    given = [_as_floating(tensor) for tensor in first]
     if second is not None:
-        wide = [a - b.double() for a, b in zip(wide, second, strict=True)]
-    return float(sum(tensor.square().sum().item() for tensor in wide) ** 0.5)
+        given = [a - _as_floating(b) for a, b in zip(given, second, strict=True)]
+    return math.hypot(*(torch.linalg.vector_norm(tensor, dtype=_WIDE[tensor.is_complex()]).item() for tensor in given))
+
+
+def _as_floating(tensor: Tensor) -> Tensor:
+    return tensor if tensor.is_floating_point() or tensor.is_complex() else tensor.double()
 
 
 def _same_non_finite(first: Sequence[Tensor], second: Sequence[Tensor]) -> bool:

@@ -10,11 +10,11 @@ from typing import Any, TypeAlias, TypeGuard
 import torch
 from torch import Tensor, fx
 
-from amortvi.compile.interpreter import Run, interpret
+from amortvi.compile.backends.interpreter import Run, interpret
 from amortvi.compile.operations import only_checks, updates_list, written_positions
 from amortvi.compile.recording import Recording
 
-__all__ = ["Backend", "executable", "flushes_denormals"]
+__all__ = ["Backend", "executable", "flushes_denormals", "split"]
 
 Backend: TypeAlias = Callable[[fx.GraphModule, Sequence[Tensor]], Run]
 """Turns a graph, with an example of its inputs, into a function of these inputs."""
@@ -29,9 +29,9 @@ def executable(recording: Recording, arguments: Sequence[Tensor], backend: Backe
         backend: compiles the graph; by default it is interpreted, which needs no compilation.
     """
     outside = [tensor.detach() for tensor in recording.outside]
-    first, update = _split(recording.graph)
-    inputs = [*(argument.detach() for argument in arguments), *outside]
-    compute = interpret(first) if backend is None else backend(first, inputs)
+    first, second = split(recording.graph)
+    compute = interpret(first) if backend is None else backend(first, recording.inputs(arguments))
+    update = None if second is None else second.forward
     results = recording.results
     # Tensors of the inference mode cost less, but an optimizer outside the graph could not change gradients in place.
     mode = torch.inference_mode if backend is None and update is not None else torch.no_grad
@@ -58,7 +58,7 @@ def flushes_denormals() -> bool:
     return sys.float_info.min * 0.5 == 0.0
 
 
-def _split(module: fx.GraphModule) -> tuple[fx.GraphModule, fx.GraphModule | None]:
+def split(module: fx.GraphModule) -> tuple[fx.GraphModule, fx.GraphModule | None]:
     """Split a graph before the first operation that changes a list of tensors, which is how optimizers update parameters.
 
     Such an operation updates all parameters at once, so neither an interpreter nor a compiler would make it faster. Operations

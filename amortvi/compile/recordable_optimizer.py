@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Hashable, Iterator
+import inspect
+import sys
+from collections.abc import Callable, Hashable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, optim
+from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 __all__ = [
     "RecordableOptimizer",
@@ -17,6 +21,8 @@ __all__ = [
     "optimizer_options",
     "optimizer_tensors",
     "place_optimizer_state",
+    "take_step",
+    "without_dynamo",
 ]
 
 # These have one operation that updates all parameters.
@@ -48,8 +54,41 @@ def is_recordable(optimizer: optim.Optimizer) -> bool:
 
 
 def has_hooks(optimizer: optim.Optimizer) -> bool:
-    """Return whether hooks run before or after each step of ``optimizer``."""
-    return bool(optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks)
+    """Return whether hooks run before or after each step of ``optimizer``, its own or those of all optimizers."""
+    of_all = _global_optimizer_pre_hooks or _global_optimizer_post_hooks
+    return bool(of_all or optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks)
+
+
+@contextlib.contextmanager
+def without_dynamo() -> Iterator[None]:
+    """Let optimizers be constructed without importing ``torch._dynamo``, which takes one to three seconds.
+
+    Torch imports it only to exclude the method that adds parameters from ``torch.compile``. Code compiled later still finds the
+    method excluded, because this is undone on exit.
+    """
+    method: Any = getattr(optim.Optimizer.add_param_group, "__wrapped__", None)
+    if method is None or _has_dynamo() or hasattr(method, "__dynamo_disable"):
+        yield
+        return
+    method.__dynamo_disable = method
+    try:
+        yield
+    finally:
+        del method.__dynamo_disable
+
+
+def take_step(optimizer: optim.Optimizer, *closure: Callable[[], float]) -> None:
+    """Take a step, if possible without what torch wraps around it, which imports ``torch._dynamo`` too."""
+    is_plain = is_recordable(optimizer) and "step" not in vars(optimizer) and not optimizer.defaults["differentiable"]
+    if closure or _has_dynamo() or not is_plain:
+        optimizer.step(*closure)
+        return
+    with torch.no_grad():
+        inspect.unwrap(type(optimizer).step)(optimizer)
+
+
+def _has_dynamo() -> bool:
+    return "torch._dynamo" in sys.modules
 
 
 def needs_closure(optimizer: optim.Optimizer) -> bool:

@@ -9,9 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map_only
 
+from amortvi._util.dispatch import DispatchMode
 from amortvi.compile.capture_errors import (
     GENERATOR,
     READS_VALUE,
@@ -22,7 +21,7 @@ from amortvi.compile.capture_errors import (
     capture_error,
     user_line,
 )
-from amortvi.compile.operations import Call, Value, arguments_written, has_dynamic_size
+from amortvi.compile.operations import Call, Value, arguments_written, has_dynamic_size, leaves, replaced
 from amortvi.errors import CaptureError
 
 __all__ = ["Reads", "Recorder"]
@@ -39,7 +38,7 @@ Origins = frozenset[int] | None
 """The tensors from outside from which a tensor was computed, by position; ``None`` if it is different in each call."""
 
 
-class Recorder(TorchDispatchMode):
+class Recorder(DispatchMode):
     """Lists the operations in its context, and restores on exit the tensors that they changed in place.
 
     Args:
@@ -56,7 +55,7 @@ class Recorder(TorchDispatchMode):
     """
 
     def __init__(self, arguments: Sequence[Tensor]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]  # torch's modes are not annotated
+        super().__init__()
         self.last_site = LastSite()
         self.calls: list[Call] = []
         self.tensors: list[Tensor] = []
@@ -78,7 +77,7 @@ class Recorder(TorchDispatchMode):
             self._add(argument, None, root=len(self.tensors))
 
     def __exit__(self, *exception: Any) -> None:
-        super().__exit__(*exception)  # type: ignore[no-untyped-call]  # torch's modes are not annotated
+        super().__exit__(*exception)
         with torch.no_grad():
             # In reverse order, because one tensor may be a view of another.
             for alias, before in reversed(self._before.values()):
@@ -94,22 +93,19 @@ class Recorder(TorchDispatchMode):
         self._check(types, args, kwargs)
         if func in _INDEXED:
             args = (args[0], [part for index in args[1] for part in self._as_positions(index)], *args[2:])
-        given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        given = list(leaves((args, kwargs), Tensor))
         draws = torch.Tag.nondeterministic_seeded in func.tags
         depends_on = [] if func.overloadpacket.__name__ in _LIKE else given
         origins = None if draws else self._common_origins(depends_on)
         if has_dynamic_size(func, args):
             return self._run_now(func, args, kwargs, given, origins)
-        recorded_args, recorded_kwargs = tree_map_only(
-            Tensor, lambda tensor: Value(self.position(tensor)), (args, kwargs)
-        )
+        recorded_args, recorded_kwargs = replaced((args, kwargs), Tensor, lambda tensor: Value(self.position(tensor)))
         written = arguments_written(func, args, kwargs)
         for tensor in written:
             self._note_write(tensor, origins)
         view = self._as_view(func, given[0]) if written and torch.Tag.inplace_view in func.tags else None
         result = func(*args, **kwargs)
-        made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
-        if not made and not written and result is not None:
+        if not list(leaves(result, Tensor)) and not written and result is not None:
             return self._read_result(result, given)
         if view is not None:
             func, written = view, []
@@ -117,8 +113,8 @@ class Recorder(TorchDispatchMode):
         if not written and isinstance(result, Tensor) and self._alias(result, roots.get(_memory(result))) is not None:
             # Autograd makes many such copies of tensors, without copying their memory.
             return result
-        recorded = tree_map_only(
-            Tensor, lambda tensor: Value(self._add(tensor, origins, roots.get(_memory(tensor)))), result
+        recorded = replaced(
+            result, Tensor, lambda tensor: Value(self._add(tensor, origins, roots.get(_memory(tensor))))
         )
         line = user_line(sys._getframe(1))
         self.calls.append(
@@ -220,9 +216,8 @@ class Recorder(TorchDispatchMode):
         if origins is None:
             raise self.refused(SIZE_VARIES)
         result = self._read_result(func(*args, **kwargs), given)
-        for leaf in tree_leaves(result):
-            if isinstance(leaf, Tensor):
-                self.initial[self._add(leaf, frozenset())] = leaf.detach().clone()
+        for tensor in leaves(result, Tensor):
+            self.initial[self._add(tensor, frozenset())] = tensor.detach().clone()
         return result
 
     def _as_positions(self, index: Any) -> tuple[Any, ...]:

@@ -14,11 +14,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_leaves
 
 from amortvi._util.random import random_state
 from amortvi.compile.capture_errors import VARIES, capture_error, capture_error_from
-from amortvi.compile.operations import Call, Value
+from amortvi.compile.operations import Call, Value, leaves, replaced
 from amortvi.compile.recorder import Reads, Recorder
 from amortvi.errors import CaptureError
 
@@ -50,10 +50,14 @@ class Recording:
     read: tuple[tuple[Tensor, int], ...]
     written: tuple[int, ...]
 
+    def inputs(self, arguments: Sequence[Tensor]) -> list[Tensor]:
+        """Return the inputs of the graph for the given arguments."""
+        return [tensor.detach() for tensor in (*arguments, *self.outside)]
+
     def replay(self, arguments: Sequence[Tensor]) -> list[Tensor]:
         """Run the graph operation by operation and return the function's results."""
         with torch.no_grad():
-            outputs = self.graph(*arguments, *(tensor.detach() for tensor in self.outside))
+            outputs = self.graph(*self.inputs(arguments))
         return list(outputs[: self.results])
 
 
@@ -110,7 +114,7 @@ class _Builder:
             node.meta["line"] = call.line
             self._set_results(call.result, node)
             if call.draws and not is_used:
-                unused += [value.position for value in _values(call.result)]
+                unused += [value.position for value in leaves(call.result, Value)]
         self._graph.output([self._node(position) for position in [*results, *unused]])
         return fx.GraphModule(self._constants, self._graph)
 
@@ -119,16 +123,16 @@ class _Builder:
         used = {position for position in results if not self._recorder.is_literal(position)}
         needed = []
         for call in reversed(self._recorder.calls):
-            made = {value.position for value in _values(call.result)}
+            made = {value.position for value in leaves(call.result, Value)}
             is_used = not used.isdisjoint(made)
             if is_used or call.draws or call.writes:
                 needed.append((call, is_used))
-                given = (value.position for value in _values((call.args, call.kwargs)))
+                given = (value.position for value in leaves((call.args, call.kwargs), Value))
                 used.update(position for position in given if not self._recorder.is_literal(position))
         return needed[::-1]
 
     def _with_nodes(self, arguments: Any) -> Any:
-        return tree_map_only(Value, lambda value: self._node(value.position), arguments)
+        return replaced(arguments, Value, lambda value: self._node(value.position))
 
     def _node(self, position: int) -> fx.Node:
         node = self._nodes.get(position)
@@ -148,10 +152,6 @@ class _Builder:
             for number, part in enumerate(result):
                 if isinstance(part, Value):
                     self._nodes[part.position] = self._graph.call_function(operator.getitem, (node, number))
-
-
-def _values(tree: Any) -> list[Value]:
-    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Value)]
 
 
 def difference(first: Recording, second: Recording) -> CaptureError | None:

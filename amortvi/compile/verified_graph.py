@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 
 from amortvi.compile.audit import COMPILED, INTERPRETED, Audit, Tolerance
-from amortvi.compile.cuda_graph import as_cuda_graph
-from amortvi.compile.executable import Backend, executable
-from amortvi.compile.interpreter import Run
+from amortvi.compile.backends.ahead import CompilationAhead
+from amortvi.compile.backends.cuda_graph import as_cuda_graph
+from amortvi.compile.backends.inductor import compile_graph
+from amortvi.compile.backends.interpreter import Run
+from amortvi.compile.executable import executable, split
 from amortvi.compile.recording import Function, difference, record
 from amortvi.errors import CaptureError, VerificationError
 
@@ -31,6 +33,11 @@ class MismatchError(Exception):
         self.losses = losses
         self.error = error
         self.unverified = unverified
+
+
+_AHEAD = 0.2
+"""The fraction of the runs before the compilation after which another process begins to compile. It needs 20 seconds, and the
+80,000 runs that remain by default take longer even if they are the fastest."""
 
 
 class VerifiedGraph:
@@ -71,20 +78,38 @@ class VerifiedGraph:
         self._run = executable(recording, arguments)
         self._candidates: list[tuple[Run, Tolerance]] = [(self._run, INTERPRETED)]
         self._verified = 0
+        self._ahead: CompilationAhead | None = None
+        self._is_final = False  # whether it has been tried to compile the graph
 
-    def compile(self, arguments: Sequence[Tensor], backend: Backend, num_shared: int | None = None) -> None:
-        """Compile the graph.
+    def compile_when_due(
+        self, example: Callable[[], Sequence[Tensor]], after: int, num_shared: int | None = None
+    ) -> None:
+        """Compile the graph, once, if it has run often enough; some time before, another process begins to compile it.
+
+        The number of runs decides, and not whether the other process has ended, so that a seed always leads to the same numbers.
 
         Args:
-            arguments: an example of the arguments.
-            backend: the compiler.
+            example: returns an example of the arguments.
+            after: the number of runs before the graph is compiled.
             num_shared: how many arguments are the same tensors in every call. On a GPU, the compiled code is then replayed as a
                 CUDA graph, for these tensors only.
 
         Raises:
-            CaptureError: the graph does not compile.
+            CaptureError: the graph does not compile, and remains interpreted.
         """
-        run = executable(self.recording, arguments, backend)
+        if self._is_final:
+            return
+        if self._audit.steps >= after:
+            self._is_final = True
+            if self._ahead is not None:
+                self._ahead.wait()
+                self._ahead = None
+            self._compile(example(), num_shared)
+        elif self._ahead is None and self._audit.steps >= after * _AHEAD and self._audit.device.type == "cpu":
+            self._ahead = CompilationAhead(split(self.recording.graph)[0], self.recording.inputs(example()))
+
+    def _compile(self, arguments: Sequence[Tensor], num_shared: int | None) -> None:
+        run = executable(self.recording, arguments, compile_graph)
         if num_shared is not None and arguments[0].is_cuda:
             run = as_cuda_graph(run, arguments, num_shared, self.outside)
         self._run = run

@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from amortvi._util.dispatch import DispatchMode
 from amortvi._util.memory import Gathered, rows_at_once, spans
 from amortvi._util.random import random_state
 from amortvi.data.batch import Batch
@@ -109,11 +109,11 @@ def measure_width(run: Callable[[Batch], object], example: Batch) -> int:
     return max(1, max(growth, default=0) // 2)
 
 
-class _SizeRecorder(TorchDispatchMode):
+class _SizeRecorder(DispatchMode):
     """Records the number of elements that each operation returns."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]  # torch's modes are not annotated
+        super().__init__()
         self.numbers: list[int] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

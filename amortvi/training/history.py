@@ -73,4 +73,4 @@ class Progress:
         shown = {"elbo": f"{elbo:.2f}"}
         if not math.isnan(validation_elbo):
             shown["validation"] = f"{validation_elbo:.2f}"
-        self._bar.set_postfix(shown)
+        self._bar.set_postfix(shown, refresh=False)

@@ -7,7 +7,7 @@ from typing import Any, TypedDict
 
 import torch
 
-from amortvi.compile import fuse, needs_closure, place_optimizer_state
+from amortvi.compile import fuse, needs_closure, place_optimizer_state, without_dynamo
 from amortvi.data import Observations
 from amortvi.errors import OptionError
 from amortvi.model import Model
@@ -147,7 +147,8 @@ class Trainer:
 
 def _make_optimizer(options: FitOptions, modules: TrainedModules) -> torch.optim.Optimizer:
     try:
-        made = options.optimizer(modules.parameters, lr=options.lr)
+        with without_dynamo():
+            made = options.optimizer(modules.parameters, lr=options.lr)
     except (TypeError, ValueError) as error:
         raise OptionError(
             f"optimizer={options.optimizer!r} failed when called as optimizer(parameters, lr={options.lr}): {error}"

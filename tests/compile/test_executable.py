@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, fx
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from amortvi.compile.backends.interpreter import Run
 from amortvi.compile.executable import executable, flushes_denormals
-from amortvi.compile.interpreter import Run
 from amortvi.compile.recording import record
 
 X = torch.tensor([1.0, 2.0])

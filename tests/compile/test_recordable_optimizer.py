@@ -3,11 +3,14 @@
 from collections.abc import Callable
 from functools import partial
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
 from torch import Tensor, nn, optim
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from amortvi.compile import recordable_optimizer
 from amortvi.compile.executable import executable
 from amortvi.compile.recordable_optimizer import (
     RecordableOptimizer,
@@ -16,6 +19,7 @@ from amortvi.compile.recordable_optimizer import (
     needs_closure,
     optimizer_options,
     optimizer_tensors,
+    take_step,
 )
 from amortvi.compile.recording import record
 
@@ -112,6 +116,24 @@ def test_a_recorded_optimizer_equals_the_eager_one(name: str, dtype: torch.dtype
         torch.testing.assert_close(mine, reference, rtol=0, atol=1e-5 if dtype is torch.float32 else 1e-7)
 
 
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_step_without_the_wrappers_of_torch_is_the_same(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    optimizer, parameters = made(OPTIMIZERS[name])
+    other, others = made(OPTIMIZERS[name])
+    monkeypatch.setattr(recordable_optimizer, "_has_dynamo", lambda: False)
+    monkeypatch.setattr(other, "step", Mock(side_effect=other.step))
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(3):
+        for parameter, same in zip(parameters, others, strict=True):
+            parameter.grad = torch.randn(parameter.shape, dtype=parameter.dtype, generator=generator)
+            same.grad = parameter.grad.clone()
+        take_step(optimizer)
+        take_step(other)  # a schedule replaces the method in the same way
+    assert other.step.call_count == 3
+    for parameter, same in zip(parameters, others, strict=True):
+        assert torch.equal(parameter, same)
+
+
 class Subclass(optim.Adam):
     """May do anything in Python."""
 
@@ -120,6 +142,16 @@ def hooked(parameters: Any, lr: float) -> optim.Optimizer:
     optimizer = optim.Adam(parameters, lr=lr)
     optimizer.register_step_pre_hook(lambda *given: None)
     return optimizer
+
+
+def test_an_optimizer_is_not_recordable_while_hooks_of_all_optimizers_exist() -> None:
+    optimizer, _ = made(optim.Adam)
+    handle = register_optimizer_step_pre_hook(lambda *given: None)
+    try:
+        assert not is_recordable(optimizer)
+    finally:
+        handle.remove()
+    assert is_recordable(optimizer)
 
 
 @pytest.mark.parametrize("make", [Subclass, hooked, optim.LBFGS, optim.Adafactor])

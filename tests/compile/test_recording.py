@@ -40,6 +40,21 @@ def test_each_run_reads_the_current_values_of_tensors_from_outside() -> None:
         assert torch.allclose(recorded, expected)
 
 
+def test_modules_that_torch_compile_has_wrapped_are_recorded_operation_by_operation() -> None:
+    layer = nn.Linear(3, 2).requires_grad_(False)
+
+    def forward(x: Tensor) -> Tensor:
+        hidden = layer(x)
+        torch._dynamo.graph_break()  # the code after it would be compiled as a function of its own
+        return hidden.tanh()
+
+    compiled = torch.compile(forward, backend="eager")
+    compiled(X)
+    recording = record(lambda x: [compiled(x).detach()], [X])
+    assert {"aten.addmm.default", "aten.tanh.default"} <= set(operations(recording))
+    assert torch.equal(recording.replay([OTHER])[0], layer(OTHER).tanh())
+
+
 def test_writes_of_the_function_are_restored_and_repeated_by_the_graph() -> None:
     counter, layer = torch.zeros(()), nn.BatchNorm1d(3)
     part = torch.zeros(4)[1:3]

@@ -18,7 +18,6 @@ from pyro.optim import PyroOptim
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from amortvi.compile.inductor import compile_graph
 from amortvi.compile.svi.arguments import Arguments
 from amortvi.compile.svi.state import TensorGuard
 from amortvi.compile.svi.torch_optim import RecordedUpdate, own_parameters
@@ -170,9 +169,9 @@ class CompiledSVIStep:
         """Whether the arguments contain floats whose values may change."""
         return bool(self._floats)
 
-    def compile(self, arguments: Arguments) -> None:
-        """Compile the graph; raise `CaptureError` if that fails."""
-        self._graph.compile(self._inputs(arguments), compile_graph)
+    def compile_when_due(self, arguments: Arguments, after: int) -> None:
+        """Compile the graph, once, if it has run ``after`` times; raise `CaptureError` if that fails."""
+        self._graph.compile_when_due(lambda: self._inputs(arguments), after)
 
     def invalidated_by(self) -> str | None:
         """Return a description of what has changed since the step was recorded, or ``None`` if the step is still valid."""

@@ -161,7 +161,7 @@ class StepDispatcher:
         if graph is not None:
             reason = graph.invalidated_by()
             if reason is None:
-                self._compile(entry, graph, arguments)
+                self._compile(graph, arguments)
                 return graph
             self._invalidated[reason] += 1
             self._option_changes += reason == OTHER_OPTIONS
@@ -210,14 +210,16 @@ class StepDispatcher:
             self._give_up(entry)
             raise
 
-    def _compile(self, entry: Entry, graph: CompiledSVIStep, arguments: Arguments) -> None:
-        entry.recorded_steps += 1
-        if entry.recorded_steps > self._options.compile_after and not graph.is_compiled and not entry.stays_interpreted:
-            try:
-                graph.compile(arguments)
-            except CaptureError:
-                entry.stays_interpreted = True
+    def _compile(self, graph: CompiledSVIStep, arguments: Arguments) -> None:
+        try:
+            graph.compile_when_due(arguments, self._options.compile_after)
+        except CaptureError as error:
+            if self._options.choice is True:
                 raise
+            self._refused.append(str(error))
+            self._warn_once(
+                "interpreted", f"steps run as graphs that are not compiled: {error}", AmortviWarning, callers=5
+            )
 
     def _give_up(self, entry: Entry) -> None:
         if self._options.choice == "auto":

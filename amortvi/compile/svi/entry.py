@@ -18,7 +18,6 @@ class Entry:
 
     def __init__(self) -> None:
         self.steps = 0  # eager ones
-        self.recorded_steps = 0
         self.observation: Observation | None = None  # of the last observed step
         self.modules: list[nn.Module] = []  # of all observed steps
         self.observed_modes: Hashable = None  # of the modules in the last observed step
@@ -26,7 +25,6 @@ class Entry:
         self.splits_by_floats = False  # whether each combination of float arguments has an entry of its own
         self.has_constant_floats = False  # whether this is such an entry
         self.stays_eager = False  # because recording has failed
-        self.stays_interpreted = False  # because compiling has failed
 
     def update(self, observation: Observation, modules: list[nn.Module]) -> None:
         """Add what was observed in an eager step."""

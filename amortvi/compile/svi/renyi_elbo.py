@@ -10,6 +10,10 @@ For :math:`\alpha = 0` this is the importance-weighted bound. The bound of a dat
 subsample of ``B`` out of ``N`` observations estimates it by ``N / B`` times its own sum. Pyro instead multiplies the log
 probabilities by ``N / B`` inside the logarithm of the sum over ``k``. A mean of powers exceeds the power of the mean, so that
 Pyro's estimate grows with ``N / B`` and can exceed the log evidence: it is not a bound.
+
+Latents that are not reparameterized enter the gradient through their scores :math:`\nabla \log q(z_k)`, each multiplied by the
+difference between the bound and the same bound with the mean of the other log weights in place of :math:`\log w_k`. This control
+variate does not change the expectation (Mnih and Rezende, 2016).
 """
 
 from __future__ import annotations
@@ -24,8 +28,6 @@ from pyro.distributions.util import is_identically_zero, scale_and_mask
 from pyro.infer.util import torch_item
 from pyro.util import warn_if_nan
 from torch import Tensor
-
-from amortvi.errors import ModelError
 
 __all__ = ["RenyiELBO"]
 
@@ -65,42 +67,57 @@ class RenyiELBO(pyro.infer.RenyiELBO):
     @torch.no_grad()
     def loss(self, model: Callable[..., Any], guide: Callable[..., Any], *args: Any, **kwargs: Any) -> float:
         """Return an estimate of the negative bound."""
-        loss = torch_item(self._loss(self._traces(model, guide, args, kwargs)))
+        bound, _ = self._bound(self._traces(model, guide, args, kwargs))
+        loss = -torch_item(bound)
         warn_if_nan(loss, "loss")
         return loss
 
     def loss_and_grads(self, model: Callable[..., Any], guide: Callable[..., Any], *args: Any, **kwargs: Any) -> float:
-        """Return an estimate of the negative bound, and add its gradient to the gradients of the parameters.
-
-        Raises:
-            ModelError: the guide has latents that are not reparameterized.
-        """
+        """Return an estimate of the negative bound, and add its gradient to the gradients of the parameters."""
         traces = self._traces(model, guide, args, kwargs)
-        for _, guide_trace in traces:
-            _check_reparameterized(guide_trace)
-        loss = self._loss(traces)
+        bound, surrogate = self._bound(traces)
         trainable = any(site["type"] == "param" for pair in traces for trace in pair for site in trace.nodes.values())
-        if trainable and getattr(loss, "requires_grad", False):
-            loss.backward()
-        value = torch_item(loss)
+        if trainable and getattr(surrogate, "requires_grad", False):
+            (-surrogate).backward()
+        value = -torch_item(bound)
         warn_if_nan(value, "loss")
         return value
 
     def _traces(self, *run: Any) -> list[tuple[Any, Any]]:
         return list(self._get_traces(*run))  # type: ignore[no-untyped-call]  # Pyro's method is not annotated
 
-    def _loss(self, traces: list[tuple[Any, Any]]) -> Any:
+    def _bound(self, traces: list[tuple[Any, Any]]) -> tuple[Any, Any]:
+        """Return an estimate of the bound, and a quantity whose gradient estimates that of the bound."""
         sites = [site for pair in traces for _, site in _signed_sites(*pair)]
         latent = [_plates(site) for site in sites if not site["is_observed"]]
         shared = frozenset.intersection(*latent) if latent else frozenset()
         particles = [_Particle(_signed_sites(*pair), shared) for pair in traces]
-        bound = sum(particle.outside for particle in particles) / self.num_particles
-        for index, first in particles[0].log_weights.items():
-            is_vectorized = len(traces) == 1 and self.num_particles > 1
-            log_weight = first if is_vectorized else torch.stack([each.log_weights[index] for each in particles])
-            log_mean = torch.logsumexp((1 - self.alpha) * log_weight, dim=0) - math.log(self.num_particles)
-            bound = bound + particles[0].subsampling * log_mean.sum() / (1 - self.alpha)
-        return -bound
+        outside = sum(particle.outside for particle in particles) / self.num_particles
+        bound, scores = outside, 0.0
+        for index in particles[0].log_weights:
+            log_weight, score = (
+                values[0] if len(traces) == 1 and self.num_particles > 1 else torch.stack(values)
+                for values in zip(*[(each.log_weights[index], each.scores[index]) for each in particles], strict=True)
+            )
+            bounds = particles[0].subsampling * self._log_means(log_weight)
+            control = particles[0].subsampling * self._log_means_without_each(log_weight)
+            bound = bound + bounds.sum()
+            scores = scores + ((bounds + outside - control).detach() * score).sum()
+        return bound, bound + scores
+
+    def _log_means(self, log_weight: Tensor) -> Tensor:
+        log_sum = torch.logsumexp((1 - self.alpha) * log_weight, dim=0)
+        return (log_sum - math.log(self.num_particles)) / (1 - self.alpha)
+
+    def _log_means_without_each(self, log_weight: Tensor) -> Tensor:
+        """Replace each log weight in turn by the mean of the others; zero for one particle."""
+        count = self.num_particles
+        if count == 1:
+            return torch.zeros_like(log_weight)
+        others = (log_weight.sum(0) - log_weight) / (count - 1)
+        is_replaced = torch.eye(count, dtype=torch.bool, device=log_weight.device)
+        is_replaced = is_replaced.reshape(count, count, *(1,) * (log_weight.dim() - 1))
+        return self._log_means(torch.where(is_replaced, others, log_weight.unsqueeze(1)))
 
 
 class _Particle:
@@ -115,6 +132,7 @@ class _Particle:
         # One tensor for each combination of indices of the sequential plates in `shared`. Its dimensions are the particles, if
         # they are vectorized, and then the vectorized plates in the order of their names.
         self.log_weights: dict[tuple[int, ...], Any] = {}
+        self.scores: dict[tuple[int, ...], Any] = {}  # likewise, the log q of latents that are not reparameterized
         self.outside: Any = 0.0  # the log probability of the sites outside the shared plates
         self.subsampling = 1.0  # N / B
         for sign, site in sites:
@@ -126,9 +144,13 @@ class _Particle:
             scale = site["scale"] if self.subsampling == 1 else site["scale"] / self.subsampling
             log_prob = scale_and_mask(site["unscaled_log_prob"], scale=scale, mask=site["mask"])
             particles = [frame.dim for frame in site["cond_indep_stack"] if frame.name == _PARTICLES]
-            kept = _sum_except(log_prob, particles + [frame.dim for frame in frames if frame.vectorized])
+            dims = particles + [frame.dim for frame in frames if frame.vectorized]
             index = tuple(frame.counter for frame in frames if not frame.vectorized)
-            self.log_weights[index] = self.log_weights.get(index, 0.0) + sign * kept
+            kept = sign * _sum_except(log_prob, dims)
+            self.log_weights[index] = self.log_weights.get(index, 0.0) + kept
+            score: Any = 0.0 if sign > 0 else site["score_parts"].score_function
+            kept = torch.zeros_like(kept) if is_identically_zero(score) else _sum_except(score, dims)
+            self.scores[index] = self.scores.get(index, 0.0) + kept
 
 
 def _signed_sites(model_trace: Any, guide_trace: Any) -> list[tuple[int, Any]]:
@@ -154,13 +176,3 @@ def _sum_except(log_prob: Tensor, dims: list[int]) -> Tensor:
     rest = [dim for dim in range(-full.dim(), 0) if dim not in dims]
     ordered = full.permute([*dims, *rest])
     return ordered.reshape(*ordered.shape[: len(dims)], -1).sum(-1)
-
-
-def _check_reparameterized(guide_trace: Any) -> None:
-    for site in _sample_sites(guide_trace):
-        score = site["score_parts"].score_function
-        if not is_identically_zero(score) and getattr(score, "requires_grad", False):
-            raise ModelError(
-                f"RenyiELBO needs a guide with reparameterized latents; site {site['name']!r} is drawn from "
-                f"{type(site['fn']).__name__}, which is not reparameterized. Use Trace_ELBO, or a continuous latent."
-            )

@@ -12,9 +12,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
+
+from amortvi._util.dispatch import DispatchMode
 
 __all__ = ["UNKNOWN", "ElementTracker"]
 
@@ -24,7 +25,7 @@ UNKNOWN = -1
 _aten = torch.ops.aten
 
 
-class ElementTracker(TorchDispatchMode):
+class ElementTracker(DispatchMode):
     """Tracks the elements of given tensors through all operations inside the context.
 
     Args:
@@ -40,7 +41,7 @@ class ElementTracker(TorchDispatchMode):
     """
 
     def __init__(self, tensors: Iterable[tuple[Tensor, Tensor]]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]  # torch's modes are not annotated
+        super().__init__()
         self._ids: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
         for tensor, ids in tensors:
             self._ids[tensor] = ids

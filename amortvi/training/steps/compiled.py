@@ -19,7 +19,6 @@ from amortvi.compile import (
     RecordableOptimizer,
     VerifiedGraph,
     Verify,
-    compile_graph,
     is_recordable,
     memory_of,
     needs_closure,
@@ -159,12 +158,11 @@ class _Graphs:
 
             self._prepare()
             graph = self._graphs[shape] = VerifiedGraph(function, tensors, self._trained, num_losses=lambda: 1)
-        policy = self._policy
-        if policy.compiles and not graph.is_compiled and self._steps[shape] > policy.compile_after:
+        if self._policy.compiles:
             try:
-                graph.compile(tensors, compile_graph, minibatch.num_shared)
+                graph.compile_when_due(lambda: tensors, self._policy.compile_after, minibatch.num_shared)
             except CaptureError as error:
-                policy.keep_interpreting(error)
+                self._policy.keep_interpreting(error)
         return graph
 
 

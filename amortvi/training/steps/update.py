@@ -9,7 +9,7 @@ import pyro
 import torch
 from torch import Tensor, nn
 
-from amortvi.compile import memory_of
+from amortvi.compile import memory_of, take_step
 from amortvi.data import Batch
 from amortvi.objectives import Estimate, Objective
 from amortvi.training.modules import TrainedModules
@@ -110,5 +110,6 @@ class Update(Estimation):
         Args:
             closure: attaches the gradient and returns the loss, for an optimizer that evaluates the loss itself.
         """
-        self.optimizer.step(*closure)
-        self.optimizer.zero_grad(set_to_none=True)
+        take_step(self.optimizer, *closure)
+        for parameter in self.parameters:
+            parameter.grad = None

@@ -15,8 +15,8 @@ import pytest
 import torch
 from torch import Tensor, fx
 
-from amortvi.compile import RECORD_AFTER
-from amortvi.compile.interpreter import Run, interpret
+from amortvi.compile import RECORD_AFTER, verified_graph
+from amortvi.compile.backends.interpreter import Run, interpret
 from amortvi.compile.recording import Recording
 from amortvi.errors import AmortviWarning, CaptureError, OptionError, VerificationError, VerificationWarning
 from amortvi.objectives import ELBO
@@ -28,16 +28,22 @@ LINE_SEARCH = partial(torch.optim.LBFGS, max_iter=2)
 
 @pytest.fixture
 def compiled_graphs(monkeypatch: pytest.MonkeyPatch) -> list[fx.GraphModule]:
-    """Compile after 24 steps; return the graphs given to the compiler, which are interpreted instead."""
+    """Compile after 24 recorded steps; return the graphs given to the compiler, which are interpreted instead."""
     found: list[fx.GraphModule] = []
 
     def keep(module: fx.GraphModule, inputs: Sequence[Tensor]) -> Run:
         found.append(module)
         return interpret(module)
 
-    monkeypatch.setattr(compiled, "COMPILE_AFTER", 24)
-    monkeypatch.setattr(compiled, "compile_graph", keep)
+    compile_after(24, keep, monkeypatch)
     return found
+
+
+def compile_after(steps: int, backend: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compile with another backend, after this number of recorded steps, in this process."""
+    monkeypatch.setattr(compiled, "COMPILE_AFTER", steps)
+    monkeypatch.setattr(verified_graph, "CompilationAhead", Mock())
+    monkeypatch.setattr(verified_graph, "compile_graph", backend)
 
 
 def test_a_shape_is_recorded_after_some_steps_and_compiled_after_many(
@@ -45,10 +51,10 @@ def test_a_shape_is_recorded_after_some_steps_and_compiled_after_many(
 ) -> None:
     fitted(compile="auto", epochs=RECORD_AFTER)
     assert not recordings
-    fitted(compile="auto", epochs=24)
+    fitted(compile="auto", epochs=RECORD_AFTER + 24)
     assert len(recordings) == 1
     assert not compiled_graphs
-    fitted(compile="auto", epochs=25)
+    fitted(compile="auto", epochs=RECORD_AFTER + 25)
     assert len(recordings) == 2
     assert len(compiled_graphs) == 1
 
@@ -83,8 +89,7 @@ def test_true_records_and_compiles_from_the_second_step(
 def test_a_fit_that_is_refused_continues_with_one_warning(
     model: Any, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(compiled, "COMPILE_AFTER", 24)
-    monkeypatch.setattr(compiled, "compile_graph", Mock(side_effect=CaptureError("no compiler")))
+    compile_after(4, Mock(side_effect=CaptureError("no compiler")), monkeypatch)
     options = {"epochs": 26, "validation_data": X[:5].double()}
     with pytest.warns(AmortviWarning, match=reason) as caught:
         check_as_eager(lambda: estimator(model), compile="auto", **options)

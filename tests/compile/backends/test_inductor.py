@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch._inductor.exc import InvalidCxxCompiler
 
-from amortvi.compile.inductor import compile_graph
+from amortvi.compile.backends.inductor import compile_graph
 from amortvi.compile.recording import record
 from amortvi.errors import CaptureError
 from tests.global_state import nothing_changes
@@ -61,7 +61,7 @@ def test_a_compiled_graph_draws_the_same_numbers_and_writes_the_same_tensors() -
 
 IN_A_NEW_PROCESS = """
 import torch
-from amortvi.compile.inductor import compile_graph
+from amortvi.compile.backends.inductor import compile_graph
 from amortvi.compile.recording import record
 from torch._dynamo.utils import counters
 x, state = torch.ones(4, 3), torch.zeros(3)

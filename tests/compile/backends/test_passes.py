@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
-from amortvi.compile.passes import apply_passes
+from amortvi.compile.backends.passes import apply_passes
 from amortvi.compile.recording import record
 
 CPU = torch.device("cpu")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from amortvi._util.random import random_state
-from amortvi.compile.interpreter import Run
+from amortvi.compile.backends.interpreter import Run
 from amortvi.errors import CaptureError, quoted
 
 __all__ = ["as_cuda_graph"]

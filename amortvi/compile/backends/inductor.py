@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, fx
 
 from amortvi._util.random import random_state
-from amortvi.compile.interpreter import Run
-from amortvi.compile.passes import apply_passes
+from amortvi.compile.backends.interpreter import Run
+from amortvi.compile.backends.passes import apply_passes
 from amortvi.errors import CaptureError, quoted
 
 __all__ = ["compile_graph"]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.functional import conv2d, cross_entropy, dropout, layer_norm, one_hot, pad, softplus
 
-from amortvi.compile.interpreter import interpret
+from amortvi.compile.backends.interpreter import interpret
 from amortvi.compile.recording import record
 
 aten = torch.ops.aten
@@ -174,7 +174,7 @@ def test_a_matrix_that_becomes_singular_is_reported() -> None:
 
 
 def test_newer_versions_of_python_do_without_torchscript(monkeypatch: pytest.MonkeyPatch) -> None:
-    from amortvi.compile import interpreter
+    from amortvi.compile.backends import interpreter
 
     monkeypatch.setattr(interpreter, "_SUPPORTED", False)
     monkeypatch.setattr(torch.jit, "CompilationUnit", lambda source: pytest.fail("TorchScript was used"))
