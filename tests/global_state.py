@@ -18,6 +18,9 @@ def global_state() -> dict[str, Any]:
     from torch._dynamo import config as dynamo
     from torch._inductor import config as inductor
 
+    torch.compiler.disable(
+        lambda: None
+    )  # when its compiler is first used, torch turns the validation of its distributions off
     return {
         "default dtype": torch.get_default_dtype(),
         "gradients": torch.is_grad_enabled(),

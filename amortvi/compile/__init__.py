@@ -13,6 +13,7 @@ from amortvi.compile.recordable_optimizer import (
     optimizer_options,
     optimizer_tensors,
     place_optimizer_state,
+    share_counters,
     take_step,
     without_dynamo,
 )
@@ -37,6 +38,7 @@ __all__ = [
     "optimizer_options",
     "optimizer_tensors",
     "place_optimizer_state",
+    "share_counters",
     "take_step",
     "without_dynamo",
 ]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx
 
 from amortvi.compile.backends.interpreter import Run, interpret
-from amortvi.compile.operations import only_checks, updates_list, written_positions
+from amortvi.compile.operations import as_elements, only_checks, updates_list, written_positions
 from amortvi.compile.recording import Recording
 
 __all__ = ["Backend", "executable", "flushes_denormals", "split"]
@@ -28,9 +28,10 @@ def executable(recording: Recording, arguments: Sequence[Tensor], backend: Backe
         arguments: an example of its arguments.
         backend: compiles the graph; by default it is interpreted, which needs no compilation.
     """
-    outside = [tensor.detach() for tensor in recording.outside]
-    first, second = split(recording.graph)
-    compute = interpret(first) if backend is None else backend(first, recording.inputs(arguments))
+    inputs = recording.inputs(arguments)
+    outside = inputs[len(arguments) :]
+    first, second = split(recording.graph, inputs)
+    compute = interpret(first) if backend is None else backend(first, inputs)
     update = None if second is None else second.forward
     results = recording.results
     # Tensors of the inference mode cost less, but an optimizer outside the graph could not change gradients in place.
@@ -58,12 +59,13 @@ def flushes_denormals() -> bool:
     return sys.float_info.min * 0.5 == 0.0
 
 
-def split(module: fx.GraphModule) -> tuple[fx.GraphModule, fx.GraphModule | None]:
+def split(module: fx.GraphModule, inputs: Sequence[Tensor]) -> tuple[fx.GraphModule, fx.GraphModule | None]:
     """Split a graph before the first operation that changes a list of tensors, which is how optimizers update parameters.
 
     Such an operation updates all parameters at once, so neither an interpreter nor a compiler would make it faster. Operations
     without a result, which only raise errors, belong to the second part too, because an interpreter or compiler would drop them.
-    The second graph takes the outputs of the first one and the inputs; it returns the outputs of the whole.
+    The second graph takes the outputs of the first one and the inputs; it returns the outputs of the whole. It is valid for the
+    memory of the given inputs only.
     """
     nodes = list(module.graph.nodes)
     start = next((number for number, node in enumerate(nodes) if _is(updates_list, node)), len(nodes) - 1)
@@ -82,7 +84,9 @@ def split(module: fx.GraphModule) -> tuple[fx.GraphModule, fx.GraphModule | None
         if node.op == "placeholder" or node in later:
             copies[node] = update.node_copy(node, copies.__getitem__)
     _merge_updates(update)
-    return fx.GraphModule(module, first), fx.GraphModule(module, update)
+    given = (copies[node] for node in nodes if node.op == "placeholder")
+    counters = _advance_at_once(update, dict(zip(given, inputs, strict=True)))
+    return fx.GraphModule(module, first), fx.GraphModule({**dict(module.named_buffers()), **counters}, update)
 
 
 def _is(kind: Callable[[Any], bool], node: fx.Node) -> bool:
@@ -109,6 +113,22 @@ def _merge_updates(graph: fx.Graph) -> None:
         )
         for node in others:
             graph.erase_node(node)
+
+
+def _advance_at_once(graph: fx.Graph, inputs: dict[fx.Node, Tensor]) -> dict[str, Tensor]:
+    """Advance the counters of optimizers that are elements of one vector by adding to this vector, and return these vectors."""
+    vectors: dict[str, Tensor] = {}
+    for node in list(graph.nodes):
+        if node.target is not torch.ops.aten._foreach_add_.Scalar or not inputs.keys() >= set(node.args[0]):
+            continue
+        vector = as_elements([inputs[counter] for counter in node.args[0]])
+        if vector is not None:
+            name = f"counters_{len(vectors)}"
+            vectors[name] = vector
+            with graph.inserting_before(node):
+                graph.call_function(torch.ops.aten.add_.Scalar, (graph.get_attr(name), node.args[1]))
+            graph.erase_node(node)
+    return vectors
 
 
 def _are_independent(optimizers: list[list[fx.Node]]) -> bool:

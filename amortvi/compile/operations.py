@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -13,6 +13,7 @@ __all__ = [
     "Call",
     "Value",
     "arguments_written",
+    "as_elements",
     "has_dynamic_size",
     "leaves",
     "only_checks",
@@ -122,3 +123,13 @@ def has_dynamic_size(func: Any, args: Any) -> bool:
     if func is _aten.index.Tensor:
         return any(index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1])
     return torch.Tag.dynamic_output_shape in func.tags
+
+
+def as_elements(tensors: Sequence[Tensor]) -> Tensor | None:
+    """Return the vector whose elements the tensors are, in this order, or ``None`` if they do not share their memory so."""
+    memory, start = tensors[0].untyped_storage().data_ptr(), tensors[0].storage_offset()
+    for number, tensor in enumerate(tensors):
+        place = tensor.untyped_storage().data_ptr(), tensor.storage_offset(), tensor.dtype
+        if tensor.dim() or place != (memory, start + number, tensors[0].dtype):
+            return None
+    return tensors[0].detach().as_strided((len(tensors),), (1,), start)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import sys
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, optim
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
+
+from amortvi.compile.operations import as_elements
 
 __all__ = [
     "RecordableOptimizer",
@@ -21,6 +22,7 @@ __all__ = [
     "optimizer_options",
     "optimizer_tensors",
     "place_optimizer_state",
+    "share_counters",
     "take_step",
     "without_dynamo",
 ]
@@ -67,7 +69,7 @@ def without_dynamo() -> Iterator[None]:
     method excluded, because this is undone on exit.
     """
     method: Any = getattr(optim.Optimizer.add_param_group, "__wrapped__", None)
-    if method is None or _has_dynamo() or hasattr(method, "__dynamo_disable"):
+    if method is None or hasattr(method, "__dynamo_disable"):
         yield
         return
     method.__dynamo_disable = method
@@ -80,15 +82,11 @@ def without_dynamo() -> Iterator[None]:
 def take_step(optimizer: optim.Optimizer, *closure: Callable[[], float]) -> None:
     """Take a step, if possible without what torch wraps around it, which imports ``torch._dynamo`` too."""
     is_plain = is_recordable(optimizer) and "step" not in vars(optimizer) and not optimizer.defaults["differentiable"]
-    if closure or _has_dynamo() or not is_plain:
+    if closure or not is_plain:
         optimizer.step(*closure)
         return
     with torch.no_grad():
         inspect.unwrap(type(optimizer).step)(optimizer)
-
-
-def _has_dynamo() -> bool:
-    return "torch._dynamo" in sys.modules
 
 
 def needs_closure(optimizer: optim.Optimizer) -> bool:
@@ -191,6 +189,17 @@ def place_optimizer_state(optimizer: optim.Optimizer, device: torch.device) -> N
                 state = optimizer.state.get(parameter, {})
                 if isinstance(state.get("step"), Tensor):
                     state["step"] = state["step"].to(parameter.device if on_device else "cpu")
+
+
+def share_counters(optimizers: Sequence[optim.Optimizer]) -> None:
+    """Make the step counters of optimizers elements of one tensor on the CPU, so that one operation can advance all of them."""
+    states = [state for each in optimizers if can_be_fused(each) for state in each.state.values() if "step" in state]
+    counters = [state["step"] for state in states]
+    kinds = {(counter.dtype, counter.device.type, counter.dim()) for counter in counters}
+    if len(counters) > 1 and kinds == {(torch.float32, "cpu", 0)} and as_elements(counters) is None:
+        shared = torch.stack(counters)
+        for number, state in enumerate(states):
+            state["step"] = shared[number]
 
 
 def optimizer_tensors(optimizer: optim.Optimizer) -> list[Tensor]:

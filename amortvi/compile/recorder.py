@@ -143,6 +143,10 @@ class Recorder(DispatchMode):
         """Return whether the memory of a tensor was changed in place."""
         return _memory(self.tensors[position]) in self._written
 
+    def shares_memory(self, position: int, tensors: Sequence[Tensor]) -> bool:
+        """Return whether a tensor has the same memory as one of ``tensors``."""
+        return _memory(self.tensors[position]) in map(_memory, tensors)
+
     def is_literal(self, position: int) -> bool:
         """Return whether a tensor was made in the context of Python numbers only, and never written."""
         origins = self._origins[_memory(self.tensors[position])]

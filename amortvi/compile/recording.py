@@ -104,14 +104,24 @@ class _Builder:
         self._graph = fx.Graph()
         self._nodes: dict[int, fx.Node] = {}
         self._constants: dict[str, Tensor] = {}
+        self._computed: dict[str | None, fx.Node] = {}
+        self._returned: list[Tensor] = []
 
     def build(self, inputs: list[int], results: list[int]) -> fx.GraphModule:
+        self._returned = [self._recorder.tensors[position] for position in results]
         for number, position in enumerate(inputs):
             self._nodes[position] = self._graph.placeholder(f"tensor_{number}")
         unused = []
         for call, is_used in self._needed(results):
-            node = self._graph.call_function(call.function, *self._with_nodes((call.args, call.kwargs)))
-            node.meta["line"] = call.line
+            args, kwargs = replaced((call.args, call.kwargs), Value, lambda value: self._node(value.position))
+            # Models often compute a term twice, and so does the gradient.
+            key = repr((call.function, args, kwargs)) if self._is_pure(call) else None
+            node = self._computed.get(key)
+            if node is None:
+                node = self._graph.call_function(call.function, args, kwargs)
+                node.meta["line"] = call.line
+                if key is not None:
+                    self._computed[key] = node
             self._set_results(call.result, node)
             if call.draws and not is_used:
                 unused += [value.position for value in leaves(call.result, Value)]
@@ -131,8 +141,16 @@ class _Builder:
                 used.update(position for position in given if not self._recorder.is_literal(position))
         return needed[::-1]
 
-    def _with_nodes(self, arguments: Any) -> Any:
-        return replaced(arguments, Value, lambda value: self._node(value.position))
+    def _is_pure(self, call: Call) -> bool:
+        """Return whether one execution of an operation can stand for others with the same arguments.
+
+        Its result must not be part of what the graph returns: the caller may change that in place.
+        """
+        used = leaves((call.args, call.kwargs, call.result), Value)
+        if call.draws or call.writes or any(self._recorder.is_written(each.position) for each in used):
+            return False
+        made = leaves(call.result, Value)
+        return not any(self._recorder.shares_memory(each.position, self._returned) for each in made)
 
     def _node(self, position: int) -> fx.Node:
         node = self._nodes.get(position)

@@ -106,7 +106,8 @@ class VerifiedGraph:
                 self._ahead = None
             self._compile(example(), num_shared)
         elif self._ahead is None and self._audit.steps >= after * _AHEAD and self._audit.device.type == "cpu":
-            self._ahead = CompilationAhead(split(self.recording.graph)[0], self.recording.inputs(example()))
+            inputs = self.recording.inputs(example())
+            self._ahead = CompilationAhead(split(self.recording.graph, inputs)[0], inputs)
 
     def _compile(self, arguments: Sequence[Tensor], num_shared: int | None) -> None:
         run = executable(self.recording, arguments, compile_graph)

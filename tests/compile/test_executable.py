@@ -78,6 +78,24 @@ def test_the_backend_gets_what_precedes_the_updates(backend: bool) -> None:
         assert "_foreach" not in seen[0].code
 
 
+@pytest.mark.parametrize("order", [[0, 1, 2], [1, 0, 2], [0, 2]])
+def test_counters_that_are_the_elements_of_a_vector_are_advanced_together(order: list[int]) -> None:
+    vector = torch.zeros(4)[1:]
+    counters = [vector[number] for number in order]
+
+    def advance(x: Tensor) -> list[Tensor]:
+        torch._foreach_add_(counters, 1)
+        return [x + 0]
+
+    run = executable(record(advance, [X]), [X])
+    assert vector.tolist() == [0, 0, 0]
+    with Counted() as counted:
+        run([X])
+        run([X])
+    assert vector.tolist() == [2 * (number in order) for number in range(3)]
+    assert ("_foreach_add_" in counted.found) == (order != [0, 1, 2])
+
+
 def test_a_function_without_updates_is_not_split() -> None:
     run = executable(record(lambda x: [x.exp(), A * x], [X]), [X])
     assert torch.equal(run([X + 1])[0], (X + 1).exp())

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn, optim
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from amortvi.compile import recordable_optimizer
 from amortvi.compile.executable import executable
+from amortvi.compile.operations import as_elements
 from amortvi.compile.recordable_optimizer import (
     RecordableOptimizer,
     fuse,
@@ -19,6 +19,7 @@ from amortvi.compile.recordable_optimizer import (
     needs_closure,
     optimizer_options,
     optimizer_tensors,
+    share_counters,
     take_step,
 )
 from amortvi.compile.recording import record
@@ -117,21 +118,43 @@ def test_a_recorded_optimizer_equals_the_eager_one(name: str, dtype: torch.dtype
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_a_step_without_the_wrappers_of_torch_is_the_same(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_step_without_the_wrappers_of_torch_is_the_same(name: str) -> None:
     optimizer, parameters = made(OPTIMIZERS[name])
     other, others = made(OPTIMIZERS[name])
-    monkeypatch.setattr(recordable_optimizer, "_has_dynamo", lambda: False)
-    monkeypatch.setattr(other, "step", Mock(side_effect=other.step))
+    other.step = Mock(side_effect=other.step)  # a schedule replaces the method in the same way
     generator = torch.Generator().manual_seed(0)
     for _ in range(3):
         for parameter, same in zip(parameters, others, strict=True):
             parameter.grad = torch.randn(parameter.shape, dtype=parameter.dtype, generator=generator)
             same.grad = parameter.grad.clone()
         take_step(optimizer)
-        take_step(other)  # a schedule replaces the method in the same way
+        take_step(other)
     assert other.step.call_count == 3
     for parameter, same in zip(parameters, others, strict=True):
         assert torch.equal(parameter, same)
+
+
+def test_shared_counters_count_as_before() -> None:
+    (optimizer, parameters), (other, others) = made(optim.Adam), made(optim.Adam)
+    gradients = [torch.ones_like(parameter) for parameter in parameters]
+    step(optimizer, parameters, gradients)
+    step(other, others, gradients)
+    for _ in range(2):  # the second time, they are shared already
+        share_counters([optimizer])
+        counters = optimizer_counters(optimizer)
+        assert as_elements(counters) is not None
+    step(optimizer, parameters, gradients)
+    step(other, others, gradients)
+    assert [float(counter) for counter in counters] == [2, 2, 2]
+    assert optimizer_counters(optimizer)[0] is counters[0]
+    assert all(map(torch.equal, parameters, others))
+    loaded, _ = made(optim.Adam)
+    loaded.load_state_dict(optimizer.state_dict())
+    assert [float(counter) for counter in optimizer_counters(loaded)] == [2, 2, 2]
+
+
+def optimizer_counters(optimizer: optim.Optimizer) -> list[Tensor]:
+    return [state["step"] for state in optimizer.state.values()]
 
 
 class Subclass(optim.Adam):

@@ -1,5 +1,6 @@
 """What a recording contains, what is restored afterwards, and what cannot be recorded."""
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -161,6 +162,31 @@ def test_what_is_constant_or_changes_nothing_is_not_computed() -> None:
     recording = record(function, [X])
     assert operations(recording) == ["aten.mm.default"]
     assert torch.equal(recording.replay([OTHER])[0], function(OTHER)[0])
+
+
+def test_equal_operations_are_executed_once_unless_their_results_are_drawn_written_or_returned() -> None:
+    weights = [torch.ones(3), torch.ones(3)]
+
+    def function(x: Tensor) -> list[Tensor]:
+        value = x.exp().sum() + x.exp().sum() + (x * 2.0).sum() + (x * 3.0).sum()
+        changed = [x.sin(), x.sin()]
+        changed[0].mul_(2)
+        draws = [torch.randn(3), torch.randn(3)]
+        # As the gradients of two parameters that are used in the same way, which the caller may clip in place.
+        return [value, *changed, *draws, *((x * 5.0 + weights[0] * 0).sum(0).view(3) for _ in weights)]
+
+    recording = record(function, [X])
+    counts = Counter(operations(recording))
+    assert counts["aten.exp.default"] == 1
+    assert counts["aten.sin.default"] == counts["aten.randn.default"] == 2
+    assert counts["aten.sum.dim_IntList"] == 2
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        found = recording.replay([OTHER])
+        torch.manual_seed(0)
+        expected = function(OTHER)
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+    assert len({tensor.untyped_storage().data_ptr() for tensor in found}) == len(found)
 
 
 def test_each_run_writes_to_its_own_copy_of_a_constant() -> None:

@@ -111,7 +111,7 @@ def test_bad_arguments(a: Any, b: Any, options: dict[str, Any], error: type[Exce
 
 
 def test_without_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in [*sys.modules]:
+    for module in [*sys.modules, "sklearn"]:
         if module.partition(".")[0] == "sklearn":
             monkeypatch.setitem(sys.modules, module, None)  # Python's entry for a module that cannot be imported
     with pytest.raises(MissingDependencyError, match=r"two-sample test needs sklearn, .* 'amortvi\[diagnostics\]'"):

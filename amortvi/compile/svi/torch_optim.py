@@ -21,6 +21,7 @@ from amortvi.compile.recordable_optimizer import (
     is_recordable,
     optimizer_options,
     place_optimizer_state,
+    share_counters,
 )
 from amortvi.errors import AmortviWarning, CaptureError
 
@@ -118,6 +119,7 @@ class RecordedUpdate:
             if device.type == "cuda":
                 place_optimizer_state(each, device)
             recordable.count_in_double()
+        share_counters(self._optimizers)
         self._optim_objs = optim.optim_objs
         self._options = [optimizer_options(each) for each in self._optimizers]
         self._states = [(each.state, len(each.state)) for each in self._optimizers]

@@ -24,6 +24,7 @@ from amortvi.compile import (
     needs_closure,
     optimizer_options,
     optimizer_tensors,
+    share_counters,
 )
 from amortvi.data import Minibatch
 from amortvi.errors import AmortviWarning, CaptureError, NonFiniteError, VerificationWarning
@@ -244,6 +245,7 @@ class CompiledStep:
             )
         if self._optimizer is not None:
             self._optimizer.count_in_double()
+            share_counters([self.update.optimizer])
 
     def _recorded(self, minibatch: Minibatch) -> Sequence[Tensor]:
         """Perform the whole update, or return the gradients that exist if the optimizer stays outside the graph."""
