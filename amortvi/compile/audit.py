@@ -83,6 +83,7 @@ class Audit:
         self, trained: Sequence[Tensor], others: Sequence[Tensor], unchanged: Sequence[Tensor], device: torch.device
     ) -> None:
         self.steps = 0
+        self.is_next = False
         self._trained = [tensor.detach() for tensor in trained]
         self._others = [tensor.detach() for tensor in others]
         self._unchanged = list(unchanged)
@@ -92,7 +93,7 @@ class Audit:
     def is_due(self) -> bool:
         """Whether the next step is to be compared."""
         step = self.steps + 1
-        return step % AUDIT_EVERY == 0 or (step < AUDIT_EVERY and step & (step - 1) == 0)
+        return self.is_next or step % AUDIT_EVERY == 0 or (step < AUDIT_EVERY and step & (step - 1) == 0)
 
     def compare(
         self, candidates: Sequence[tuple[Step, Tolerance]], reference: Step, written: Sequence[Tensor] = ()
@@ -117,6 +118,7 @@ class Audit:
         versions, drawn = [tensor._version for tensor in self._unchanged], _python_random_state()
         expected = _Outcome(reference(), _copies(tensors), _random_state(self.device))
         self.steps += 1
+        self.is_next = False
         if not _is_equal(drawn, _python_random_state()):
             return "the step draws from the random number generator of Python or NumPy, which only runs when it is not compiled"
         if [tensor._version for tensor in self._unchanged] != versions:

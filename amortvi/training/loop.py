@@ -12,12 +12,11 @@ from amortvi._util.modes import evaluation_mode, restored_modes
 from amortvi._util.random import Stream, derived_seed, random_state, reseed
 from amortvi.data import Minibatch, Observations
 from amortvi.errors import NonFiniteError
-from amortvi.objectives import Objective
 from amortvi.training.early_stopping import EarlyStopping
 from amortvi.training.history import EpochRecord, Progress
 from amortvi.training.modules import OptimizerSnapshot, Snapshot, TrainedModules
 from amortvi.training.options import FitOptions, Schedule
-from amortvi.training.steps import Averages, LateNonFiniteError, Step
+from amortvi.training.steps import Averages, LateNonFiniteError, Step, Update
 
 __all__ = ["Loop", "Validation"]
 
@@ -39,10 +38,9 @@ class Loop:
 
     Args:
         options: the options of the fit.
-        objective: what the steps maximize.
         modules: what is trained.
-        optimizer: the optimizer of the parameters.
         schedule: the learning-rate schedule, if any.
+        update: what a training step computes.
         step: one update of the parameters.
         reference: the same update with a check of every number, to find the origin of one that is not finite.
         train: the training data.
@@ -51,10 +49,9 @@ class Loop:
     """
 
     options: FitOptions
-    objective: Objective
     modules: TrainedModules
-    optimizer: torch.optim.Optimizer
     schedule: Schedule | None
+    update: Update
     step: Step
     reference: Step
     train: Observations
@@ -101,7 +98,7 @@ class Loop:
 
     def _epoch(self, number: int, bar: Progress, steps: int | None, *, is_first: bool) -> EpochRecord:
         start = time.perf_counter()
-        before = Snapshot(self.modules.tensors), OptimizerSnapshot(self.optimizer)
+        before = Snapshot(self.modules.tensors), OptimizerSnapshot(self.update.optimizer)
         random = torch.get_rng_state()
         try:
             try:
@@ -112,7 +109,7 @@ class Loop:
                     snapshot.restore()
                 torch.set_rng_state(random)
                 averages = self._train(number, self.reference, bar, steps, is_first=is_first)
-            learning_rate = float(self.optimizer.param_groups[0]["lr"])
+            learning_rate = float(self.update.optimizer.param_groups[0]["lr"])
             validation = Averages() if self.validation is None else self._validate(self.validation, is_first=is_first)
         except (Exception, KeyboardInterrupt) as error:
             # Any error undoes this epoch, whatever its cause; Ctrl-C keeps the steps of this epoch. Both are raised again.
@@ -121,7 +118,7 @@ class Loop:
                     snapshot.restore()
             if isinstance(error, NonFiniteError):
                 # The running averages may contain the gradients that caused the divergence.
-                self.optimizer.state.clear()
+                self.update.optimizer.state.clear()
             raise
         self._advance_schedule(averages.elbo if self.validation is None else validation.elbo)
         return EpochRecord(number, *averages, *validation, learning_rate, time.perf_counter() - start)
@@ -138,7 +135,7 @@ class Loop:
                 if is_first:
                     self._check_loaded(self.train, minibatch)
                 within = 0.0 if steps is None else min(1.0, (position - 1) / steps)
-                self.objective.advance(number - 1 + within)
+                self.update.objective.advance(number - 1 + within)
                 step(minibatch)
                 bar.step()
             step.end()

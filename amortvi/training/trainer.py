@@ -7,26 +7,17 @@ from typing import Any, TypedDict
 
 import torch
 
-from amortvi.compile import fuse, needs_closure, place_optimizer_state, without_dynamo
+from amortvi.compile import fuse, place_optimizer_state, without_dynamo
 from amortvi.data import Observations
 from amortvi.errors import OptionError
 from amortvi.model import Model
-from amortvi.objectives import Objective, make_objective
+from amortvi.objectives import make_objective
 from amortvi.posterior import InferenceNetwork
 from amortvi.training.history import EpochRecord
 from amortvi.training.loop import Loop, Validation
 from amortvi.training.modules import TrainedModules
 from amortvi.training.options import FitOptions, OptimizerFactory, Schedule, ScheduleFactory
-from amortvi.training.steps import (
-    CompiledEstimation,
-    CompiledStep,
-    EagerEstimation,
-    EagerStep,
-    Estimation,
-    Policy,
-    Totals,
-    Update,
-)
+from amortvi.training.steps import FitSteps, Totals, Update
 
 __all__ = ["OptimizerState", "Trainer"]
 
@@ -57,6 +48,7 @@ class Trainer:
     _factory: OptimizerFactory | None = None
     _relative_rates: list[float] = field(default_factory=list)
     _saved_state: OptimizerState | None = None
+    _steps: FitSteps | None = None
 
     def run(
         self, options: FitOptions, train: Observations, validation: Observations | None, device: torch.device
@@ -73,45 +65,27 @@ class Trainer:
         place_optimizer_state(optimizer, device)
         schedule = None if options.lr_schedule is None else _make_schedule(options.lr_schedule, optimizer)
         objective = make_objective(options.objective)
-        objective.to(device)
-        train, policy = train.resident(device), Policy(options.compile, options.verify)
+        train = train.resident(device)
+        held_out = None if validation is None else validation.resident(device)
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         update = Update(modules, objective, train.size, Totals(device), optimizer, parameters, options.gradient_clip)
-        reference = EagerStep(update)
-        # A line search evaluates the loss as often as it needs, so there is nothing to record; that is no reason to warn.
-        eager = options.compile is False or (options.compile == "auto" and needs_closure(optimizer))
+        size = None if held_out is None else held_out.size
+        steps = self._steps = FitSteps.for_fit(update, size, options, self._steps)
+        steps.update.objective.to(device)
         loop = Loop(
             options=options,
-            objective=objective,
             modules=modules,
-            optimizer=optimizer,
             schedule=schedule,
-            step=reference if eager else CompiledStep(update, policy),
-            reference=reference,
+            update=steps.update,
+            step=steps.step,
+            reference=steps.reference,
             train=train,
-            validation=self._validation(objective, modules, validation, policy, device),
+            validation=None if held_out is None else Validation(held_out, steps.estimation),
             device=device,
         )
         first = self.records[-1].epoch + 1 if self.records else 1
         with self.model.program.own_parameters():
             loop.run(first, first + options.epochs - 1, self.records.append)
-
-    def _validation(
-        self,
-        objective: Objective,
-        modules: TrainedModules,
-        observations: Observations | None,
-        policy: Policy,
-        device: torch.device,
-    ) -> Validation | None:
-        if observations is None:
-            return None
-        observations = observations.resident(device)
-        estimation = Estimation(modules, objective, observations.size, Totals(device))
-        eager = policy.choice is False
-        return Validation(
-            observations, EagerEstimation(estimation) if eager else CompiledEstimation(estimation, policy)
-        )
 
     def _optimizer_for(self, options: FitOptions, modules: TrainedModules) -> torch.optim.Optimizer:
         """Return the optimizer of earlier fits, or a new one if ``options.optimizer`` has changed."""

@@ -1,7 +1,9 @@
 """Training steps: eager ones, which are the reference, and graphs of them with the same interface."""
 
-from amortvi.training.steps.compiled import CompiledEstimation, CompiledStep, Policy
+from amortvi.training.steps.compiled import CompiledEstimation, CompiledStep
 from amortvi.training.steps.eager import EagerEstimation, EagerStep
+from amortvi.training.steps.fit_steps import FitSteps
+from amortvi.training.steps.policy import Policy
 from amortvi.training.steps.step import Averages, LateNonFiniteError, Step, Totals
 from amortvi.training.steps.update import Estimation, Update
 
@@ -12,6 +14,7 @@ __all__ = [
     "EagerEstimation",
     "EagerStep",
     "Estimation",
+    "FitSteps",
     "LateNonFiniteError",
     "Policy",
     "Step",

@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from amortvi.compile import (
-    COMPILE_AFTER,
-    RECORD_AFTER,
-    CompileChoice,
     MismatchError,
     RecordableOptimizer,
     VerifiedGraph,
-    Verify,
     is_recordable,
     memory_of,
     needs_closure,
@@ -27,74 +21,17 @@ from amortvi.compile import (
     share_counters,
 )
 from amortvi.data import Minibatch
-from amortvi.errors import AmortviWarning, CaptureError, NonFiniteError, VerificationWarning
+from amortvi.errors import CaptureError, NonFiniteError
 from amortvi.training.steps.eager import EagerEstimation, EagerStep
+from amortvi.training.steps.policy import Policy
 from amortvi.training.steps.step import LateNonFiniteError, Totals
 from amortvi.training.steps.update import Estimation, Update
 
-__all__ = ["CompiledEstimation", "CompiledStep", "Policy"]
+__all__ = ["CompiledEstimation", "CompiledStep"]
 
 _STEPS_BETWEEN_CHECKS = 1000
 """Steps between checks for non-finite numbers within an epoch. A check takes a third of the time of a small step and makes the
 CPU wait for an accelerator. Once per thousand steps the cost is negligible, and a failed fit still ends soon."""
-
-
-@dataclass
-class Policy:
-    """When the steps of one fit are recorded and compiled, and what happens if that is impossible.
-
-    Args:
-        choice: record after some steps (``"auto"``), or record and compile from the second step (``True``).
-        verify: whether a graph that differs from the eager step leads to a warning or to an error.
-        gave_up: whether the fit continues eagerly.
-        compiles: whether graphs can be compiled, as far as is known.
-    """
-
-    choice: CompileChoice
-    verify: Verify
-    gave_up: bool = False
-    compiles: bool = True
-
-    @property
-    def record_after(self) -> int:
-        """The number of eager steps before a shape is recorded."""
-        return 1 if self.choice is True else RECORD_AFTER
-
-    @property
-    def compile_after(self) -> int:
-        """The number of recorded steps before a shape is compiled."""
-        return 0 if self.choice is True else COMPILE_AFTER
-
-    def refuse(self, error: CaptureError) -> None:
-        """Continue eagerly with one warning, or raise ``error`` if compiling was asked for."""
-        if self.choice is True:
-            raise error
-        self._give_up(f"this fit runs without compiling: {error}", AmortviWarning)
-
-    def keep_interpreting(self, error: CaptureError) -> None:
-        """Continue with graphs that are not compiled, with one warning, or raise ``error`` if compiling was asked for."""
-        if self.choice is True:
-            raise error
-        self.compiles = False
-        warnings.warn(f"this fit runs as a graph that is not compiled: {error}", AmortviWarning, stacklevel=2)
-
-    def report(self, mismatch: MismatchError) -> None:
-        """Continue eagerly because a graph differs from the eager step; raise the error if that was asked for."""
-        if isinstance(mismatch.error, CaptureError):
-            self.refuse(mismatch.error)
-            return
-        if self.verify == "error":
-            raise mismatch.error
-        self._give_up(
-            f"the last {mismatch.unverified} compiled steps may be wrong, and this fit continues without compiling: "
-            f"{mismatch.error}",
-            VerificationWarning,
-        )
-
-    def _give_up(self, message: str, category: type[Warning]) -> None:
-        if not self.gave_up:
-            self.gave_up = True
-            warnings.warn(message, category, stacklevel=2)
 
 
 class _Graphs:
@@ -123,10 +60,19 @@ class _Graphs:
         self._prepare = prepare
         self._graphs: dict[Hashable, VerifiedGraph] = {}
         self._steps: Counter[Hashable] = Counter()
+        self._distrusted: set[Hashable] = (
+            set()
+        )  # the shapes whose graphs belong to an earlier fit and were not verified since
 
     def clear(self) -> None:
         """Discard all graphs, which are no longer valid."""
         self._graphs.clear()
+
+    def distrust(self) -> None:
+        """Verify each graph before it is used again, and record anew what has changed since."""
+        self._distrusted = set(self._graphs)
+        for graph in self._graphs.values():
+            graph.verify_next()
 
     def __bool__(self) -> bool:
         return bool(self._graphs)
@@ -138,11 +84,18 @@ class _Graphs:
         self._steps[shape] += 1
         if not policy.gave_up and self._steps[shape] > policy.record_after:
             try:
-                return self._graph(shape, minibatch, tensors).run(tensors, lambda: [self._eager(minibatch)])[1]
+                results = self._graph(shape, minibatch, tensors).run(tensors, lambda: [self._eager(minibatch)])[1]
+                self._distrusted.discard(shape)
+                return results
             except CaptureError as error:
                 policy.refuse(error)
             except MismatchError as mismatch:
-                policy.report(mismatch)
+                if shape in self._distrusted:
+                    # The user has changed a number between two fits.
+                    self._distrusted.discard(shape)
+                    del self._graphs[shape]
+                else:
+                    policy.report(mismatch)
                 return None
             except NonFiniteError as error:
                 # A recorded step before this audit may have computed the first such number.
@@ -196,6 +149,10 @@ class CompiledStep:
     def records_optimizer(self) -> bool:
         """Whether the optimizer's step is part of the graph."""
         return self._optimizer is not None
+
+    def distrust(self) -> None:
+        """Verify what an earlier fit has recorded before it is used again."""
+        self._graphs.distrust()
 
     def begin(self) -> None:
         """Discard graphs that are no longer valid, and write the current learning rates."""
@@ -273,6 +230,10 @@ class CompiledEstimation:
     def totals(self) -> Totals:
         """The sums of the pass so far."""
         return self.estimation.totals
+
+    def distrust(self) -> None:
+        """Verify what an earlier fit has recorded before it is used again."""
+        self._graphs.distrust()
 
     def begin(self) -> None:
         """Discard graphs that are no longer valid."""

@@ -20,7 +20,7 @@ from amortvi.compile.backends.interpreter import Run, interpret
 from amortvi.compile.recording import Recording
 from amortvi.errors import AmortviWarning, CaptureError, OptionError, VerificationError, VerificationWarning
 from amortvi.objectives import ELBO
-from amortvi.training.steps import Policy, compiled
+from amortvi.training.steps import Policy, policy
 from tests.training.steps.fits import Linear, X, check_as_eager, estimator, fitted, reads_a_value
 
 LINE_SEARCH = partial(torch.optim.LBFGS, max_iter=2)
@@ -41,7 +41,7 @@ def compiled_graphs(monkeypatch: pytest.MonkeyPatch) -> list[fx.GraphModule]:
 
 def compile_after(steps: int, backend: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Compile with another backend, after this number of recorded steps, in this process."""
-    monkeypatch.setattr(compiled, "COMPILE_AFTER", steps)
+    monkeypatch.setattr(policy, "COMPILE_AFTER", steps)
     monkeypatch.setattr(verified_graph, "CompilationAhead", Mock())
     monkeypatch.setattr(verified_graph, "compile_graph", backend)
 

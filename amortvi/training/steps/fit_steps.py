@@ -1,0 +1,85 @@
+"""The steps of a fit, kept for later fits with the same options, so that what was recorded serves them too."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+
+import torch
+
+from amortvi.compile import needs_closure
+from amortvi.objectives import NAMED
+from amortvi.training.options import FitOptions
+from amortvi.training.steps.compiled import CompiledEstimation, CompiledStep
+from amortvi.training.steps.eager import EagerEstimation, EagerStep
+from amortvi.training.steps.policy import Policy
+from amortvi.training.steps.step import Step, Totals
+from amortvi.training.steps.update import Estimation, Update
+
+__all__ = ["FitSteps"]
+
+
+@dataclass
+class FitSteps:
+    """The steps of a fit.
+
+    Args:
+        update: what the training step computes.
+        step: one update of the parameters.
+        reference: the same update with a check of every number.
+        estimation: the estimate of the objective on validation data.
+        policy: when steps are recorded and compiled.
+        key: what the steps depend on.
+    """
+
+    update: Update
+    step: Step
+    reference: Step
+    estimation: Step
+    policy: Policy
+    key: Hashable
+
+    @classmethod
+    def for_fit(
+        cls, update: Update, validation_size: int | None, options: FitOptions, earlier: FitSteps | None
+    ) -> FitSteps:
+        """Return the steps of an ``earlier`` fit if they are the same, and new ones otherwise.
+
+        Args:
+            update: what the training step computes.
+            validation_size: the number of validation observations, if known.
+            options: the options of the fit.
+            earlier: the steps of an earlier fit, if any.
+        """
+        key = _key(update, validation_size, options)
+        if earlier is not None and earlier.key == key and not earlier.policy.gave_up:
+            for each in (earlier.step, earlier.estimation):
+                if isinstance(each, CompiledStep | CompiledEstimation):
+                    each.distrust()
+            return earlier
+        policy = Policy(options.compile, options.verify)
+        device = update.totals.sums.device
+        estimation = Estimation(update.modules, update.objective, validation_size, Totals(device))
+        reference = EagerStep(update)
+        # A line search evaluates the loss as often as it needs, so there is nothing to record; that is no reason to warn.
+        eager = options.compile is False or (options.compile == "auto" and needs_closure(update.optimizer))
+        return cls(
+            update,
+            reference if eager else CompiledStep(update, policy),
+            reference,
+            EagerEstimation(estimation) if options.compile is False else CompiledEstimation(estimation, policy),
+            policy,
+            key,
+        )
+
+
+def _key(update: Update, validation_size: int | None, options: FitOptions) -> Hashable:
+    objective, device = update.objective, update.totals.sums.device
+    is_named = type(objective) in NAMED.values()
+    return (
+        (type(objective), repr(objective)) if is_named else id(objective),
+        (update.observations, validation_size, update.gradient_clip, options.compile, options.verify, device),
+        tuple(map(id, (update.optimizer, *update.parameters, *update.modules.parts, *update.modules.tensors))),
+        # On a GPU, a graph is replayed for one copy of the data, and each fit makes its own.
+        None if device == torch.device("cpu") else id(update),
+    )
