@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from tqdm.auto import tqdm
 
@@ -40,7 +40,7 @@ class EpochRecord:
 def history_frame(records: list[EpochRecord]) -> pd.DataFrame:
     """Return the records as a DataFrame indexed by epoch, without the columns of validation data if there are none."""
     names = list(EpochRecord.__dataclass_fields__)
-    frame = pd.DataFrame([asdict(record) for record in records], columns=names).set_index("epoch")
+    frame = pd.DataFrame([vars(record) for record in records], columns=names).set_index("epoch")
     validated = not all(math.isnan(record.validation_elbo) for record in records)
     return frame if validated else frame.filter(regex="^(?!validation_)")
 
