@@ -51,8 +51,8 @@ RECORD_AFTER = 20
 one, so at worst, if no step follows, a fit takes twice the time of its first 20 steps."""
 
 COMPILE_AFTER = 100_000
-"""Recorded steps of one shape before it is compiled as well. Compiling takes 3 to 20 seconds and halves the time of a small step,
-so at worst, if no step follows, a fit takes half as long again."""
+"""Runs of a graph before it is compiled as well. That takes 4 seconds after another process has compiled it, and halves the time
+of a small step; so many of the fastest steps take 30 seconds, so at worst, if no step follows, a fit takes a seventh longer."""
 
 
 def check_compile_choice(value: object) -> CompileChoice:

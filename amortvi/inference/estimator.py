@@ -195,7 +195,8 @@ class AmortizedVI(PosteriorAnalysis):
         on_device = example.to(self.device)
         with random_state(derived_seed(seed, Stream.SETUP), self.device), self._model.program.own_parameters():
             self._guide.setup(*on_device.args, **on_device.kwargs)
-        self._example = example.take(slice(0, _EXAMPLE_SIZE))
+        # A copy: a slice would keep all data in memory.
+        self._example = example.take(slice(0, _EXAMPLE_SIZE)).map(torch.clone)
 
     @contextlib.contextmanager
     def _restored_on_error(self) -> Iterator[None]:

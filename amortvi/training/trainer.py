@@ -70,7 +70,9 @@ class Trainer:
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         update = Update(modules, objective, train.size, Totals(device), optimizer, parameters, options.gradient_clip)
         size = None if held_out is None else held_out.size
-        steps = self._steps = FitSteps.for_fit(update, size, options, self._steps)
+        steps = FitSteps.for_fit(update, size, options, self._steps)
+        # A CUDA graph is replayed for one copy of the data, and would keep it in the memory of the GPU.
+        self._steps = steps if device.type == "cpu" else None
         steps.update.objective.to(device)
         loop = Loop(
             options=options,
@@ -86,6 +88,10 @@ class Trainer:
         first = self.records[-1].epoch + 1 if self.records else 1
         with self.model.program.own_parameters():
             loop.run(first, first + options.epochs - 1, self.records.append)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy has other tensors, so it has to record its own graphs.
+        return {**vars(self), "_steps": None}
 
     def _optimizer_for(self, options: FitOptions, modules: TrainedModules) -> torch.optim.Optimizer:
         """Return the optimizer of earlier fits, or a new one if ``options.optimizer`` has changed."""

@@ -106,9 +106,11 @@ class _Graphs:
     def _graph(self, shape: Hashable, minibatch: Minibatch, tensors: list[Tensor]) -> VerifiedGraph:
         graph = self._graphs.get(shape)
         if graph is None or not graph.is_valid():
+            # The graph outlives the fit, so it must not keep the data in memory.
+            form = minibatch.replace([tensor.new_empty(0) for tensor in tensors])
 
             def function(*arguments: Tensor) -> Sequence[Tensor]:
-                return self._function(minibatch.replace(list(arguments)))
+                return self._function(form.replace(list(arguments)))
 
             self._prepare()
             graph = self._graphs[shape] = VerifiedGraph(function, tensors, self._trained, num_losses=lambda: 1)

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Hashable
 from dataclasses import dataclass
 
-import torch
-
 from amortvi.compile import needs_closure
 from amortvi.objectives import NAMED
 from amortvi.training.options import FitOptions
@@ -79,7 +77,6 @@ def _key(update: Update, validation_size: int | None, options: FitOptions) -> Ha
     return (
         (type(objective), repr(objective)) if is_named else id(objective),
         (update.observations, validation_size, update.gradient_clip, options.compile, options.verify, device),
+        update.modules.freeze_model,
         tuple(map(id, (update.optimizer, *update.parameters, *update.modules.parts, *update.modules.tensors))),
-        # On a GPU, a graph is replayed for one copy of the data, and each fit makes its own.
-        None if device == torch.device("cpu") else id(update),
     )

@@ -1,5 +1,7 @@
 """What a fit has recorded serves the next one, unless something else is to be computed, and after a verification."""
 
+import copy
+import gc
 from typing import Any
 
 import pyro
@@ -85,3 +87,27 @@ def test_the_data_of_each_fit_are_used(recordings: list[Recording]) -> None:
             vi.fit(data.double(), epochs=4, batch_size=20, dtype=torch.float64, compile=compile, seed=0, progress=False)
     assert len(recordings) == 1
     assert_equal(mine, eager, TOLERANCE)
+
+
+def test_data_are_not_kept_after_a_fit(recordings: list[Recording]) -> None:
+    data = X.double().clone()
+    memory = data.untyped_storage().data_ptr()
+    vi = estimator().fit(data, epochs=4, batch_size=20, dtype=torch.float64, compile=True, seed=0, progress=False)
+    gc.collect()
+    tensors = [each for each in gc.get_objects() if issubclass(type(each), Tensor)]
+    tensors = [each for each in tensors if each.untyped_storage().data_ptr() == memory]
+    assert len(recordings) == 1
+    assert [each for each in tensors if each is not data] == []
+    assert len(vi.history) == 4
+
+
+def test_a_copy_of_an_estimator_records_its_own_steps(recordings: list[Recording]) -> None:
+    vi = fitted(estimator(), epochs=3)
+    copied, unchanged = copy.deepcopy(vi), copy.deepcopy(vi)
+    for _ in range(2):
+        fitted(copied, epochs=3)
+    assert len(recordings) == 2
+    assert_equal(vi, unchanged)
+    for _ in range(2):
+        fitted(vi, epochs=3)
+    assert_equal(vi, copied, TOLERANCE)
