@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pyro
 import pytest
 import torch
 
@@ -15,6 +16,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # When its compiler is first used, torch turns validation off, in whichever test that would be.
+    torch.compiler.disable(lambda: None)
+    pyro.enable_validation(True)
     offset = config.getoption("--seed-offset")
     if not offset:
         return
