@@ -139,17 +139,17 @@ class Recorder(DispatchMode):
             raise self.refused(UNKNOWN_TENSOR)
         return same
 
+    def memory(self, position: int) -> int:
+        """Return a key for the memory of a tensor, which its views share."""
+        return _memory(self.tensors[position])
+
     def is_written(self, position: int) -> bool:
         """Return whether the memory of a tensor was changed in place."""
-        return _memory(self.tensors[position]) in self._written
-
-    def shares_memory(self, position: int, tensors: Sequence[Tensor]) -> bool:
-        """Return whether a tensor has the same memory as one of ``tensors``."""
-        return _memory(self.tensors[position]) in map(_memory, tensors)
+        return self.memory(position) in self._written
 
     def is_literal(self, position: int) -> bool:
         """Return whether a tensor was made in the context of Python numbers only, and never written."""
-        origins = self._origins[_memory(self.tensors[position])]
+        origins = self._origins[self.memory(position)]
         return origins == frozenset() and not self.is_written(position)
 
     def is_constant(self, tensor: Tensor) -> bool:
@@ -174,7 +174,7 @@ class Recorder(DispatchMode):
             CaptureError: such a tensor is also written, so that it has another value in the next call.
         """
         for position, (_, error) in self._read.items():
-            if _memory(self.tensors[position]) in self._written:
+            if self.memory(position) in self._written:
                 raise error
         return tuple((self.tensors[position], version) for position, (version, _) in self._read.items())
 

@@ -105,10 +105,10 @@ class _Builder:
         self._nodes: dict[int, fx.Node] = {}
         self._constants: dict[str, Tensor] = {}
         self._computed: dict[str | None, fx.Node] = {}
-        self._returned: list[Tensor] = []
+        self._returned: set[int] = set()  # memory
 
     def build(self, inputs: list[int], results: list[int]) -> fx.GraphModule:
-        self._returned = [self._recorder.tensors[position] for position in results]
+        self._returned = set(map(self._recorder.memory, results))
         for number, position in enumerate(inputs):
             self._nodes[position] = self._graph.placeholder(f"tensor_{number}")
         unused = []
@@ -150,7 +150,7 @@ class _Builder:
         if call.draws or call.writes or any(self._recorder.is_written(each.position) for each in used):
             return False
         made = leaves(call.result, Value)
-        return not any(self._recorder.shares_memory(each.position, self._returned) for each in made)
+        return self._returned.isdisjoint(self._recorder.memory(each.position) for each in made)
 
     def _node(self, position: int) -> fx.Node:
         node = self._nodes.get(position)

@@ -16,20 +16,12 @@ from amortvi.training.early_stopping import EarlyStopping
 from amortvi.training.history import EpochRecord, Progress
 from amortvi.training.modules import OptimizerSnapshot, Snapshot, TrainedModules
 from amortvi.training.options import FitOptions, Schedule
-from amortvi.training.steps import Averages, LateNonFiniteError, Step, Update
+from amortvi.training.steps import Averages, FitSteps, LateNonFiniteError, Step
 
-__all__ = ["Loop", "Validation"]
+__all__ = ["Loop"]
 
 _CHECK_SIZE = 512
 """Observations per check of the data; running the model on many costs little more than on one."""
-
-
-@dataclass(frozen=True)
-class Validation:
-    """The validation data, and a step that estimates the objective on them without an update."""
-
-    observations: Observations
-    step: Step
 
 
 @dataclass
@@ -38,25 +30,23 @@ class Loop:
 
     Args:
         options: the options of the fit.
-        modules: what is trained.
         schedule: the learning-rate schedule, if any.
-        update: what a training step computes.
-        step: one update of the parameters.
-        reference: the same update with a check of every number, to find the origin of one that is not finite.
+        steps: what is trained, and how.
         train: the training data.
         validation: the validation data, if any.
         device: the device of the minibatches.
     """
 
     options: FitOptions
-    modules: TrainedModules
     schedule: Schedule | None
-    update: Update
-    step: Step
-    reference: Step
+    steps: FitSteps
     train: Observations
-    validation: Validation | None
+    validation: Observations | None
     device: torch.device
+
+    @property
+    def _modules(self) -> TrainedModules:
+        return self.steps.update.modules
 
     def run(self, first: int, last: int, record: Callable[[EpochRecord], None]) -> None:
         """Train for the epochs ``first`` to ``last``, and call ``record`` after each; Ctrl-C keeps what was learned.
@@ -65,12 +55,12 @@ class Loop:
             NonFiniteError: a loss or gradient is not finite; the parameters are then those of the last good epoch.
         """
         patience = self.options.patience
-        early_stopping = None if patience is None else EarlyStopping(patience, self.modules.tensors)
+        early_stopping = None if patience is None else EarlyStopping(patience, self._modules.tensors)
         steps = self.train.steps(self.options.batch_size)
         bar = Progress(self.options.epochs, steps, visible=self.options.progress)
         try:
-            with bar, restored_modes(*self.modules.modules), random_state(self.options.seed, self.device):
-                self.modules.train()
+            with bar, restored_modes(*self._modules.modules), random_state(self.options.seed, self.device):
+                self._modules.train()
                 self._check_data_in_memory()
                 for number in range(first, last + 1):
                     epoch = self._epoch(number, bar, steps, is_first=number == first)
@@ -86,30 +76,29 @@ class Loop:
 
     def _check_data_in_memory(self) -> None:
         """Check data in memory before training; data of a loader are checked as they are read."""
-        everything = [self.train] if self.validation is None else [self.train, self.validation.observations]
-        for observations in everything:
-            if observations.in_memory:
+        for observations in (self.train, self.validation):
+            if observations is not None and observations.in_memory:
                 for batch in observations.batches(max(self.options.batch_size or 0, _CHECK_SIZE)):
-                    self.modules.model.check_data(batch.to(self.device))
+                    self._modules.model.check_data(batch.to(self.device))
 
     def _check_loaded(self, observations: Observations, minibatch: Minibatch) -> None:
         if not observations.in_memory:
-            self.modules.model.check_data(minibatch.gather())
+            self._modules.model.check_data(minibatch.gather())
 
     def _epoch(self, number: int, bar: Progress, steps: int | None, *, is_first: bool) -> EpochRecord:
         start = time.perf_counter()
-        before = Snapshot(self.modules.tensors), OptimizerSnapshot(self.update.optimizer)
+        before = Snapshot(self._modules.tensors), OptimizerSnapshot(self.steps.update.optimizer)
         random = torch.get_rng_state()
         try:
             try:
-                averages = self._train(number, self.step, bar, steps, is_first=is_first)
+                averages = self._train(number, self.steps.step, bar, steps, is_first=is_first)
             except LateNonFiniteError:
                 # Repeat the epoch with the step that detects which number was not finite.
                 for snapshot in before:
                     snapshot.restore()
                 torch.set_rng_state(random)
-                averages = self._train(number, self.reference, bar, steps, is_first=is_first)
-            learning_rate = float(self.update.optimizer.param_groups[0]["lr"])
+                averages = self._train(number, self.steps.reference, bar, steps, is_first=is_first)
+            learning_rate = float(self.steps.update.optimizer.param_groups[0]["lr"])
             validation = Averages() if self.validation is None else self._validate(self.validation, is_first=is_first)
         except (Exception, KeyboardInterrupt) as error:
             # Any error undoes this epoch, whatever its cause; Ctrl-C keeps the steps of this epoch. Both are raised again.
@@ -118,7 +107,7 @@ class Loop:
                     snapshot.restore()
             if isinstance(error, NonFiniteError):
                 # The running averages may contain the gradients that caused the divergence.
-                self.update.optimizer.state.clear()
+                self.steps.update.optimizer.state.clear()
             raise
         self._advance_schedule(averages.elbo if self.validation is None else validation.elbo)
         return EpochRecord(number, *averages, *validation, learning_rate, time.perf_counter() - start)
@@ -135,7 +124,7 @@ class Loop:
                 if is_first:
                     self._check_loaded(self.train, minibatch)
                 within = 0.0 if steps is None else min(1.0, (position - 1) / steps)
-                self.update.objective.advance(number - 1 + within)
+                self.steps.update.objective.advance(number - 1 + within)
                 step(minibatch)
                 bar.step()
             step.end()
@@ -149,22 +138,22 @@ class Loop:
             ) from error
 
     def _is_finite(self) -> bool:
-        return all(bool(torch.isfinite(tensor).all()) for tensor in self.modules.tensors)
+        return all(bool(torch.isfinite(tensor).all()) for tensor in self._modules.tensors)
 
     def _shuffler(self, epoch: int) -> torch.Generator:
         seed = derived_seed(self.options.seed, Stream.SHUFFLE, epoch)
         return torch.Generator().manual_seed(int(torch.randint(2**62, ())) if seed is None else seed)
 
-    def _validate(self, validation: Validation, *, is_first: bool) -> Averages:
+    def _validate(self, validation: Observations, *, is_first: bool) -> Averages:
         """Estimate the objective on the validation data, with the same draws after each epoch."""
-        seed, step = derived_seed(self.options.seed or 0, Stream.VALIDATION), validation.step
-        with evaluation_mode(*self.modules.modules), random_state(seed, self.device):
+        seed, step = derived_seed(self.options.seed or 0, Stream.VALIDATION), self.steps.estimation
+        with evaluation_mode(*self._modules.modules), random_state(seed, self.device):
             step.totals.clear()
             step.begin()
-            for batch in validation.observations.in_any_order():
+            for batch in validation.in_any_order():
                 minibatch = Minibatch(batch.to(self.device))
                 if is_first:
-                    self._check_loaded(validation.observations, minibatch)
+                    self._check_loaded(validation, minibatch)
                 step(minibatch)
             step.end()
             return step.totals.read()

@@ -14,7 +14,7 @@ from amortvi.model import Model
 from amortvi.objectives import make_objective
 from amortvi.posterior import InferenceNetwork
 from amortvi.training.history import EpochRecord
-from amortvi.training.loop import Loop, Validation
+from amortvi.training.loop import Loop
 from amortvi.training.modules import TrainedModules
 from amortvi.training.options import FitOptions, OptimizerFactory, Schedule, ScheduleFactory
 from amortvi.training.steps import FitSteps, Totals, Update
@@ -76,13 +76,10 @@ class Trainer:
         steps.update.objective.to(device)
         loop = Loop(
             options=options,
-            modules=modules,
             schedule=schedule,
-            update=steps.update,
-            step=steps.step,
-            reference=steps.reference,
+            steps=steps,
             train=train,
-            validation=None if held_out is None else Validation(held_out, steps.estimation),
+            validation=held_out,
             device=device,
         )
         first = self.records[-1].epoch + 1 if self.records else 1

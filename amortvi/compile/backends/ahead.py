@@ -47,13 +47,12 @@ class CompilationAhead:
             )
         self._end = weakref.finalize(self, _end, self._process)
 
-    def wait(self) -> bool:
-        """Wait for the process and return whether it has compiled the graph."""
+    def wait(self) -> None:
+        """Wait for the process. If it fails or takes too long, this process compiles the graph from the start."""
         try:
-            return self._process.wait(_PATIENCE) == 0
+            self._process.wait(_PATIENCE)
         except subprocess.TimeoutExpired:
             self._end()
-            return False
 
 
 def main(threads: int) -> None:

@@ -36,7 +36,8 @@ _CPU_OPTIONS = {
 
 _KEPT: OrderedDict[Hashable, Run] = OrderedDict()
 _MOST_KEPT = 32
-"""Compiled graphs are kept, because each fit records its steps anew, and mostly as the same graphs."""
+"""Compiled graphs are kept, because other fits of the same architecture, with other data or starting values, have the same
+graphs."""
 
 
 def compile_graph(module: fx.GraphModule, inputs: Sequence[Tensor]) -> Run:

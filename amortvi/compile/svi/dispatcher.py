@@ -214,12 +214,7 @@ class StepDispatcher:
         try:
             graph.compile_when_due(arguments, self._options.compile_after)
         except CaptureError as error:
-            if self._options.choice is True:
-                raise
-            self._refused.append(str(error))
-            self._warn_once(
-                "interpreted", f"steps run as graphs that are not compiled: {error}", AmortviWarning, callers=5
-            )
+            self._refuse(error, "steps run as graphs that are not compiled", callers=6)
 
     def _give_up(self, entry: Entry) -> None:
         if self._options.choice == "auto":
@@ -228,12 +223,14 @@ class StepDispatcher:
             # The next step fails with the same error, and does not count as another attempt.
             self._attempts -= 1
 
-    def _refuse(self, error: CaptureError) -> None:
+    def _refuse(
+        self, error: CaptureError, consequence: str = "steps run without compiling", *, callers: int = 4
+    ) -> None:
         if self._options.choice is True:
             raise error
         if str(error) not in self._refused:
             self._refused.append(str(error))
-        self._warn_once("eager", f"steps run without compiling: {error}", AmortviWarning, callers=4)
+        self._warn_once(consequence, f"{consequence}: {error}", AmortviWarning, callers=callers)
 
     def _report(self, mismatch: MismatchError, entry: Entry, step: CompiledSVIStep) -> Any:
         """Return the loss of Pyro's step, which an audit has taken, and continue without the graph that differs from it."""

@@ -95,15 +95,20 @@ class RenyiELBO(pyro.infer.RenyiELBO):
         outside = sum(particle.outside for particle in particles) / self.num_particles
         bound, scores = outside, 0.0
         for index in particles[0].log_weights:
-            log_weight, score = (
-                values[0] if len(traces) == 1 and self.num_particles > 1 else torch.stack(values)
-                for values in zip(*[(each.log_weights[index], each.scores[index]) for each in particles], strict=True)
-            )
+            log_weight = self._stacked([each.log_weights[index] for each in particles])
             bounds = particles[0].subsampling * self._log_means(log_weight)
-            control = particles[0].subsampling * self._log_means_without_each(log_weight)
             bound = bound + bounds.sum()
-            scores = scores + ((bounds + outside - control).detach() * score).sum()
+            if any(index in each.scores for each in particles):
+                score = self._stacked(
+                    [each.scores.get(index, torch.zeros_like(each.log_weights[index])) for each in particles]
+                )
+                control = particles[0].subsampling * self._log_means_without_each(log_weight)
+                scores = scores + ((bounds + outside - control).detach() * score).sum()
         return bound, bound + scores
+
+    def _stacked(self, values: list[Tensor]) -> Tensor:
+        """Return the values of all particles along a first dimension; one run may already have drawn all of them."""
+        return values[0] if len(values) == 1 and self.num_particles > 1 else torch.stack(values)
 
     def _log_means(self, log_weight: Tensor) -> Tensor:
         log_sum = torch.logsumexp((1 - self.alpha) * log_weight, dim=0)
@@ -132,7 +137,7 @@ class _Particle:
         # One tensor for each combination of indices of the sequential plates in `shared`. Its dimensions are the particles, if
         # they are vectorized, and then the vectorized plates in the order of their names.
         self.log_weights: dict[tuple[int, ...], Any] = {}
-        self.scores: dict[tuple[int, ...], Any] = {}  # likewise, the log q of latents that are not reparameterized
+        self.scores: dict[tuple[int, ...], Any] = {}  # likewise, the log q of latents with scores
         self.outside: Any = 0.0  # the log probability of the sites outside the shared plates
         self.subsampling = 1.0  # N / B
         for sign, site in sites:
@@ -146,11 +151,10 @@ class _Particle:
             particles = [frame.dim for frame in site["cond_indep_stack"] if frame.name == _PARTICLES]
             dims = particles + [frame.dim for frame in frames if frame.vectorized]
             index = tuple(frame.counter for frame in frames if not frame.vectorized)
-            kept = sign * _sum_except(log_prob, dims)
-            self.log_weights[index] = self.log_weights.get(index, 0.0) + kept
+            self.log_weights[index] = self.log_weights.get(index, 0.0) + sign * _sum_except(log_prob, dims)
             score: Any = 0.0 if sign > 0 else site["score_parts"].score_function
-            kept = torch.zeros_like(kept) if is_identically_zero(score) else _sum_except(score, dims)
-            self.scores[index] = self.scores.get(index, 0.0) + kept
+            if not is_identically_zero(score):
+                self.scores[index] = self.scores.get(index, 0.0) + _sum_except(score, dims)
 
 
 def _signed_sites(model_trace: Any, guide_trace: Any) -> list[tuple[int, Any]]:

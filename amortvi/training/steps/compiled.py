@@ -60,9 +60,7 @@ class _Graphs:
         self._prepare = prepare
         self._graphs: dict[Hashable, VerifiedGraph] = {}
         self._steps: Counter[Hashable] = Counter()
-        self._distrusted: set[Hashable] = (
-            set()
-        )  # the shapes whose graphs belong to an earlier fit and were not verified since
+        self._distrusted: set[Hashable] = set()  # shapes with graphs of an earlier fit, not verified since
 
     def clear(self) -> None:
         """Discard all graphs, which are no longer valid."""

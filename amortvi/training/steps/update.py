@@ -111,5 +111,6 @@ class Update(Estimation):
             closure: attaches the gradient and returns the loss, for an optimizer that evaluates the loss itself.
         """
         take_step(self.optimizer, *closure)
+        # Not by `zero_grad`, whose first call imports torch._dynamo.
         for parameter in self.parameters:
             parameter.grad = None
