@@ -45,7 +45,8 @@ class Loop:
     device: torch.device
 
     @property
-    def _modules(self) -> TrainedModules:
+    def modules(self) -> TrainedModules:
+        """What is trained."""
         return self.steps.update.modules
 
     def run(self, first: int, last: int, record: Callable[[EpochRecord], None]) -> None:
@@ -55,12 +56,12 @@ class Loop:
             NonFiniteError: a loss or gradient is not finite; the parameters are then those of the last good epoch.
         """
         patience = self.options.patience
-        early_stopping = None if patience is None else EarlyStopping(patience, self._modules.tensors)
+        early_stopping = None if patience is None else EarlyStopping(patience, self.modules.tensors)
         steps = self.train.steps(self.options.batch_size)
         bar = Progress(self.options.epochs, steps, visible=self.options.progress)
         try:
-            with bar, restored_modes(*self._modules.modules), random_state(self.options.seed, self.device):
-                self._modules.train()
+            with bar, restored_modes(*self.modules.modules), random_state(self.options.seed, self.device):
+                self.modules.train()
                 self._check_data_in_memory()
                 for number in range(first, last + 1):
                     epoch = self._epoch(number, bar, steps, is_first=number == first)
@@ -79,15 +80,15 @@ class Loop:
         for observations in (self.train, self.validation):
             if observations is not None and observations.in_memory:
                 for batch in observations.batches(max(self.options.batch_size or 0, _CHECK_SIZE)):
-                    self._modules.model.check_data(batch.to(self.device))
+                    self.modules.model.check_data(batch.to(self.device))
 
     def _check_loaded(self, observations: Observations, minibatch: Minibatch) -> None:
         if not observations.in_memory:
-            self._modules.model.check_data(minibatch.gather())
+            self.modules.model.check_data(minibatch.gather())
 
     def _epoch(self, number: int, bar: Progress, steps: int | None, *, is_first: bool) -> EpochRecord:
         start = time.perf_counter()
-        before = Snapshot(self._modules.tensors), OptimizerSnapshot(self.steps.update.optimizer)
+        before = Snapshot(self.modules.tensors), OptimizerSnapshot(self.steps.update.optimizer)
         random = torch.get_rng_state()
         try:
             try:
@@ -138,7 +139,7 @@ class Loop:
             ) from error
 
     def _is_finite(self) -> bool:
-        return all(bool(torch.isfinite(tensor).all()) for tensor in self._modules.tensors)
+        return all(bool(torch.isfinite(tensor).all()) for tensor in self.modules.tensors)
 
     def _shuffler(self, epoch: int) -> torch.Generator:
         seed = derived_seed(self.options.seed, Stream.SHUFFLE, epoch)
@@ -147,7 +148,7 @@ class Loop:
     def _validate(self, validation: Observations, *, is_first: bool) -> Averages:
         """Estimate the objective on the validation data, with the same draws after each epoch."""
         seed, step = derived_seed(self.options.seed or 0, Stream.VALIDATION), self.steps.estimation
-        with evaluation_mode(*self._modules.modules), random_state(seed, self.device):
+        with evaluation_mode(*self.modules.modules), random_state(seed, self.device):
             step.totals.clear()
             step.begin()
             for batch in validation.in_any_order():
