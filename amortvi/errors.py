@@ -10,6 +10,7 @@ __all__ = [
     "AmortviWarning",
     "CaptureError",
     "CheckpointError",
+    "ConvergenceWarning",
     "DataError",
     "EncoderError",
     "FamilyError",
@@ -73,6 +74,10 @@ class MissingDependencyError(AmortviError, ImportError):
 
 class AmortviWarning(UserWarning):
     """Something that deserves attention but does not stop the computation."""
+
+
+class ConvergenceWarning(AmortviWarning):
+    """A fit is used that has not converged, so a loss may be the optimizer's and not the family's."""
 
 
 class VerificationWarning(AmortviWarning):

@@ -90,7 +90,7 @@ def main() -> None:
     images = Binarized(data.x_train)
     loader = DataLoader(images, sampler=BatchSampler(RandomSampler(images), BATCH, drop_last=False), batch_size=None)
     passes = sum(3**stage for stage in range(arguments.stages))
-    objectives = {"k = 1": avi.objectives.ELBO(), "k = 5": avi.objectives.IWAE(5)}
+    objectives = {"k = 1": avi.objectives.ELBO(gradient="reparameterized"), "k = 5": avi.objectives.IWAE(5)}
 
     rows, likelihoods = {}, {}
     for name, objective in objectives.items():
@@ -103,6 +103,7 @@ def main() -> None:
             loader,
             epochs=passes,
             objective=objective,
+            standardize=False,
             optimizer=make_optimizer,
             lr_schedule=make_schedule(arguments.stages),
             compile=True,

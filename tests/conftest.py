@@ -16,6 +16,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # Most tests fit for a few epochs only.
+    config.addinivalue_line("filterwarnings", "ignore::amortvi.errors.ConvergenceWarning")
     # When its compiler is first used, torch turns validation off, in whichever test that would be.
     torch.compiler.disable(lambda: None)
     pyro.enable_validation(True)

@@ -57,6 +57,7 @@ class Stream(IntEnum):
     SIMULATION = 6
     CALIBRATION = 7
     REFERENCE = 8
+    SPLIT = 9
 
 
 def derived_seed(seed: int | None, *keys: int) -> int | None:

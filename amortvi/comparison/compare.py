@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,12 +11,14 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+import pyro
+import torch
 
 from amortvi._util.checks import positive_int
 from amortvi._util.lazy import pandas as pd
 from amortvi.comparison.fits import FamilyFits, Fit, list_fits
 from amortvi.diagnostics.gaps.diagnosis import Diagnosis, diagnose
-from amortvi.errors import OptionError
+from amortvi.errors import AmortviWarning, NonFiniteError, OptionError
 from amortvi.families import require_parametric
 from amortvi.inference import AmortizedVI
 
@@ -27,6 +30,9 @@ Scores: TypeAlias = npt.NDArray[np.float64]
 _COLUMNS = {"evidence": "iwae", "elbo": "elbo"}
 """The column of `AmortizedVI.evaluate` that contains each score."""
 _GAP_COLUMNS = ("evidence", "approximation_gap", "amortization_gap", "inference_gap")
+_BOUNDS = ("elbo", "iwae", "reconstruction", "kl")
+_POINTS = 8
+"""The number of latent vectors per observation at which two models are compared."""
 _NOISE = 2
 """A difference of up to this many standard errors is within noise."""
 
@@ -43,9 +49,9 @@ def compare(
     """Compare fitted families on held-out observations.
 
     Models are compared by their held-out evidence ``log p(x)``, estimated by the importance-weighted bound with ``particles``
-    draws. Fits that share one frozen model have the same evidence and are compared by the ELBO. All fits see the same
-    observations, so differences are paired: the standard error of a mean difference is much smaller than that of the scores.
-    With several seeds, the score of an observation is its mean over seeds.
+    draws. If the model is the same in all fits, because it is frozen or has no parameters, so is the evidence, and the fits are
+    compared by the ELBO. All fits see the same observations, so differences are paired: the standard error of a mean difference
+    is much smaller than that of the scores. With several seeds, the score of an observation is its mean over seeds.
 
     Args:
         fits: the result of `fit_families`, or fitted estimators by name.
@@ -59,15 +65,16 @@ def compare(
         seed: the seed of the draws.
 
     Returns:
-        One row per family, best first. Means over observations in nats: ``elbo``, ``elbo_se``, ``difference`` to the best score,
-        ``difference_se``, ``iwae``, ``reconstruction``, ``kl``. Then ``parameters`` (the number of trained parameters of encoder
-        and family), ``seconds`` per fit, ``seeds``, ``seed_sd`` (the standard deviation of the mean score between seeds; NaN
-        for one seed), and ``verdict``: ``"best"``, ``"within noise of the best"`` (within two standard errors of the
-        difference, which include the variation between seeds), ``"worse"``, or ``"unknown from one observation"``. With one
-        seed, the verdict is about these fits only; several seeds show how much the fits of one family vary. With ``gaps`` also
-        ``evidence``, ``approximation_gap``, ``amortization_gap``, ``inference_gap`` (over the observations whose evidence is
-        reliable), ``k_hat`` (the median) and ``fault``, the most frequent among seeds; see `diagnose`. ``attrs["score"]`` is
-        the score.
+        One row per family, best first. Means over observations in nats: ``elbo``, ``elbo_se``, ``difference`` to the best
+        score, ``difference_se``, ``iwae``, ``reconstruction``, ``kl``. Then ``score``, by which the families are ranked
+        (``"elbo"`` or ``"evidence"``), ``parameters`` (the number of trained parameters of encoder and family), ``epochs`` and
+        ``seconds`` per fit, ``converged`` (whether all fits have; see `AmortizedVI.status`), ``seeds``, ``seed_sd`` (the
+        standard deviation of the mean score between seeds; NaN for one seed), and ``verdict``: ``"best"``, ``"within noise of
+        the best"`` (within two standard errors of the difference, which include the variation between seeds), ``"worse"``, or
+        ``"unknown from one observation"``. With one seed, the verdict is about these fits only; several seeds show how much the
+        fits of one family vary. With ``gaps`` also ``evidence``, ``approximation_gap``, ``amortization_gap``, ``inference_gap``
+        (over the observations whose evidence is reliable), ``k_hat`` (the median) and ``fault``, the most frequent among seeds;
+        see `diagnose`.
 
     Raises:
         OptionError: ``fits`` is not the result of `fit_families` or a dict of estimators, or is empty; or an option is out of
@@ -89,9 +96,8 @@ def compare(
         found.setdefault(run.family, []).append(_score(run, data, score, particles, gaps, seed))
     # NaN counts as the worst score: every comparison with it is false.
     best = max(found, key=lambda family: float(np.nan_to_num(_mean_score(found[family]).mean(), nan=-np.inf)))
-    rows = [_row(family, found[family], found[best]) for family in found]
+    rows = [_row(family, found[family], found[best], score) for family in found]
     table = pd.DataFrame(rows).set_index("family").sort_values("difference", ascending=False)
-    table.attrs["score"] = score
     return table
 
 
@@ -106,13 +112,18 @@ class _Scored:
 
 
 def _score(run: Fit, x: Any, score: str, particles: int, with_gaps: bool, seed: int) -> _Scored:
-    bounds = run.vi.evaluate(x, particles=particles, seed=seed)
+    try:
+        bounds = run.vi.evaluate(x, particles=particles, seed=seed)
+    except NonFiniteError as error:
+        warnings.warn(f"the fit of {run.family!r} is ranked last: {error}", AmortviWarning, stacklevel=3)
+        nothing = np.full(len(run.vi.posterior(x, copy=False).in_memory()), math.nan)
+        return _Scored(run, pd.DataFrame(dict.fromkeys(_BOUNDS, nothing)), nothing, None)
     found = diagnose(run.vi, x, seed=seed) if with_gaps else None
     values = found.gaps.evidence.numpy() if found and score == "evidence" else bounds[_COLUMNS[score]].to_numpy()
     return _Scored(run, bounds, values, found)
 
 
-def _row(family: str, found: Sequence[_Scored], best: Sequence[_Scored]) -> dict[str, Any]:
+def _row(family: str, found: Sequence[_Scored], best: Sequence[_Scored], score: str) -> dict[str, Any]:
     """Return the row of one family: its fits, one per seed, compared with those of the best family."""
     elbo = np.mean([one.bounds["elbo"] for one in found], axis=0)
     difference = _mean_score(found) - _mean_score(best)
@@ -125,7 +136,10 @@ def _row(family: str, found: Sequence[_Scored], best: Sequence[_Scored]) -> dict
         "difference_se": _standard_error(difference),
         **{name: float(np.mean([one.bounds[name] for one in found])) for name in ("iwae", "reconstruction", "kl")},
         **_gap_columns([one.diagnosis for one in found if one.diagnosis is not None]),
+        "score": score,
         "parameters": sum(p.numel() for p in found[0].run.vi.guide.parameters() if p.requires_grad),
+        "epochs": float(np.mean([len(one.run.vi.history) for one in found])),
+        "converged": all(one.run.vi.status in ("converged", "stopped early") for one in found),
         "seconds": float(np.mean([one.run.seconds for one in found])),
         "seeds": len(found),
         "seed_sd": math.sqrt(_seed_variance(found) * len(found)) if len(found) > 1 else math.nan,
@@ -173,4 +187,22 @@ def _check_score(by: Score, runs: Sequence[Fit]) -> str:
         raise OptionError(f"by must be 'auto', 'evidence' or 'elbo'; got {by!r}.")
     if by != "auto":
         return by
-    return "elbo" if all(run.vi.model is runs[0].vi.model for run in runs) else "evidence"
+    return "elbo" if all(_have_same_density(run.vi, runs[0].vi) for run in runs) else "evidence"
+
+
+def _have_same_density(first: AmortizedVI, second: AmortizedVI) -> bool:
+    """Return whether two models, which may be copies, are equal, so that all data have the same evidence."""
+    if first.model is second.model:
+        return True
+    example, dim = first.example, first.generative.latents.dim
+    if second.generative.latents.dim != dim:
+        return False
+    generator = torch.Generator().manual_seed(0)
+    vector = torch.randn(_POINTS, example.size, dim, generator=generator, dtype=first.dtype)
+    # Parameters may be NaN.
+    with torch.no_grad(), pyro.validation_enabled(False):
+        densities = [
+            vi.generative.log_joint(example.to(vi.device), vector.to(vi.device, vi.dtype)).cpu()
+            for vi in (first, second)
+        ]
+    return torch.equal(*densities)

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import torch
 
+from amortvi._util.random import random_state
 from amortvi.data.batch import Batch, Minibatch
 from amortvi.data.convert import check_finite
 from amortvi.errors import DataError
@@ -55,6 +56,16 @@ class Observations(ABC):
     def shuffled(self, batch_size: int | None, generator: torch.Generator) -> Iterator[Minibatch]:
         """Iterate once over the observations, in random order."""
 
+    def split(self, fraction: float, seed: int | None) -> tuple[Observations, Observations]:
+        """Return two random parts; the second has about a ``fraction`` of the observations.
+
+        Raises:
+            DataError: the observations are not in memory, or a part would be empty.
+        """
+        raise DataError(
+            "validation_data can be a fraction only of data in memory; for a DataLoader, pass validation data."
+        )
+
     def resident(self, device: torch.device) -> Observations:
         """Return the observations on ``device`` if they are in memory and fit there easily, else unchanged."""
         return self
@@ -66,6 +77,10 @@ class Observations(ABC):
     @abstractmethod
     def first(self, size: int) -> Batch:
         """Return the first ``size`` observations, or as many as one batch has."""
+
+    def sample(self, size: int) -> Batch:
+        """Return up to ``size`` observations from the whole range if they are in memory, and otherwise the first ones."""
+        return self.first(size)
 
 
 class TensorObservations(Observations):
@@ -98,6 +113,20 @@ class TensorObservations(Observations):
         for rows in order.split(batch_size or DEFAULT_BATCH_SIZE):
             yield Minibatch(self.batch, rows)
 
+    def split(self, fraction: float, seed: int | None) -> tuple[Observations, Observations]:
+        count = round(fraction * self.size)
+        if not 0 < count < self.size:
+            raise DataError(
+                f"validation_data={fraction} of {self.size} observations leaves none to train or to validate."
+            )
+        with random_state(seed):
+            order = torch.randperm(self.size, device=self.batch.device)
+        # Both parts keep the order of the data.
+        held_out, kept = order[:count].sort().values, order[count:].sort().values
+        return TensorObservations(self.batch.take(kept), self.name), TensorObservations(
+            self.batch.take(held_out), "validation_data"
+        )
+
     def resident(self, device: torch.device) -> Observations:
         if device.type != "cuda":
             return self
@@ -111,6 +140,9 @@ class TensorObservations(Observations):
 
     def first(self, size: int) -> Batch:
         return self.batch.take(slice(0, size))
+
+    def sample(self, size: int) -> Batch:
+        return self.batch.take(slice(None, None, max(1, self.size // size)))
 
 
 def check_lengths(batch: Batch, name: str) -> None:

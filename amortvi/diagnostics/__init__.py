@@ -10,6 +10,7 @@ from amortvi.diagnostics.convergence import Convergence, Trend, convergence
 from amortvi.diagnostics.evidence import Evidence, evidence
 from amortvi.diagnostics.gaps import DefensiveMixture, Diagnosis, Fault, Gaps, Verdict, defensive, diagnose, gaps
 from amortvi.diagnostics.latents import CoordinateUsage, LatentUsage, latent_usage
+from amortvi.diagnostics.missed_mass import MissedMass
 from amortvi.diagnostics.predictive import CheckedStatistic, PredictiveCheck, predictive_check
 from amortvi.diagnostics.reference import Distances, Reference, distances, reference
 from amortvi.diagnostics.simulation import Simulated, Simulator, simulate_observations
@@ -30,6 +31,7 @@ __all__ = [
     "Fault",
     "Gaps",
     "LatentUsage",
+    "MissedMass",
     "PredictiveCheck",
     "Reference",
     "Simulated",

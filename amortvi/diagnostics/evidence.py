@@ -12,14 +12,15 @@ variance is
 
 Neither estimate is informative if the weights have a heavy tail and the draws have missed the largest weights. K-hat, the
 estimated shape of the tail, detects this (Vehtari, Simpson, Gelman, Yao and Gabry, 2024); see
-`amortvi.importance.pareto_smoothed`.
+`amortvi.importance.pareto_smoothed`. It cannot detect a region that no draw reaches, such as a second mode. Data simulated
+together with their latents can; see `amortvi.diagnostics.missed_mass`.
 """
 
 from __future__ import annotations
 
 import math
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -28,6 +29,8 @@ from torch import Tensor
 from amortvi._util.checks import positive_int
 from amortvi._util.lazy import pandas as pd
 from amortvi._util.random import random_state
+from amortvi.diagnostics.missed_mass import MissedMass, capitalized, check_simulations, location_and_scale, missed_mass
+from amortvi.diagnostics.simulation import Simulated
 from amortvi.errors import AmortviWarning
 from amortvi.importance import effective_sample_size, k_hat_threshold, pareto_smoothed
 from amortvi.inference import AmortizedVI
@@ -35,6 +38,11 @@ from amortvi.posterior import Posterior
 from amortvi.posterior.importance_sampling import WeightedDraws
 
 __all__ = ["Evidence", "evidence"]
+
+_FEWEST_DRAWS = 21
+"""The fewest draws from which k-hat can be estimated, without which nothing is reliable."""
+_MOST_UNRELIABLE = 0.5
+"""The largest share of unreliable observations with which a mean has a meaningful standard error."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -55,6 +63,7 @@ class Evidence:
         effective_sample_size: the number of equally weighted draws that are as precise as the ``K`` draws, ``(N,)``.
         draws: ``K``.
         index: the user's labels of the observations, if any.
+        missed: the posterior mass that the draws miss, found on simulated data; ``None`` if that was not checked.
     """
 
     log_evidence: Tensor
@@ -66,6 +75,7 @@ class Evidence:
     effective_sample_size: Tensor
     draws: int
     index: Any | None = None
+    missed: MissedMass | None = None
 
     @property
     def threshold(self) -> float:
@@ -73,9 +83,20 @@ class Evidence:
         return k_hat_threshold(self.draws)
 
     @property
-    def reliable(self) -> Tensor:
+    def light_tailed(self) -> Tensor:
         """Whether the k-hat of each observation is below `threshold`, ``(N,)``."""
         return self.k_hat < self.threshold
+
+    @property
+    def reliable(self) -> Tensor:
+        """Whether the estimate of each observation is reliable, ``(N,)``.
+
+        Its weights are `light_tailed`, and so are those of similar simulated observations, which do not show that anything is
+        missed.
+        """
+        if self.missed is None:
+            return self.light_tailed
+        return self.light_tailed & ~self.missed.unjudged & ~self.missed.significant
 
     def to_frame(self) -> pd.DataFrame:
         """Return one row per observation, with the fields as columns, ``ess`` (effective sample size) and ``reliable``."""
@@ -88,20 +109,32 @@ class Evidence:
         return self.log_evidence.shape[0]
 
     def __str__(self) -> str:
-        error = float(self.standard_error.square().sum().sqrt()) / len(self)
-        share = float(self.reliable.double().mean())
+        share, reliable = float(self.reliable.double().mean()), self.reliable
+        if 1 - share > _MOST_UNRELIABLE or (self.missed is not None and self.missed.failed):
+            headline = f"mean log evidence unknown, probably above {float(self.log_evidence.mean()):.3f} nats"
+        else:
+            error = float(self.standard_error[reliable].square().sum().sqrt()) / int(reliable.sum())
+            which = "" if bool(reliable.all()) else f" of the {int(reliable.sum())} reliable ones"
+            mean = float(self.log_evidence[reliable].mean())
+            headline = f"mean log evidence{which} {mean:.3f} ± {error:.3f} nats (Monte Carlo)"
+        missed = "" if self.missed is None else f" {capitalized(str(self.missed))}"
         return (
-            f"Evidence of {len(self)} observation{'s' * (len(self) != 1)} from {self.draws} draws each: mean log evidence "
-            f"{float(self.log_evidence.mean()):.3f} ± {error:.3f} nats (Monte Carlo), {share:.0%} reliable (k-hat below "
-            f"{self.threshold:.2f}), median k-hat {float(self.k_hat.median()):.2f}, median effective sample size "
-            f"{float(self.effective_sample_size.median()):.0f}."
+            f"Evidence of {len(self)} observation{'s' * (len(self) != 1)} from {self.draws} draws each: {headline}, "
+            f"{share:.0%} reliable (k-hat below {self.threshold:.2f}), median k-hat {float(self.k_hat.median()):.2f}, median "
+            f"effective sample size {float(self.effective_sample_size.median()):.0f}.{missed}"
         )
 
     __repr__ = __str__
 
 
 def evidence(
-    vi: AmortizedVI, x: Any = None, *, posterior: Posterior | None = None, draws: int = 1000, seed: int | None = None
+    vi: AmortizedVI,
+    x: Any = None,
+    *,
+    posterior: Posterior | None = None,
+    draws: int = 1000,
+    simulations: int | Simulated = 300,
+    seed: int | None = None,
 ) -> Evidence:
     """Estimate ``log p(x)`` of each observation by importance sampling from its posterior.
 
@@ -113,6 +146,9 @@ def evidence(
         x: observations, as for `AmortizedVI.fit`.
         posterior: the posterior of ``x`` to draw from; by default that of the encoder.
         draws: ``K``, draws for each observation, at least 2; k-hat needs 21.
+        simulations: the number of observations that are simulated from the model, with the sizes and covariates of ``x``, to
+            find out whether the draws miss a part of the exact posterior, or the result of `simulate_observations`; 0 omits
+            this check. If the model cannot be simulated, `Evidence.missed` says why.
         seed: reproduces the draws and leaves the caller's random state untouched.
 
     Returns:
@@ -121,7 +157,8 @@ def evidence(
     Raises:
         NotFittedError: no data have been seen.
         DataError: the observations cannot be used, or are not those of ``posterior``.
-        OptionError: ``draws`` is not an integer of at least 2, or ``posterior`` belongs to another estimator.
+        OptionError: ``draws`` is not an integer of at least 2, ``simulations`` is not a nonnegative integer, or ``posterior``
+            belongs to another estimator.
 
     Example:
         >>> import torch, amortvi as avi
@@ -131,17 +168,24 @@ def evidence(
         >>> found = avi.evidence(vi, posterior=vi.refine(x), seed=0)
         >>> bool((found.log_evidence - model.log_evidence(x)).abs().max() < 0.01), bool(found.reliable.all())
         (True, True)
+        >>> found.missed.fraction
+        0.0
     """
     count, posterior = positive_int("draws", draws, at_least=2), vi.resolve_posterior(x, posterior)
+    simulations = check_simulations(simulations)
     with random_state(seed, vi.device):
         found = posterior.importance_sample(count, _estimates)
-    result = Evidence(**found, draws=count, index=posterior.index)
+    features = found.pop("features")
+    result = Evidence(**found, draws=count, index=posterior.index, missed=None)
     _warn_of_nonfinite(result)
-    return result
+    if simulations == 0 or count < _FEWEST_DRAWS:
+        return result
+    missed = missed_mass(vi, posterior, simulations, draws=count, seed=seed)
+    return replace(result, missed=missed.applied_to(features, result.standard_error))
 
 
 def _estimates(weighted: WeightedDraws) -> dict[str, Tensor]:
-    """Return the fields of `Evidence` for ``B`` observations, each ``(B,)``."""
+    """Return the fields of `Evidence` for ``B`` observations, each ``(B,)``, and ``features`` of their posteriors, ``(B, F)``."""
     log_weight, draws = weighted.log_weight, weighted.log_weight.shape[0]
     unknown = ~(log_weight.amax(0) < torch.inf)  # NaN or infinite
     log_weight = log_weight.masked_fill(unknown, -torch.inf)
@@ -158,7 +202,8 @@ def _estimates(weighted: WeightedDraws) -> dict[str, Tensor]:
         "elbo_se": spread / math.sqrt(draws),
     }
     known = {name: value.masked_fill(unknown, math.nan) for name, value in estimates.items()}
-    return {**known, "k_hat": smoothed.k_hat, "effective_sample_size": size}
+    features = location_and_scale(weighted.posterior)
+    return {**known, "k_hat": smoothed.k_hat, "effective_sample_size": size, "features": features}
 
 
 def _warn_of_nonfinite(found: Evidence) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +34,9 @@ class Conv(nn.Module):
         >>> Conv(28, out_features=16)(torch.zeros(5, 784)).shape
         torch.Size([5, 16])
     """
+
+    casts_integers: ClassVar[bool] = True
+    shares_weights: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +33,8 @@ class MLP(nn.Module):
         >>> MLP(64, [32, 16])(torch.zeros(5, 8, 8)).shape
         torch.Size([5, 16])
     """
+
+    casts_integers: ClassVar[bool] = True
 
     def __init__(
         self,

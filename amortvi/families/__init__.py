@@ -6,7 +6,14 @@ in `NAMED`.
 
 from amortvi.families.base import Family, ParametricFamily, require_parametric
 from amortvi.families.choice import NAMED, FamilyChoice, family_label, make_family, resolve_family
-from amortvi.families.closed_forms import StandardNormal, covariance, kl_to_standard_normal, marginals, moments
+from amortvi.families.closed_forms import (
+    StandardNormal,
+    covariance,
+    implausible,
+    kl_to_standard_normal,
+    marginals,
+    moments,
+)
 from amortvi.families.diagonal import Diagonal
 from amortvi.families.flow import Flow
 from amortvi.families.full_covariance import FullCovariance
@@ -28,6 +35,7 @@ __all__ = [
     "StandardNormal",
     "covariance",
     "family_label",
+    "implausible",
     "kl_to_standard_normal",
     "make_family",
     "marginals",

@@ -1,7 +1,8 @@
 """Quantities that a distribution provides in closed form, through the interface of ``torch.distributions``.
 
 Each function returns ``None`` if its distribution has no closed form. To provide one, implement ``mean``, ``variance`` or
-``covariance_matrix``, or register a function with `torch.distributions.register_kl` or ``marginals.register``.
+``covariance_matrix``, or register a function with `torch.distributions.register_kl`, ``marginals.register`` or
+``implausible.register``.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent, MultivariateNormal, Normal, kl_divergence, register_kl
 
-__all__ = ["StandardNormal", "covariance", "kl_to_standard_normal", "marginals", "moments"]
+__all__ = ["StandardNormal", "covariance", "implausible", "kl_to_standard_normal", "marginals", "moments"]
 
 
 class StandardNormal(Independent):  # type: ignore[type-arg]  # not generic at run time before torch 2.9
@@ -65,6 +66,15 @@ def _(q: Independent) -> Distribution | None:  # type: ignore[type-arg]  # see S
 @marginals.register
 def _(q: MultivariateNormal) -> Distribution:
     return Normal(q.mean, q.variance.sqrt(), validate_args=False)
+
+
+@singledispatch
+def implausible(q: Distribution) -> Tensor | None:
+    """Return which distributions have parameters with which no posterior is plausible, ``(*B,)``, or ``None`` if that is unknown.
+
+    Such a posterior says nothing about the latents: the encoder extrapolates, or it has diverged.
+    """
+    return None
 
 
 @register_kl(MultivariateNormal, StandardNormal)  # type: ignore[untyped-decorator]  # PyTorch registers only pairs of one type

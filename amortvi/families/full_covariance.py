@@ -59,9 +59,8 @@ class FullCovariance(GaussianFamily):
 
     Args:
         off_diagonal_rate: the learning rate of the off-diagonal parameters relative to that of the locations; it is divided
-            by ``D``. With ``0.01``, a decoder that is trained at the same time does not lose directions to a posterior that
-            widens before they are used (see "Initialization" in the design notes). If the model is fixed, a low rate only
-            slows down the fit.
+            by ``D``. While a model is trained with its posterior, it is zero at first (see "Initialization and phases" in the
+            design notes).
         head: whether there is a linear head; without one, the context itself is ``(loc, log_scale, strictly lower rows)``.
 
     Raises:

@@ -8,15 +8,23 @@ Every Gaussian family of amortvi has this distribution, with a different `ScaleO
     \log q(z) = -\tfrac12 \lVert A^{-1}(z - \mu) \rVert^2 - \log\lvert\det A\rvert - \tfrac D2 \log 2\pi .
 
 For the last draw of the distribution, :math:`A^{-1}(z - \mu)` is the noise of that draw, so no solve is needed.
+
+A head is linear, and far from the training data its output can be any number. Log scales are therefore mapped to the interval
+from -21 to 16: `bounded_log_scale` is the identity from -20 to 15, where every plausible standard deviation lies (2e-9 to
+3e6), and levels off smoothly outside it. Off-diagonal parameters, which are in units of the scales, are clamped to one million.
+Scales, variances and densities then neither overflow nor underflow in single precision. ``families.closed_forms.implausible``
+tells which posteriors are affected, or have locations so large that the scales are lost in rounding.
 """
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions import Distribution, Normal, constraints, register_kl
@@ -24,13 +32,40 @@ from torch.types import _size
 
 from amortvi._util.checks import positive_float
 from amortvi.families.base import INITIAL_LOG_SCALE, ParametricFamily
-from amortvi.families.closed_forms import StandardNormal, marginals
+from amortvi.families.closed_forms import StandardNormal, implausible, marginals
 
-__all__ = ["SCALE_RATE", "Gaussian", "GaussianFamily", "ScaleOperator", "from_columns", "to_columns"]
+__all__ = [
+    "LARGEST_LOG_SCALE",
+    "LARGEST_OFF_DIAGONAL",
+    "SCALE_RATE",
+    "SMALLEST_LOG_SCALE",
+    "Gaussian",
+    "GaussianFamily",
+    "ScaleOperator",
+    "bounded_log_scale",
+    "from_columns",
+    "to_columns",
+]
 
 SCALE_RATE = 0.3
 """The learning rate of the parameters of ``A`` relative to that of the locations. A posterior that widens faster than the
-decoder learns does the same harm as one that starts wide (measured; see "Initialization" in the design notes)."""
+decoder learns does the same harm as one that starts wide (see "Initialization and phases" in the design notes)."""
+
+SMALLEST_LOG_SCALE, LARGEST_LOG_SCALE = -20.0, 15.0
+"""The interval in which `bounded_log_scale` is the identity."""
+LARGEST_OFF_DIAGONAL = 1e6
+"""The largest absolute value of an off-diagonal parameter."""
+
+
+def bounded_log_scale(log_scale: Tensor) -> Tensor:
+    """Return log scales, any real numbers, in the interval from -21 to 16; those from -20 to 15 are unchanged.
+
+    Example:
+        >>> bounded_log_scale(torch.tensor([-300.0, -20.0, 1.5, 16.0, 1e30]))
+        tensor([-21.0000, -20.0000,   1.5000,  15.7616,  16.0000])
+    """
+    inside = F.hardtanh(log_scale, SMALLEST_LOG_SCALE, LARGEST_LOG_SCALE)
+    return inside + torch.tanh(log_scale - inside)
 
 
 def to_columns(vectors: Tensor, batch_dim: int) -> Tensor:
@@ -84,6 +119,7 @@ class Gaussian(TorchDistribution):
     Args:
         loc: locations, shape ``(*B, D)``.
         scale: the operator ``A``, batch shape ``*B``.
+        implausible: returns which posteriors have implausible parameters, ``(*B,)``, if that is known.
 
     Example:
         >>> from amortvi.families.diagonal import DiagonalScale
@@ -98,16 +134,22 @@ class Gaussian(TorchDistribution):
     support = constraints.real_vector
     has_rsample = True
 
-    def __init__(self, loc: Tensor, scale: ScaleOperator) -> None:
+    def __init__(self, loc: Tensor, scale: ScaleOperator, implausible: Callable[[], Tensor] | None = None) -> None:
         self.loc = loc
         self.scale = scale
+        self.implausible = implausible
         self._drawn: tuple[Tensor, Tensor] | None = None
         super().__init__(loc.shape[:-1], loc.shape[-1:], validate_args=False)
 
     def expand(self, batch_shape: _size, _instance: None = None) -> Gaussian:
         """Return the same Gaussians with batch shape ``batch_shape``."""
         shape = torch.Size(batch_shape)
-        return Gaussian(self.loc.expand(shape + self.event_shape), self.scale.expand(shape))
+        implausible = self.implausible
+        return Gaussian(
+            self.loc.expand(shape + self.event_shape),
+            self.scale.expand(shape),
+            None if implausible is None else lambda: implausible().expand(shape),
+        )
 
     @property
     def mean(self) -> Tensor:
@@ -160,11 +202,17 @@ def _(q: Gaussian) -> Distribution:
     return Normal(q.mean, q.variance.sqrt(), validate_args=False)
 
 
+@implausible.register
+def _(q: Gaussian) -> Tensor | None:
+    return None if q.implausible is None else q.implausible()
+
+
 class GaussianFamily(ParametricFamily):
     """A family of Gaussians ``z = loc + A eps``; a subclass constructs ``A`` from real numbers in `scale`.
 
     The parameters are ``(loc, log_scale, off_diagonal)``: ``D`` locations, ``D`` log scales, and parameters that correlate the
-    coordinates. Scales start as constants, so every Gaussian family starts close to the diagonal one.
+    coordinates. Scales start as constants, so every Gaussian family starts close to the diagonal one. Parameters of ``A`` for
+    which no posterior is plausible are bounded; see ``amortvi.families.gaussian``.
 
     Args:
         off_diagonal_rate: the learning rate of the off-diagonal parameters relative to that of the locations; it is divided
@@ -176,7 +224,7 @@ class GaussianFamily(ParametricFamily):
         FamilyError: at setup, if there is no head and ``C`` is not the number of parameters.
     """
 
-    def __init__(self, *, off_diagonal_rate: float = SCALE_RATE, head: bool = True) -> None:
+    def __init__(self, *, off_diagonal_rate: float = 1.0, head: bool = True) -> None:
         super().__init__(head=head)
         self.off_diagonal_rate = positive_float("off_diagonal_rate", off_diagonal_rate)
 
@@ -190,8 +238,9 @@ class GaussianFamily(ParametricFamily):
         """Return ``A``, valid for any real numbers.
 
         Args:
-            log_scale: ``(*B, D)``.
-            off_diagonal: ``(*B, num_off_diagonal)``; with zeros, ``A`` should be ``diag(exp(log_scale))``.
+            log_scale: ``(*B, D)``, from -21 to 16.
+            off_diagonal: ``(*B, num_off_diagonal)``, at most one million in absolute value; with zeros, ``A`` should be
+                ``diag(exp(log_scale))``.
         """
 
     @property
@@ -202,7 +251,18 @@ class GaussianFamily(ParametricFamily):
     def distribution(self, parameters: Tensor) -> Gaussian:
         """Return the Gaussians with ``parameters`` of shape ``(*B, P)``."""
         loc, log_scale, off_diagonal = parameters.split([self.dim, self.dim, self.num_off_diagonal], dim=-1)
-        return Gaussian(loc, self.scale(log_scale, off_diagonal))
+        bounded = off_diagonal
+        if self.num_off_diagonal:
+            bounded = F.hardtanh(off_diagonal, -LARGEST_OFF_DIAGONAL, LARGEST_OFF_DIAGONAL)
+
+        scale = self.scale(bounded_log_scale(log_scale), bounded)
+
+        def implausible() -> Tensor:
+            inside = log_scale.clamp(SMALLEST_LOG_SCALE, LARGEST_LOG_SCALE)
+            lost = torch.finfo(loc.dtype).eps * loc.abs() > scale.variance().sqrt()
+            return (log_scale != inside).any(-1) | (off_diagonal != bounded).any(-1) | lost.any(-1)
+
+        return Gaussian(loc, scale, implausible)
 
     def initial_off_diagonal(self) -> Tensor:
         """Return the initial off-diagonal parameters, ``(num_off_diagonal,)``."""
@@ -216,6 +276,9 @@ class GaussianFamily(ParametricFamily):
         # Up to D off-diagonal parameters affect one coordinate: together they move it no faster than its scale does.
         off_diagonal = [self.off_diagonal_rate / self.dim] * self.num_off_diagonal
         return torch.tensor([1.0] * self.dim + [SCALE_RATE] * self.dim + off_diagonal)
+
+    def locked_parameters(self) -> slice:
+        return slice(2 * self.dim, None)
 
     def parameters_near(self, loc: Tensor, scale: Tensor) -> Tensor:
         off_diagonal = self.initial_off_diagonal().to(loc)

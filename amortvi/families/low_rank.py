@@ -10,7 +10,8 @@ With :math:`V` of shape :math:`D \times r`,
 which reaches every "diagonal plus rank r" covariance: the singular values :math:`s` of a factor of the rank-``r`` part and
 :math:`v` of :math:`V` satisfy :math:`1 + s^2 = (1 + v^2)^2`. The usual form :math:`\sigma\epsilon + F\eta` needs :math:`D + r`
 noise variables and a solve for the density of its own sample; this form needs :math:`D` and no solve. Only the
-:math:`r \times r` matrix :math:`I + V^\top V`, whose eigenvalues are at least one, is factorized.
+:math:`r \times r` matrix :math:`I + V^\top V`, whose eigenvalues are at least one, is factorized. If that fails, because a
+parameter is NaN or rounding errors exceed one, the density is NaN.
 
 ``A`` is quadratic in ``V``, so a head that returned ``V`` could make ``A`` explode far from the center of the data. The head
 returns :math:`F` instead: :math:`V = F\,(1 + \lVert F \rVert^2)^{-1/4}` reaches the same matrices but grows only like a square
@@ -19,12 +20,14 @@ root.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from amortvi._util.checks import optional, positive_int
 from amortvi.errors import FamilyError
-from amortvi.families.gaussian import SCALE_RATE, GaussianFamily, ScaleOperator, from_columns, to_columns
+from amortvi.families.gaussian import GaussianFamily, ScaleOperator, from_columns, to_columns
 
 __all__ = ["LowRank", "LowRankScale"]
 
@@ -46,6 +49,11 @@ class LowRankScale(ScaleOperator):
         identity = torch.eye(self.factor.shape[-1], dtype=self.factor.dtype, device=self.factor.device)
         return shift * identity + self.factor.mT @ self.factor
 
+    def _cholesky(self) -> Tensor:
+        """Return the Cholesky factor of ``I + V' V``, ``(*B, r, r)``, or NaN where there is none."""
+        factor, info = torch.linalg.cholesky_ex(self._gram(1.0))
+        return torch.where((info == 0)[..., None, None], factor, math.nan)
+
     def matmul(self, noise: Tensor) -> Tensor:
         columns = to_columns(noise, self.log_scale.dim() - 1)
         correlated = from_columns(self.factor @ (self.factor.mT @ columns), like=noise)
@@ -55,12 +63,12 @@ class LowRankScale(ScaleOperator):
         # Woodbury: (I + V V')^-1 = I - V (I + V' V)^-1 V'.
         standardized = residual * (-self.log_scale).exp()
         columns = to_columns(standardized, self.log_scale.dim() - 1)
-        cholesky = torch.linalg.cholesky(self._gram(1.0))
+        cholesky = self._cholesky()
         correction = self.factor @ torch.cholesky_solve(self.factor.mT @ columns, cholesky)
         return standardized - from_columns(correction, like=standardized)
 
     def log_abs_det(self) -> Tensor:
-        cholesky = torch.linalg.cholesky(self._gram(1.0))
+        cholesky = self._cholesky()
         return self.log_scale.sum(-1) + 2 * cholesky.diagonal(dim1=-2, dim2=-1).log().sum(-1)
 
     def variance(self) -> Tensor:
@@ -99,7 +107,7 @@ class LowRank(GaussianFamily):
         (16, torch.Size([3, 4, 4]))
     """
 
-    def __init__(self, rank: int | None = None, *, off_diagonal_rate: float = SCALE_RATE, head: bool = True) -> None:
+    def __init__(self, rank: int | None = None, *, off_diagonal_rate: float = 1.0, head: bool = True) -> None:
         super().__init__(off_diagonal_rate=off_diagonal_rate, head=head)
         self.rank = optional(positive_int, "rank", rank)
 

@@ -59,6 +59,10 @@ class PosteriorAnalysis(ABC):
             DataError: the observations cannot be used.
         """
 
+    @abstractmethod
+    def warn_unless_converged(self) -> None:
+        """Issue a `ConvergenceWarning`, once per fit, if the last fit has not converged."""
+
     def resolve_posterior(self, x: Any, posterior: Posterior | None) -> Posterior:
         """Return ``posterior`` after checking it, or else the posterior of the encoder.
 
@@ -158,6 +162,7 @@ class PosteriorAnalysis(ABC):
             OptionError: ``particles`` is not a positive integer.
         """
         count, posterior = positive_int("particles", particles), self.resolve_posterior(x, posterior)
+        self.warn_unless_converged()
         with random_state(seed, self.device):
             return evaluate(posterior, count)
 
@@ -251,5 +256,6 @@ class PosteriorAnalysis(ABC):
         """
         options = ExportOptions(draws, posterior_predictive, prior_draws, resample, proposals)
         posterior = self.resolve_posterior(x, posterior)
+        self.warn_unless_converged()
         with random_state(seed, self.device):
             return to_arviz(posterior, options, {"objective": self.objective})

@@ -11,23 +11,25 @@ import torch
 from torch import Tensor, nn
 
 from amortvi._util.keyword_options import accepts_options
-from amortvi._util.lazy import pandas as pd
 from amortvi._util.random import Stream, derived_seed, random_state
 from amortvi.data import DEFAULT_BATCH_SIZE, Batch, Observations, as_observations
 from amortvi.errors import DataError, NonFiniteError, NotFittedError
-from amortvi.families import FamilyChoice, family_label
+from amortvi.families import FamilyChoice
 from amortvi.inference.analysis import PosteriorAnalysis
+from amortvi.inference.training_record import TrainingRecord
 from amortvi.io import RunState, load_run, save_run
 from amortvi.model import Model
 from amortvi.posterior import AmortizedGuide, Posterior
-from amortvi.training import FitOptions, Trainer, check_device, check_dtype, history_frame
+from amortvi.training import FitOptions, Trainer, check_device, check_dtype
 
 __all__ = ["AfterFit", "AmortizedVI"]
 
 _EXAMPLE_SIZE = 16
+_STANDARDIZED_BY = 4096
+"""The observations from which the encoder's inputs are standardized."""
 
 
-class AmortizedVI(PosteriorAnalysis):
+class AmortizedVI(TrainingRecord, PosteriorAnalysis):
     """Amortized variational inference for a Pyro model with latents for each observation.
 
     Args:
@@ -49,10 +51,10 @@ class AmortizedVI(PosteriorAnalysis):
         >>> model = avi.models.LinearGaussian(torch.tensor([[1.0, 0.0], [0.5, 1.0], [0.0, 0.3]]), scale=0.5)
         >>> x = model.simulate(500, seed=0)
         >>> vi = avi.AmortizedVI(model, avi.encoders.MLP(3, []), family="full", freeze_model=True)
-        >>> vi = vi.fit(x, epochs=30, lr=0.02, seed=0, progress=False)
+        >>> vi = vi.fit(x, seed=0, progress=False)
         >>> gap = model.log_evidence(x).mean() - vi.evaluate(x, particles=50, seed=0)["elbo"].mean()
-        >>> bool(gap < 0.1)
-        True
+        >>> vi.status, bool(gap < 0.01)
+        ('converged', True)
     """
 
     after_fit: ClassVar[list[AfterFit]] = []
@@ -105,16 +107,6 @@ class AmortizedVI(PosteriorAnalysis):
         return self._objective
 
     @property
-    def freeze_model(self) -> bool:
-        """Whether only the posterior is trained."""
-        return self._trainer.freeze_model
-
-    @property
-    def history(self) -> pd.DataFrame:
-        """One row per epoch: ELBO, reconstruction and KL in nats per observation, learning rate, seconds."""
-        return history_frame(self._trainer.records)
-
-    @property
     def device(self) -> torch.device:
         return next((t.device for t in self._tensors()), torch.device("cpu"))
 
@@ -125,9 +117,6 @@ class AmortizedVI(PosteriorAnalysis):
 
     def _tensors(self) -> list[Tensor]:
         return [t for module in (self._guide, self._model) for t in (*module.parameters(), *module.buffers())]
-
-    def __repr__(self) -> str:
-        return f"AmortizedVI(family={family_label(self.family)!r}, epochs={len(self._trainer.records)})"
 
     @accepts_options(FitOptions)
     def fit(self, x: Any, options: FitOptions) -> AmortizedVI:
@@ -155,14 +144,19 @@ class AmortizedVI(PosteriorAnalysis):
         train = as_observations(x, dtype, "x")
         train.steps(options.batch_size)  # raises an error if a DataLoader has another batch size
         validation = None
-        if options.validation_data is not None:
+        if isinstance(options.validation_data, float) and 0 < options.validation_data < 1:
+            train, validation = train.split(options.validation_data, derived_seed(options.seed, Stream.SPLIT))
+        elif options.validation_data is not None:
             validation = as_observations(options.validation_data, dtype, "validation_data")
             train.first(1).check_compatible(validation.first(1), "validation_data", "x")
         with self._restored_on_error():
             self.to(device=options.device, dtype=options.dtype)
             self._setup(train, options.batch_size or DEFAULT_BATCH_SIZE, options.seed)
+            if options.standardize and not self._trainer.records:
+                self._guide.network.standardize(train.sample(_STANDARDIZED_BY).to(self.device))
             self._objective = repr(options.objective)
             self._trainer.run(options, train, validation, self.device)
+        self._has_warned = False
         for function in self.after_fit:
             function(self, train, options)
         return self
@@ -200,8 +194,9 @@ class AmortizedVI(PosteriorAnalysis):
 
     @contextlib.contextmanager
     def _restored_on_error(self) -> Iterator[None]:
-        """Restore example, objective, device and dtype after an error, unless training has begun."""
+        """Restore example, objective, standardization, device and dtype after an error, unless training has begun."""
         before, placement = (self._example, self._objective), (self.device, self.dtype)
+        network, standardization = self._guide.network, self._guide.network.standardization
         epochs = len(self._trainer.records)
         try:
             yield
@@ -209,7 +204,7 @@ class AmortizedVI(PosteriorAnalysis):
             raise  # training has begun, and the parameters of the last good epoch are kept
         except Exception:  # whatever failed; it is raised again
             if len(self._trainer.records) == epochs:
-                self._example, self._objective = before
+                (self._example, self._objective), network.standardization = before, standardization
                 if placement != (self.device, self.dtype):
                     self.to(*placement)
             raise

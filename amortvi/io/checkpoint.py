@@ -28,8 +28,9 @@ __all__ = ["RunState", "SavedRun", "load_run", "save_run"]
 _TENSORS, _DESCRIPTION = "tensors.pt", "run.json"
 _FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in _FLOATING}
-_DESCRIPTION_KEYS = {"family", "dtype", "latents", "objective", "freeze_model", "history", "sha256"}
+_DESCRIPTION_KEYS = {"family", "dtype", "latents", "objective", "freeze_model", "history", "status", "sha256"}
 _TENSOR_KEYS = {"model", "guide", "optimizer", "example_args", "example_kwargs"}
+_STANDARDIZATION = "network.standardization."
 _AS_SAVED = "build model, encoder and family as they were when the run was saved."
 
 
@@ -74,6 +75,7 @@ def save_run(run: RunState, family: FamilyChoice, path: str | Path) -> None:
         "objective": run.objective,
         "freeze_model": run.trainer.freeze_model,
         "history": [asdict(record) for record in run.trainer.records],
+        "status": run.trainer.status,
     }
     with _replacing(folder / _TENSORS, folder / _DESCRIPTION) as (tensors_path, description_path):
         torch.save(tensors, tensors_path)
@@ -152,6 +154,8 @@ class SavedRun:
             # The parameters initialized here are overwritten below, so the caller's random state is left untouched.
             with random_state(0, device), model.program.own_parameters():
                 guide.setup(*on_device.args, **on_device.kwargs)
+                if any(name.startswith(_STANDARDIZATION) for name in self.tensors["guide"]):
+                    guide.network.standardize(on_device)
         except AmortviError as error:
             raise CheckpointError(
                 f"the run in {self.folder} does not belong to this model, encoder or family, which fail on its data; "
@@ -168,6 +172,7 @@ class SavedRun:
         model.load_state_dict(self.tensors["model"])
         guide.load_state_dict(self.tensors["guide"])
         trainer.records.extend(self.records)
+        trainer.status = self.description["status"]
         trainer.restore_optimizer(self.tensors["optimizer"])
         return example
 

@@ -18,13 +18,16 @@ from amortvi.data import Batch, Chunk
 from amortvi.io.arviz_layout import DATA_GROUPS, Groups, assemble
 from amortvi.model import Model, Site, log_jacobian, sum_sites
 from amortvi.posterior import Posterior
+from amortvi.posterior.deterministic import deterministic_values
 from amortvi.posterior.importance_sampling import check_proposals, resample_chunk, warn_of_unreliable_draws
+from amortvi.posterior.non_finite import check_rows, not_finite
 
 __all__ = ["ExportOptions", "to_arviz"]
 
 _DRAWN_GROUPS = ("posterior", "posterior_predictive", "log_likelihood", "sample_stats", "prior", "prior_predictive")
 _GROUPS = (*_DRAWN_GROUPS, *DATA_GROUPS)
 _K_HAT = "/k_hat"
+_NOT_FINITE = "/not_finite"
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,7 @@ def to_arviz(posterior: Posterior, options: ExportOptions, attrs: Mapping[str, s
         "posterior_family": posterior.label,
         **attrs,
     }
+    check_rows(found.pop(_NOT_FINITE).flatten(), "the draws of the posterior", posterior.index)
     if options.proposals is not None:
         warn_of_unreliable_draws(found.pop(_K_HAT).flatten(), options.proposals)
         attrs["resampled_from"] = f"{options.proposals} draws of the posterior family"
@@ -90,6 +94,7 @@ class _Exporter:
         else:
             vector = q.sample(torch.Size([options.draws]))
         values, log_dets = model.latents.constrain(vector)
+        found[_NOT_FINITE] = torch.stack([not_finite(value, 1) for value in values.values()]).any(0).unsqueeze(0)
         log_q = q.log_prob(vector)
         scored, observed = self._score(replace(chunk, draws=options.draws), values)
         stats["log_q"] = (log_q - log_jacobian(log_dets, log_q)).cpu().double()
@@ -135,7 +140,6 @@ class _Exporter:
     def _read(self, sites: Sequence[Site], rows: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Return deterministic and observed sites in observation layout, and record the nested plates of each."""
         plate = self.model.structure.plate
-        deterministic: dict[str, Tensor] = {}
         observed: dict[str, Tensor] = {}
         for site in sites:
             value = site.by_observation(site.value, plate, rows)
@@ -143,11 +147,9 @@ class _Exporter:
                 continue
             if not site.layout_is_unknown:
                 self.nested[site.name] = [nested.name for nested in site.layout(plate).nested]
-            if site.is_deterministic:
-                deterministic[site.name] = value
-            elif not site.is_latent:
+            if not (site.is_deterministic or site.is_latent):
                 observed[site.name] = value
-        return deterministic, observed
+        return deterministic_values(sites, plate, rows), observed
 
 
 def _grouped(found: Mapping[str, Tensor]) -> Groups:

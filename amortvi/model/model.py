@@ -243,12 +243,27 @@ class Model(nn.Module):
     def check_data(self, batch: Batch) -> None:
         """Raise `DataError` if an observed value of ``batch`` is outside the support of its distribution.
 
+        Distributions with ``validate_args=False`` are not checked.
         The model runs once, with latents drawn from the prior; ``batch`` must be on its device. Validation by the
         distributions at each call would cost a third of a training step; without any check, a density outside its support may
         be an arbitrary number.
         """
+
+        def check(site: Site) -> None:
+            if site.is_data and site.name not in self.structure.unvalidated:
+                check_support(site)
+
         with self.inference_mode(), random_state(0, batch.device):
-            self.run(batch, visit=lambda site: check_support(site) if site.is_data else None)
+            self.run(batch, visit=check)
+
+    def check_predicts(self) -> None:
+        """Raise `ModelError` if the model has neither an observed nor a deterministic site of which values can be drawn."""
+        if not self.structure.predicted:
+            raise ModelError(
+                f"there is nothing to predict, because no pyro.sample in plate {self.structure.plate!r} has obs=: a pyro.factor "
+                f"contributes to the density but draws no data. Write the likelihood as a distribution, with pyro.sample(..., "
+                f"obs=x), to predict from it."
+            )
 
 
 def sum_sites(terms: Mapping[str, Tensor]) -> Tensor:

@@ -11,13 +11,14 @@ import math
 from typing import Any
 
 import torch
-from pyro.distributions import LowRankMultivariateNormal, MultivariateNormal, Normal
+from pyro.distributions import MixtureOfDiagNormals, Normal
 from torch import Tensor
+from torch.distributions import LowRankMultivariateNormal, MixtureSameFamily, MultivariateNormal
 
 from amortvi.data import Batch
 from amortvi.model.latents import LatentSite
 from amortvi.model.model import Model
-from amortvi.model.sites import Site
+from amortvi.model.sites import distribution_layers
 
 __all__ = ["PriorRuns", "priors_depend_on_latents"]
 
@@ -65,7 +66,7 @@ class PriorRuns:
         parts = self._latents.split(vector)
         terms = []
         for site in self._latents.sites:
-            density = _elementwise_density(self._sites[site.name])
+            density = _elementwise_density(self._sites[site.name].base_distribution)
             if density is None or not site.is_elementwise:
                 log_prob = vector.new_full((draws, self._runs, observations, site.size), math.nan)
             else:
@@ -94,9 +95,31 @@ def priors_depend_on_latents(model: Model, batch: Batch) -> bool:
     return not torch.allclose(first, second, rtol=_TOLERANCE, atol=_TOLERANCE, equal_nan=True)
 
 
-def _elementwise_density(site: Site) -> Any | None:
+class _MixtureOfMarginals:
+    """The marginal distribution of each element under a mixture of vectors.
+
+    Args:
+        logits: the log weights of the ``K`` components, ``(*B, K)``.
+        marginals: the marginal distribution of each element under each component, batch shape ``(*B, K, D)``.
+    """
+
+    def __init__(self, logits: Tensor, marginals: Any) -> None:
+        self._log_weights = logits.log_softmax(-1).unsqueeze(-1)
+        self._marginals = marginals
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Return the log density of each element of ``value``, ``(*B, D)``."""
+        return torch.logsumexp(self._log_weights + self._marginals.log_prob(value.unsqueeze(-2)), dim=-2)
+
+
+def _elementwise_density(base: Any) -> Any | None:
     """Return the marginal distribution of each element of a site's prior, or ``None`` if it is unknown."""
-    base = site.base_distribution
     if isinstance(base, MultivariateNormal | LowRankMultivariateNormal):
         return Normal(base.mean, base.variance.sqrt())
-    return base if base.event_dim == 0 else None
+    if isinstance(base, MixtureOfDiagNormals):
+        return _MixtureOfMarginals(base.component_logits, Normal(base.locs, base.coord_scale))
+    if isinstance(base, MixtureSameFamily) and len(base.event_shape) == 1:
+        component = distribution_layers(base.component_distribution)[-1]
+        marginals = _elementwise_density(component)
+        return None if marginals is None else _MixtureOfMarginals(base.mixture_distribution.logits, marginals)
+    return base if not base.event_shape else None

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pyro.distributions import Delta, MaskedDistribution, VonMises, VonMises3D
+from pyro.distributions import Delta, MaskedDistribution, SineBivariateVonMises, VonMises, VonMises3D
 from torch import Tensor
-from torch.distributions import constraints
 
 from amortvi.data import Batch
 from amortvi.errors import DataError, ModelError
-from amortvi.model.sites import Site, distribution_layers, plate_frames
+from amortvi.model.sites import Site, distribution_layers, distribution_parts, plate_frames
+from amortvi.model.supports import inner_support
 
 __all__ = [
     "check_latent",
@@ -33,15 +33,18 @@ def check_latent(site: Site) -> None:
             f"out in the model (a mixture with dist.MixtureSameFamily, in general with torch.logsumexp and pyro.factor), or "
             f"observe it with obs=."
         )
-    if isinstance(base, Delta):
-        raise ModelError(
-            f"latent site {name!r} is a point (Delta), which has no density: use pyro.deterministic, or observe it with obs=."
-        )
-    if isinstance(base, VonMises | VonMises3D):
-        raise ModelError(
-            f"latent site {name!r} is an angle ({type(base).__name__}), whose density is periodic over the real line, so no "
-            f"bound holds: sample a normal latent in the plane and compute its angle with torch.atan2."
-        )
+    for part in distribution_parts(base):
+        what = "is" if part is base else "contains"
+        if isinstance(part, Delta):
+            raise ModelError(
+                f"latent site {name!r} {what} a point (Delta), which has no density: use pyro.deterministic, or observe it "
+                f"with obs=."
+            )
+        if isinstance(part, VonMises | VonMises3D | SineBivariateVonMises):
+            raise ModelError(
+                f"latent site {name!r} {what} an angle ({type(part).__name__}), whose density is periodic over the real line, "
+                f"so no bound holds: sample a normal latent in the plane and compute its angle with torch.atan2."
+            )
     # A mask that is true everywhere on the example may be false on the next batch.
     layers = distribution_layers(site.distribution)
     masks = [site.message["mask"], *(part._mask for part in layers if isinstance(part, MaskedDistribution))]
@@ -137,9 +140,7 @@ def check_support(site: Site) -> None:
 
     A support with tensor bounds is not checked, because the bounds may depend on the latents or the parameters.
     """
-    support, value = site.distribution.support, site.value
-    while isinstance(support, constraints.independent):
-        support = support.base_constraint
+    support, value = inner_support(site.distribution.support), site.value
     if any(isinstance(bound, Tensor) for bound in vars(support).values()) or not isinstance(value, Tensor):
         return
     inside = support.check(value)
@@ -148,7 +149,8 @@ def check_support(site: Site) -> None:
         raise DataError(
             f"observed site {site.name!r} ({type(site.base_distribution).__name__}) has support {support}, but {len(outside)} "
             f"of the {inside.numel()} values in a batch are outside it, the first of them {outside[0].tolist()}: choose a "
-            f"likelihood that fits the data, or clean the data."
+            f"likelihood that fits the data, clean the data, or pass validate_args=False to the distribution if its density is "
+            f"valid there."
         )
 
 

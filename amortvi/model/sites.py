@@ -17,7 +17,7 @@ from torch.distributions import Independent
 from amortvi.errors import ModelError
 from amortvi.model.plates import NestedPlate, PlateLayout
 
-__all__ = ["Site", "SiteReader", "distribution_layers", "plate_frames"]
+__all__ = ["Site", "SiteReader", "distribution_layers", "distribution_parts", "plate_frames"]
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,11 @@ class Site:
     def is_data(self) -> bool:
         """Whether the value is observed: not latent, deterministic or a factor."""
         return not self.is_latent and not self.is_deterministic and not self.is_factor
+
+    @property
+    def is_validated(self) -> bool:
+        """Whether the distribution checks its values; ``False`` inside ``pyro.validation_enabled(False)``."""
+        return bool(self.base_distribution._validate_args)
 
     @property
     def plates(self) -> tuple[Any, ...]:
@@ -167,6 +172,13 @@ def distribution_layers(distribution: Any) -> list[Any]:
     while isinstance(layers[-1], Independent | ExpandedDistribution | MaskedDistribution):
         layers.append(layers[-1].base_dist)
     return layers
+
+
+def distribution_parts(distribution: Any) -> list[Any]:
+    """Return a distribution and all of which it is made: what it wraps, transforms or mixes."""
+    names = ("base_dist", "component_distribution", "component0", "component1")
+    inside = [getattr(distribution, name) for name in names if hasattr(distribution, name)]
+    return [distribution, *(part for each in inside for part in distribution_parts(each))]
 
 
 def plate_frames(sites: Iterable[Site]) -> dict[str, Any]:

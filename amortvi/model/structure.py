@@ -8,12 +8,11 @@ import pyro
 import torch
 from pyro.util import check_site_shape
 from torch import Tensor
-from torch.distributions import Normal, biject_to, constraints
+from torch.distributions import Normal
 
 from amortvi.data import Batch
 from amortvi.errors import AmortviError, ModelError, quoted
 from amortvi.model.latents import LatentSite, LatentVector
-from amortvi.model.plates import PlateLayout
 from amortvi.model.program import Program
 from amortvi.model.requirements import (
     check_latent,
@@ -25,8 +24,9 @@ from amortvi.model.requirements import (
     wrong_plate_size,
 )
 from amortvi.model.sites import Site, SiteReader, plate_frames
+from amortvi.model.supports import common_support, fixed_support, has_bijection
 
-__all__ = ["ModelStructure", "fixed_support", "has_bijection", "read_structure"]
+__all__ = ["ModelStructure", "read_structure"]
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,8 @@ class ModelStructure:
         full_size: the declared size of the plate if the observations are a subsample, else ``None``.
         latents: the latent sites of one observation.
         standard_normal_prior: whether the prior of every latent is a fixed ``N(0, I)``.
+        predicted: the observed and deterministic sites in the data plate, of which new values can be drawn.
+        unvalidated: the observed sites whose distribution has ``validate_args=False``, so that any data are accepted.
     """
 
     plate: str
@@ -46,6 +48,8 @@ class ModelStructure:
     full_size: int | None
     latents: LatentVector
     standard_normal_prior: bool
+    predicted: tuple[str, ...]
+    unvalidated: frozenset[str]
 
 
 def read_structure(program: Program, example: Batch, observations: int, plate: str | None) -> ModelStructure:
@@ -87,6 +91,8 @@ def read_structure(program: Program, example: Batch, observations: int, plate: s
         full_size=full_size if full_size != observations else None,
         latents=LatentVector([_latent_site(site, name) for site in latent]),
         standard_normal_prior=_has_standard_normal_prior(program, example, latent, name),
+        predicted=tuple(site.name for site in sites if _is_predicted(site, name, observations)),
+        unvalidated=_unvalidated(sites),
     )
 
 
@@ -104,7 +110,10 @@ def _run(program: Program, example: Batch, observations: int) -> tuple[list[Site
                         f"the model has several sites named {name!r}: give each pyro.sample a name of its own."
                     )
             for site in reader:
-                if site.is_data:
+                if site.is_latent:
+                    # First, because validation would find a draw outside the support of another component.
+                    common_support(site.name, site.distribution.support)
+                elif site.is_data and site.is_validated:
                     check_support(site)
             for site in reader:
                 site.message["log_prob"] = _log_prob(site)  # read by check_site_shape
@@ -139,6 +148,15 @@ def _check_sizes(reader: SiteReader, example: Batch, observations: int, error: E
         raise plate_draws_rows(reader.random_plates[0]) from error
     if vectorized:
         raise wrong_plate_size(found, example, observations) from error
+
+
+def _unvalidated(sites: list[Site]) -> frozenset[str]:
+    with pyro.validation_enabled(True):  # as when the distributions were created
+        return frozenset(site.name for site in sites if site.is_data and not site.is_validated)
+
+
+def _is_predicted(site: Site, plate: str, observations: int) -> bool:
+    return not site.is_latent and site.by_observation(site.value, plate, observations) is not None
 
 
 def _latent_site(site: Site, plate: str) -> LatentSite:
@@ -184,40 +202,3 @@ def _is_standard_normal(site: Site, plate: str) -> bool:
     if not isinstance(base, Normal) or base.loc.requires_grad or base.scale.requires_grad:
         return False
     return not site.is_weighted(plate) and bool((base.loc == 0).all()) and bool((base.scale == 1).all())
-
-
-def has_bijection(support: constraints.Constraint) -> bool:
-    """Whether PyTorch has a bijection from unconstrained numbers to ``support``."""
-    try:
-        return bool(biject_to(support).bijective)
-    except NotImplementedError:  # no transform is registered for this support
-        return False
-
-
-def fixed_support(name: str, support: constraints.Constraint, layout: PlateLayout) -> constraints.Constraint:
-    """Return the elementwise ``support`` of one observation, with its tensor bounds in observation layout.
-
-    The bounds of a distribution such as ``Uniform`` are expanded over every plate. They describe the latent of one
-    observation only if they are equal for all; otherwise, and for a trained bound, `ModelError` is raised.
-    """
-    if isinstance(support, constraints.independent):
-        return fixed_support(name, support.base_constraint, layout)
-    bounds = {name: getattr(support, name) for name in ("lower_bound", "upper_bound") if hasattr(support, name)}
-    if not any(isinstance(value, Tensor) for value in bounds.values()):
-        return support
-    for attribute, value in bounds.items():
-        if isinstance(value, Tensor) and value.requires_grad:
-            raise ModelError(
-                f"the support of latent site {name!r} has a trainable bound ({attribute}), so the posterior would leave it as "
-                f"the bound moves: sample a site with a fixed support, and shift and scale it in the model."
-            )
-        if isinstance(value, Tensor) and value.dim() > 0:
-            rows = layout.to_observations(value.detach())
-            if not torch.equal(rows, rows[:1].expand_as(rows)):
-                raise ModelError(
-                    f"the support of latent site {name!r} differs between observations ({attribute} depends on the data), so "
-                    f"no single posterior family covers it: sample a site with a fixed support, and shift and scale it in "
-                    f"the model."
-                )
-            bounds[attribute] = rows[0]
-    return type(support)(*bounds.values())

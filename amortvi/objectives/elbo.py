@@ -20,7 +20,7 @@ histories, early stopping and comparisons remain comparable.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -37,7 +37,7 @@ from amortvi.posterior.log_weights import KLForm
 
 __all__ = ["ELBO"]
 
-ELBOGradient = Literal["reparameterized", "sticking_the_landing"]
+ELBOGradient = Literal["auto", "reparameterized", "sticking_the_landing"]
 
 
 class ELBO(Objective):
@@ -49,7 +49,8 @@ class ELBO(Objective):
             model's prior is a fixed ``N(0, I)`` and the KL of the posterior is known.
         gradient: ``"sticking_the_landing"`` omits the score of the posterior, which is zero on average: the noise of the
             gradient then vanishes as the posterior becomes exact (Roeder et al., 2017; see `amortvi.objectives.gradients`).
-            It needs the densities of the draws, so the KL is sampled.
+            It needs the densities of the draws, so the KL is sampled. ``"reparameterized"`` differentiates the bound as it is;
+            ``"auto"`` does so with ``free_bits`` or ``kl="closed_form"``, which need the KL in closed form.
         kl_weight: the factor of the KL in training: a number, or a function of the passes over the data so far, such as
             `LinearSchedule` or `CyclicalSchedule`.
         free_bits: nats of KL per latent dimension, averaged over the minibatch, that training does not penalize. If the KL is
@@ -72,15 +73,17 @@ class ELBO(Objective):
         particles: int = 1,
         *,
         kl: KLForm = "auto",
-        gradient: ELBOGradient = "reparameterized",
+        gradient: ELBOGradient = "auto",
         kl_weight: float | WeightSchedule = 1.0,
         free_bits: float | None = None,
     ) -> None:
         super().__init__(particles)
         if kl not in ("auto", "closed_form", "sampled"):
             raise OptionError(f"kl must be 'auto', 'closed_form' or 'sampled'; got {kl!r}.")
-        if gradient not in ("reparameterized", "sticking_the_landing"):
-            raise OptionError(f"gradient must be 'reparameterized' or 'sticking_the_landing'; got {gradient!r}.")
+        if gradient not in get_args(ELBOGradient):
+            raise OptionError(
+                f"gradient must be 'auto', 'reparameterized' or 'sticking_the_landing'; got {gradient!r}."
+            )
         if gradient == "sticking_the_landing" and kl == "closed_form":
             raise OptionError(
                 "gradient='sticking_the_landing' omits a term from the gradient of a sampled KL, which a KL in closed form "
@@ -104,6 +107,8 @@ class ELBO(Objective):
         return "sampled" if self.stops_score_gradient() else self.kl
 
     def stops_score_gradient(self) -> bool:
+        if self.gradient == "auto":
+            return self.free_bits is None and self.kl != "closed_form"
         return self.gradient == "sticking_the_landing"
 
     def bound(self, weights: LogWeights) -> Tensor:

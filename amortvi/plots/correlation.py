@@ -55,7 +55,7 @@ def plot_correlation(posterior: Posterior, observation: int = 0, *, ax: Axes | N
     ax = axes_or_new(ax)
     picture = ax.imshow(correlation, cmap="RdBu_r", vmin=-1, vmax=1)
     draw_color_bar(ax, picture, "correlation")
-    labels = posterior.latents.labels
+    labels = posterior.unconstrained_labels
     shown = range(0, len(labels), -(-len(labels) // _MOST_TICKS))
     names = [labels[i] for i in shown]
     ax.set_xticks(shown, names, rotation=90 if len("".join(names)) > _MOST_CHARACTERS else 0)

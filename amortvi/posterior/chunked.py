@@ -9,15 +9,17 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
+from torch.linalg import LinAlgError  # type: ignore[attr-defined]  # public, but torch does not list it
 
 from amortvi._util.modes import evaluation_mode
 from amortvi.data import Batch, Chunk, Observations, TensorObservations, map_chunks
 from amortvi.data.selection import Rows, positions, subset
-from amortvi.errors import DataError
+from amortvi.errors import DataError, NonFiniteError, quoted
 from amortvi.families import Family
 from amortvi.model import LatentVector, Model
 from amortvi.posterior.importance_sampling import WeightedDraws, weighted_draws
 from amortvi.posterior.network import InferenceNetwork
+from amortvi.posterior.non_finite import failing_rows, listed, parameters_not_finite
 
 __all__ = ["ChunkedPosterior", "Compute"]
 
@@ -125,20 +127,65 @@ class ChunkedPosterior:
             observation_dim: the dimension of the results that indexes observations.
             probe: run instead of ``compute`` to measure memory.
             check_data: whether to raise `DataError` if the data are outside the support of the model's likelihood.
+
+        Raises:
+            NonFiniteError: the parameters of a posterior are NaN or infinite, or a matrix cannot be factorized.
         """
 
         def run(chunk: Chunk) -> Mapping[str, Tensor]:
             if check_data:
                 self.model.check_data(chunk.batch)
-            return compute(chunk, self.network(chunk.batch))
+            return self._apply(compute, chunk)
 
         def measure(chunk: Chunk) -> object:
-            return (probe or compute)(chunk, self.network(chunk.batch))
+            return self._apply(probe or compute, chunk)
 
         with self.model.inference_mode(), evaluation_mode(self.network):
             return map_chunks(
                 self.observations, run, device=self.device, draws=draws, observation_dim=observation_dim, probe=measure
             )
+
+    def _apply(self, compute: Compute, chunk: Chunk) -> Mapping[str, Tensor]:
+        """Return the results for a chunk, or raise `NonFiniteError` if the parameters of a posterior are not finite."""
+        context = self.network.context(chunk.batch)
+        if not bool(context.isfinite().all()):
+            raise self._parameters_error()
+        try:
+            q = self.family(context)
+            bad = parameters_not_finite(q)
+            if bad is not None and bool(bad.any()):
+                raise self._parameters_error()
+            return compute(chunk, q)
+        except LinAlgError as error:
+            raise self._parameters_error(error, chunk) from error
+
+    def not_finite(self) -> Tensor:
+        """Return which observations have no posterior with finite parameters, ``(N,)``.
+
+        For these, every computation raises `NonFiniteError`; ``posterior.select(~posterior.not_finite())`` leaves them out.
+        """
+
+        def compute(chunk: Chunk) -> Mapping[str, Tensor]:
+            return {"failing": failing_rows(self.family, self.network.context(chunk.batch))}
+
+        with self.model.inference_mode(), evaluation_mode(self.network):
+            return map_chunks(self.observations, compute, device=self.device)["failing"]
+
+    def _parameters_error(self, error: Exception | None = None, chunk: Chunk | None = None) -> NonFiniteError:
+        """Return the error for posteriors without finite parameters, or for a matrix that cannot be factorized."""
+        bad = self.not_finite()
+        if error is not None and chunk is not None and not bool(bad.any()):  # the computation fails, not the parameters
+            return NonFiniteError(
+                f"a matrix of a posterior, at a position from {chunk.rows.start} to {chunk.rows.stop - 1}, cannot be factorized: "
+                f"{quoted(error)}"
+            )
+        return NonFiniteError(
+            f"the posterior is not finite for {listed(bad, self.index)} of {self.observations.name}: the encoder returns NaN, "
+            f"infinity or numbers so large that {type(self.family).__name__} overflows. Check these observations for extreme "
+            f"values, scale the data that the encoder sees, or leave the observations out with "
+            f"posterior.select(~posterior.not_finite()). If there is nothing special about them, the encoder has diverged: train "
+            f"it again with a smaller lr."
+        )
 
     def importance_sample(
         self,

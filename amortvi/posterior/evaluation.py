@@ -14,14 +14,23 @@ from amortvi.data import Batch, Chunk, TensorObservations, map_chunks
 from amortvi.model import Model
 from amortvi.posterior.importance_sampling import WeightedDraws
 from amortvi.posterior.log_weights import closed_form_kl
+from amortvi.posterior.non_finite import check_rows, implausible_rows, not_finite, warn_of_implausible
 from amortvi.posterior.posterior import Posterior
 
 __all__ = ["evaluate", "predict", "sample_prior"]
+
+_IMPLAUSIBLE, _LATENTS = "/implausible", "/latents"
 
 
 def evaluate(posterior: Posterior, particles: int) -> pd.DataFrame:
     """Return bounds of ``log p(x)`` from ``particles`` draws for each observation; see `amortvi.AmortizedVI.evaluate`."""
     bounds = posterior.importance_sample(particles, lambda weighted: _bounds(posterior.model, weighted))
+    flagged = bounds.pop(_IMPLAUSIBLE)
+    for name in ("kl", "elbo", "iwae"):
+        # The model may give every draw zero probability.
+        value = bounds[name] if name == "kl" else bounds[name].masked_fill(bounds[name] == -torch.inf, 0.0)
+        check_rows(not_finite(value), f"the {name} of the posterior", posterior.index)
+    warn_of_implausible(flagged, posterior.index, stacklevel=3)
     return pd.DataFrame({name: value.numpy() for name, value in bounds.items()}, index=posterior.index)
 
 
@@ -32,6 +41,7 @@ def _bounds(model: Model, weighted: WeightedDraws) -> dict[str, Tensor]:
     elbo, exact_kl = log_weight.mean(0), closed_form_kl(model, weighted.posterior)
     kl = weighted.log_ratio.mean(0) if exact_kl is None else exact_kl.cpu().double()
     return {
+        _IMPLAUSIBLE: implausible_rows(weighted.posterior, weighted.batch.device),
         "elbo": elbo,
         "elbo_se": log_weight.std(0) / math.sqrt(particles) if particles > 1 else torch.full_like(elbo, math.nan),
         "reconstruction": elbo + kl,
@@ -43,12 +53,17 @@ def _bounds(model: Model, weighted: WeightedDraws) -> dict[str, Tensor]:
 def predict(posterior: Posterior, draws: int) -> dict[str, Tensor]:
     """Draw new data for each observation from the posterior predictive distribution; see `amortvi.AmortizedVI.predict`."""
     model = posterior.model
+    model.check_predicts()
 
     def compute(chunk: Chunk, q: Distribution) -> Mapping[str, Tensor]:
         values, _ = model.latents.constrain(q.sample(torch.Size([chunk.draws])))
-        return model.simulate(chunk.batch, values, chunk.draws, draws_at_once=chunk.draws_at_once)
+        drawn = model.simulate(chunk.batch, values, chunk.draws, draws_at_once=chunk.draws_at_once)
+        bad = torch.stack([not_finite(value, observation_dim=1) for value in values.values()]).any(0)
+        return {**drawn, _LATENTS: bad.unsqueeze(0)}
 
-    return posterior.map_chunks(compute, draws=draws, observation_dim=1)
+    found = posterior.map_chunks(compute, draws=draws, observation_dim=1)
+    check_rows(found.pop(_LATENTS).flatten(), "the latents drawn from the posterior", posterior.index)
+    return found
 
 
 def sample_prior(model: Model, source: Batch, draws: int, device: torch.device) -> dict[str, Tensor]:

@@ -18,8 +18,9 @@ from torch.distributions import register_kl
 
 from amortvi._util.modes import evaluation_mode
 from amortvi.data import Batch
+from amortvi.errors import EncoderError
 from amortvi.families import Family, FamilyChoice, family_label, resolve_family
-from amortvi.model import LatentVector, Model
+from amortvi.model import HOW_TO_SEPARATE_ROWS, LatentVector, Model, check_row_independence, find_mixed_row
 from amortvi.posterior.moments import site_quantiles
 from amortvi.posterior.network import InferenceNetwork
 
@@ -103,8 +104,8 @@ class AmortizedGuide(nn.Module):
             **kwargs: the model's keyword arguments, batch first.
 
         Raises:
-            EncoderError: the encoder fails on the example or does not return a ``(B, C)`` context.
-            ModelError: the model is not supported.
+            EncoderError: the encoder fails on the example, does not return a ``(B, C)`` context, or mixes the rows of a batch.
+            ModelError: the model is not supported, or mixes the rows of a batch.
             FamilyError: the family cannot be built for this model.
         """
         if self._is_set_up:
@@ -114,7 +115,9 @@ class AmortizedGuide(nn.Module):
         with poutine.block(), evaluation_mode(self.network.encoder, self.model):
             with torch.no_grad():
                 context = self.network.context(example)
+                _check_encoder_rows(self.network, example, context)
             self.model.setup(example, context.shape[0])
+            check_row_independence(self.model, example)
         self.family.setup(self.latents.dim, context.shape[1]).to(context)
         self._is_set_up = True
         return self
@@ -180,6 +183,22 @@ class AmortizedGuide(nn.Module):
             value = parameter.view_as(parameter)
             value.unconstrained = weakref.ref(parameter)  # type: ignore[attr-defined]  # read by SVI from a param site
             effectful(lambda value=value: value, type="param")(name=f"{id(self)}.{name}")
+
+
+def _check_encoder_rows(network: InferenceNetwork, example: Batch, context: Tensor) -> None:
+    """Raise `EncoderError` if the context of an observation, ``(B, C)``, depends on the other rows of its batch."""
+    mixed = find_mixed_row(
+        lambda chosen: {"context": network.context(example.take(chosen))},
+        torch.arange(example.size),
+        example.device,
+        whole={"context": context},
+    )
+    if mixed is not None:
+        raise EncoderError(
+            f"the encoder {type(network.encoder).__name__} mixes the rows of a batch, in evaluation mode: an element of the "
+            f"context is {mixed}. The posterior of an observation would depend on the batch in which it is computed. "
+            f"{HOW_TO_SEPARATE_ROWS}"
+        )
 
 
 def _as_pyro(distribution: torch.distributions.Distribution) -> TorchDistribution:

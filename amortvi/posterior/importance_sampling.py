@@ -84,8 +84,17 @@ def check_proposals(draws: int, resample: Any, proposals: Any) -> int | None:
     return count
 
 
-def resample_chunk(model: Model, chunk: Chunk, q: Distribution, draws: int) -> tuple[Tensor, Tensor]:
+def resample_chunk(
+    model: Model, chunk: Chunk, q: Distribution, draws: int, *, index: Any | None = None
+) -> tuple[Tensor, Tensor]:
     """Resample ``draws`` of ``chunk.draws`` proposals from each posterior, inside `Model.inference_mode`.
+
+    Args:
+        model: the generative model.
+        chunk: ``B`` observations.
+        q: their posteriors.
+        draws: the number of draws to choose.
+        index: the user's labels of all observations, if any, for messages.
 
     Returns:
         The draws, unconstrained, ``(draws, B, D)``, on the device of the batch; and k-hat, ``(B,)``.
@@ -98,8 +107,10 @@ def resample_chunk(model: Model, chunk: Chunk, q: Distribution, draws: int) -> t
     bad = ~largest.isfinite()
     if bad.any():
         position = int(bad.nonzero()[0])
+        row = chunk.rows.start + position
+        label = "" if index is None else f" ({index[row]!r})"
         raise NonFiniteError(
-            f"the draws of observation {chunk.rows.start + position} cannot be resampled: their largest log weight is "
+            f"the draws of observation {row}{label} cannot be resampled: their largest log weight is "
             f"{float(largest[position])}. Either a log-probability of the model is NaN or infinite, or the model assigns zero "
             f"probability to every draw. amortvi.evidence lists the affected observations."
         )

@@ -19,10 +19,21 @@ from amortvi.errors import OptionError
 from amortvi.families import marginals, moments
 from amortvi.model import LatentSite, LatentVector
 
-__all__ = ["check_quantiles", "site_moments", "site_quantiles", "site_summary"]
+__all__ = [
+    "DRAWS",
+    "QUADRATURE_NODES",
+    "check_quantiles",
+    "quadrature",
+    "site_moments",
+    "site_quantiles",
+    "site_summary",
+    "tail_dominated",
+]
 
-_DRAWS = 1000
-_QUADRATURE_NODES = 64
+DRAWS = 1000
+"""The number of draws from which quantities without a closed form are estimated."""
+QUADRATURE_NODES = 64
+_LARGEST_TAIL = 1000.0
 
 
 def site_moments(latents: LatentVector, q: Distribution) -> dict[str, tuple[Tensor, Tensor]]:
@@ -40,6 +51,27 @@ def site_moments(latents: LatentVector, q: Distribution) -> dict[str, tuple[Tens
             sample = draws()[site.name]
             result[site.name] = sample.mean(0), sample.std(0)
     return result
+
+
+def tail_dominated(latents: LatentVector, q: Distribution) -> Tensor:
+    """Return which posteriors have moments that rest on values of negligible probability, ``(B,)``, on the CPU.
+
+    The standard deviation of a site then exceeds a thousand times the half width of its interval from 16 to 84 %. For a
+    log-normal variable, this is a log scale above 3. Only sites with elementwise transforms and normal marginals are checked.
+    """
+    marginal = marginals(q)
+    found = torch.zeros(q.batch_shape, dtype=torch.bool)
+    for site in latents.sites:
+        if not isinstance(marginal, Normal) or not site.is_elementwise or site.is_unconstrained:
+            continue
+        loc, scale = (latents.split(moment)[site.name] for moment in (marginal.mean, marginal.stddev))
+        ends, _ = site.constrain(torch.stack([loc - scale, loc + scale]), observation_dim=1)
+        _, std = _quadrature(site, loc, scale)
+        dominated = std > 0.5 * _LARGEST_TAIL * (ends[1] - ends[0]).abs()
+        # At a bound of the support, both can be rounding errors.
+        dominated = dominated & (std > 1e-4 * ends.abs().amax(0))
+        found = found | dominated.reshape(len(dominated), -1).any(-1).cpu()
+    return found
 
 
 def site_quantiles(latents: LatentVector, q: Distribution, quantiles: Sequence[float]) -> dict[str, Tensor]:
@@ -97,14 +129,29 @@ def _marginal_quantiles(
 
 def _quadrature(site: LatentSite, mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
     """Return the moments of a site with an elementwise transform and normal marginals, each ``(B, *nested, *event)``."""
-    roots, weights = np.polynomial.hermite_e.hermegauss(_QUADRATURE_NODES)
-    node = mean.new_tensor(roots).reshape(-1, *(1,) * mean.dim())
-    weight = mean.new_tensor(weights / weights.sum()).reshape(-1, *(1,) * mean.dim())
-    values, _ = site.constrain(mean + std * node, observation_dim=1)
+    values, weights = quadrature(site, mean, std)
+    weight = weights.reshape(-1, *(1,) * mean.dim())
     center = (weight * values).sum(0)
-    return center, (weight * (values - center).square()).sum(0).sqrt()
+    spread = (weight * (values - center).square()).sum(0).sqrt()
+    return center.to(mean), spread.to(mean)
+
+
+def quadrature(site: LatentSite, mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the values of a site at the nodes of Gauss-Hermite quadrature, ``(nodes, B, *shape)``, and their weights.
+
+    Args:
+        site: a site with an elementwise transform.
+        mean: the means of the normal marginals, ``(B, *shape)``.
+        std: their standard deviations, ``(B, *shape)``.
+    """
+    roots, weights = np.polynomial.hermite_e.hermegauss(QUADRATURE_NODES)
+    # In single precision, the outermost weights are zero and the values there may be infinite.
+    wide = mean.dtype if mean.device.type == "mps" else torch.float64
+    node = torch.as_tensor(roots, dtype=wide, device=mean.device).reshape(-1, *(1,) * mean.dim())
+    values, _ = site.constrain(mean + std * node, observation_dim=1)
+    return values, torch.as_tensor(weights / weights.sum(), dtype=wide, device=mean.device)
 
 
 def _lazy_draws(latents: LatentVector, q: Distribution) -> Callable[[], dict[str, Tensor]]:
     """Return a function that draws all sites at its first call, and returns the same draws at each further one."""
-    return functools.cache(lambda: latents.constrain(q.sample(torch.Size([_DRAWS])))[0])
+    return functools.cache(lambda: latents.constrain(q.sample(torch.Size([DRAWS])))[0])

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from amortvi.data import Batch
+from amortvi.encoders.standardization import Standardization
 from amortvi.errors import AmortviError, EncoderError, quoted
 from amortvi.families import Family
 
@@ -40,6 +41,7 @@ class InferenceNetwork(nn.Module):
                 f"arguments; got {got}."
             )
         self.encoder = encoder
+        self.standardization = Standardization()
         self.family = family
         self.label = label
         self._encoder_is_pyro = any(isinstance(part, PyroModule) for part in encoder.modules())
@@ -59,8 +61,9 @@ class InferenceNetwork(nn.Module):
             return batch.context
         # The parameters of a PyroModule already belong to the guide: they must not become param statements of a trace.
         with _private_pyro_scope() if self._encoder_is_pyro else contextlib.nullcontext():
+            inputs = self.standardization(batch)
             try:
-                context = self.encoder(*batch.args, **batch.kwargs)
+                context = self.encoder(*inputs.args, **inputs.kwargs)
             except AmortviError:
                 raise
             # The user's network can raise any exception; the new message adds what it was called with.
@@ -70,6 +73,14 @@ class InferenceNetwork(nn.Module):
                 ) from error
         _check_context(context, batch.size)
         return context
+
+    def standardize(self, batch: Batch) -> None:
+        """Standardize what the encoder reads, with the statistics of a sample of the training data."""
+        self.standardization = Standardization.of(
+            batch,
+            casts_integers=getattr(self.encoder, "casts_integers", False),
+            shares_weights=getattr(self.encoder, "shares_weights", False),
+        )
 
     def frozen(self) -> InferenceNetwork:
         """Return a copy in evaluation mode, without gradients, which later training does not change."""

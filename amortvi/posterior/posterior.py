@@ -2,35 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
 from amortvi._util.checks import positive_int
-from amortvi._util.lazy import pandas as pd
 from amortvi._util.random import random_state
 from amortvi.data import Chunk
-from amortvi.errors import DataError, FamilyError
-from amortvi.families import covariance
-from amortvi.posterior.chunked import ChunkedPosterior
+from amortvi.errors import DataError
+from amortvi.posterior.deterministic import deterministic_sites
 from amortvi.posterior.importance_sampling import check_proposals, resample_chunk, warn_of_unreliable_draws
-from amortvi.posterior.moments import check_quantiles, site_moments, site_quantiles, site_summary
+from amortvi.posterior.non_finite import check_finite_results, check_rows, not_finite
+from amortvi.posterior.summaries import SummarizedPosterior
 
 __all__ = ["Posterior"]
 
-_ESTIMATES = 0
-"""The seed of the draws from which quantities without a closed form are estimated, so that they are reproducible."""
 
-
-class Posterior(ChunkedPosterior):
+class Posterior(SummarizedPosterior):
     """``q(z | x)`` for each of ``N`` observations.
 
     It refers to the observations (to the user's own array if no conversion was needed: do not modify it). Everything is
     computed on request and in chunks: beyond the result itself, memory does not grow with ``N``. The values of a latent site
-    have shape ``(N, *nested, *event)``: observations, nested plates, and one value in the site's own support. All results are
-    on the CPU.
+    have shape ``(N, *nested, *event)``: observations, nested plates, and one value in the site's own support. The
+    ``pyro.deterministic`` sites inside the data plate come after the latent sites; the model computes them from draws. All
+    results are on the CPU.
+
+    A result that is NaN or infinite is an error that names the observations. A warning names those whose posterior is
+    implausible, or whose moments rest on values of negligible probability.
 
     Args:
         model: the generative model, set up.
@@ -52,76 +52,12 @@ class Posterior(ChunkedPosterior):
         torch.Size([2, 2, 2])
     """
 
-    @property
-    def mean(self) -> dict[str, Tensor]:
-        """The mean of each site, ``(N, *nested, *event)``."""
-        return self._estimate(lambda q: {name: mean for name, (mean, _) in site_moments(self.latents, q).items()})
-
-    @property
-    def std(self) -> dict[str, Tensor]:
-        """The standard deviation of each site, ``(N, *nested, *event)``."""
-        return self._estimate(lambda q: {name: std for name, (_, std) in site_moments(self.latents, q).items()})
-
-    @property
-    def median(self) -> dict[str, Tensor]:
-        """The median of each element of each site, ``(N, *nested, *event)``."""
-        return {name: value[0] for name, value in self.quantiles([0.5]).items()}
-
-    def quantiles(self, quantiles: Sequence[float]) -> dict[str, Tensor]:
-        """Return quantiles of each element of each site.
-
-        Args:
-            quantiles: probabilities strictly between 0 and 1.
-
-        Returns:
-            For each site ``(len(quantiles), N, *nested, *event)``.
-
-        Raises:
-            OptionError: a probability is not strictly between 0 and 1.
-        """
-        levels = check_quantiles(quantiles)
-        return self._estimate(lambda q: site_quantiles(self.latents, q, levels), observation_dim=1)
-
-    def _estimate(
-        self, compute: Callable[[Distribution], Mapping[str, Tensor]], observation_dim: int = 0
-    ) -> dict[str, Tensor]:
-        with random_state(_ESTIMATES, self.device):
-            return self.map_chunks(lambda _, q: compute(q), observation_dim=observation_dim)
-
-    @property
-    def covariance(self) -> Tensor:
-        """The covariance of the unconstrained latent vector, ``(N, D, D)``; ``latents.labels`` names its coordinates.
-
-        Raises:
-            FamilyError: the covariance is not known in closed form; use that of draws.
-        """
-
-        def compute(q: Distribution) -> dict[str, Tensor]:
-            found = covariance(q)
-            if found is None:
-                raise FamilyError(
-                    f"the covariance of a {type(self.family).__name__} posterior is not known in closed form: estimate it from "
-                    f"draws, sample(1000)."
-                )
-            return {"covariance": found}
-
-        return self._estimate(compute)["covariance"]
-
-    @property
-    def correlation(self) -> Tensor:
-        """The correlation matrices of the unconstrained latent vector, ``(N, D, D)``.
-
-        Raises:
-            FamilyError: the covariance is not known in closed form.
-        """
-        found = self.covariance
-        std = found.diagonal(dim1=-2, dim2=-1).sqrt()
-        return found / std.unsqueeze(-1) / std.unsqueeze(-2)
-
     def sample(
         self, draws: int, *, resample: bool = False, proposals: int | None = None, seed: int | None = None
     ) -> dict[str, Tensor]:
         """Draw from the posterior of each observation.
+
+        The deterministic sites of the model are those of the drawn latents.
 
         Args:
             draws: the number of draws for each observation.
@@ -138,19 +74,22 @@ class Posterior(ChunkedPosterior):
         Raises:
             OptionError: ``draws`` is not a positive integer, or ``proposals`` is smaller than ``draws`` or given without
                 ``resample``.
-            NonFiniteError: with ``resample``, an observation has a weight that is NaN or infinite, or no positive weight.
+            NonFiniteError: a draw is NaN or infinite, or with ``resample``, an observation has a weight that is NaN or infinite,
+                or no positive weight.
         """
         count = positive_int("draws", draws)
         number = check_proposals(count, resample, proposals)
         k_hats: list[Tensor] = []
+        with_deterministic = bool(self.deterministic)
 
         def compute(chunk: Chunk, q: Distribution) -> Mapping[str, Tensor]:
             if number is None:
                 vector = torch.cat([q.sample(torch.Size([len(span)])) for span in chunk.draw_spans()])
             else:
-                vector, k_hat = resample_chunk(self.model, chunk, q, count)
+                vector, k_hat = resample_chunk(self.model, chunk, q, count, index=self.index)
                 k_hats.append(k_hat)
-            return self.latents.constrain(vector)[0]
+            values = self.latents.constrain(vector)[0]
+            return {**values, **deterministic_sites(self.model, chunk, values)} if with_deterministic else values
 
         with random_state(seed, self.device):
             found = self.map_chunks(
@@ -160,6 +99,8 @@ class Posterior(ChunkedPosterior):
                 probe=None if number is None else self.probe_weights,
                 check_data=number is not None,
             )
+        latents = {site.name: found[site.name] for site in self.latents.sites}
+        check_finite_results(latents, "the draws", self.index, observation_dim=1)
         if number is not None:
             warn_of_unreliable_draws(torch.cat(k_hats), number)
         return found
@@ -168,14 +109,18 @@ class Posterior(ChunkedPosterior):
         """Return the log density of given values of the latents, in nats.
 
         Args:
-            values: for each site ``(*S, N, *nested, *event)`` with any sample shape ``*S``.
+            values: for each latent site ``(*S, N, *nested, *event)`` with any sample shape ``*S``. Deterministic sites, as
+                `sample` returns them, are passed over.
 
         Returns:
             ``log q(z | x)`` in the support of the sites (the Jacobian of the transforms included), ``(*S, N)``.
 
         Raises:
             DataError: a site is missing or unknown, its shape is wrong, or a value is outside its support.
+            NonFiniteError: a log density is NaN or positive infinity.
         """
+        if isinstance(values, Mapping) and not set(values) <= self.latents.names:
+            values = {name: value for name, value in values.items() if name not in self.deterministic}
         *sample_shape, observations = self.latents.leading_shape(values)
         if observations != len(self):
             raise DataError(f"values are of {observations} observations, but the posterior is of {len(self)}.")
@@ -191,28 +136,8 @@ class Posterior(ChunkedPosterior):
             observation_dim=len(sample_shape),
             probe=lambda _, q: {"log_prob": q.log_prob(q.sample())},
         )
-        return log_prob["log_prob"] - log_det.cpu()
-
-    def to_frame(self, quantiles: Sequence[float] = (0.05, 0.5, 0.95)) -> pd.DataFrame:
-        """Return a summary with one row for each observation and each element of its latents.
-
-        Args:
-            quantiles: probabilities strictly between 0 and 1.
-
-        Returns:
-            Columns ``mean``, ``std`` and one for each quantile, such as ``5%``. The index consists of the observation (the
-            user's label, if there is one) and the element, such as ``z[0]``.
-
-        Raises:
-            OptionError: a probability is not strictly between 0 and 1.
-        """
-        levels = check_quantiles(quantiles)
-        table = self._estimate(lambda q: {"table": site_summary(self.latents, q, levels)})["table"]
-        labels = [label for site in self.latents.sites for label in site.labels]
-        index = range(table.shape[0]) if self.index is None else self.index
-        name = getattr(index, "name", None) or self.model.structure.plate
-        return pd.DataFrame(
-            table.flatten(0, 1).numpy(),
-            index=pd.MultiIndex.from_product([index, labels], names=[name, "latent"]),
-            columns=["mean", "std", *(f"{100 * level:g}%" for level in levels)],
-        )
+        found = log_prob["log_prob"] - log_det.cpu()
+        # Far from the posterior, the density may round to zero.
+        checked = found.masked_fill(found == -torch.inf, 0.0)
+        check_rows(not_finite(checked, len(sample_shape)), "the log density", self.index)
+        return found

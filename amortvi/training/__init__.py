@@ -2,13 +2,16 @@
 
 from amortvi.training.history import EpochRecord, history_frame
 from amortvi.training.options import FitOptions, OptimizerFactory, ScheduleFactory, check_device, check_dtype
+from amortvi.training.timetable import STATUSES, Status
 from amortvi.training.trainer import Trainer
 
 __all__ = [
+    "STATUSES",
     "EpochRecord",
     "FitOptions",
     "OptimizerFactory",
     "ScheduleFactory",
+    "Status",
     "Trainer",
     "check_device",
     "check_dtype",

@@ -50,9 +50,10 @@ class Progress:
 
     def __init__(self, epochs: int, steps: int | None, *, visible: bool) -> None:
         self._counts_steps = steps is not None
-        total = epochs if steps is None else epochs * steps
-        self._bar = tqdm(total=total, unit="step" if self._counts_steps else "epoch", disable=not visible)
-        self._epochs = epochs
+        self._per_epoch = steps or 1
+        self._bar = tqdm(
+            total=epochs * self._per_epoch, unit="step" if self._counts_steps else "epoch", disable=not visible
+        )
 
     def __enter__(self) -> Progress:
         return self
@@ -65,11 +66,12 @@ class Progress:
         if self._counts_steps:
             self._bar.update()
 
-    def epoch(self, number: int, elbo: float, validation_elbo: float) -> None:
-        """Show the number and the ELBO of an epoch that has ended."""
+    def epoch(self, number: int, epochs: int, elbo: float, validation_elbo: float) -> None:
+        """Show the number and the ELBO of an epoch that has ended, and how many there will be."""
+        self._bar.total = epochs * self._per_epoch
         if not self._counts_steps:
             self._bar.update()
-        self._bar.set_description(f"epoch {number}/{self._epochs}", refresh=False)
+        self._bar.set_description(f"epoch {number}/{epochs}", refresh=False)
         shown = {"elbo": f"{elbo:.2f}"}
         if not math.isnan(validation_elbo):
             shown["validation"] = f"{validation_elbo:.2f}"

@@ -17,6 +17,7 @@ from amortvi.training.history import EpochRecord, Progress
 from amortvi.training.modules import OptimizerSnapshot, Snapshot, TrainedModules
 from amortvi.training.options import FitOptions, Schedule
 from amortvi.training.steps import Averages, FitSteps, LateNonFiniteError, Step
+from amortvi.training.timetable import Status, Timetable
 
 __all__ = ["Loop"]
 
@@ -30,7 +31,10 @@ class Loop:
 
     Args:
         options: the options of the fit.
-        schedule: the learning-rate schedule, if any.
+        first: the number of its first epoch.
+        timetable: its phases.
+        rates: the learning rates of the optimizer's parameter groups at the start.
+        schedule: the user's learning-rate schedule, if any.
         steps: what is trained, and how.
         train: the training data.
         validation: the validation data, if any.
@@ -38,6 +42,9 @@ class Loop:
     """
 
     options: FitOptions
+    first: int
+    timetable: Timetable
+    rates: list[float]
     schedule: Schedule | None
     steps: FitSteps
     train: Observations
@@ -49,8 +56,8 @@ class Loop:
         """What is trained."""
         return self.steps.update.modules
 
-    def run(self, first: int, last: int, record: Callable[[EpochRecord], None]) -> None:
-        """Train for the epochs ``first`` to ``last``, and call ``record`` after each; Ctrl-C keeps what was learned.
+    def run(self, record: Callable[[EpochRecord], None]) -> Status:
+        """Train, call ``record`` after each epoch, and return how the fit ended; Ctrl-C keeps what was learned.
 
         Raises:
             NonFiniteError: a loss or gradient is not finite; the parameters are then those of the last good epoch.
@@ -58,22 +65,27 @@ class Loop:
         patience = self.options.patience
         early_stopping = None if patience is None else EarlyStopping(patience, self.modules.tensors)
         steps = self.train.steps(self.options.batch_size)
-        bar = Progress(self.options.epochs, steps, visible=self.options.progress)
+        bar = Progress(self.timetable.epochs, steps, visible=self.options.progress)
         try:
             with bar, restored_modes(*self.modules.modules), random_state(self.options.seed, self.device):
                 self.modules.train()
                 self._check_data_in_memory()
-                for number in range(first, last + 1):
-                    epoch = self._epoch(number, bar, steps, is_first=number == first)
+                number = self.first
+                while number < self.first + self.timetable.epochs:
+                    epoch = self._epoch(number, bar, steps, is_first=number == self.first)
                     record(epoch)
-                    bar.epoch(number, epoch.elbo, epoch.validation_elbo)
+                    self.timetable.record(epoch.elbo if self.validation is None else epoch.validation_elbo)
+                    bar.epoch(number, self.timetable.epochs, epoch.elbo, epoch.validation_elbo)
                     if early_stopping is not None and early_stopping.should_stop(epoch.validation_elbo):
-                        break
+                        return "stopped early"
+                    number += 1
         except KeyboardInterrupt:
-            pass  # Ctrl-C is how a user ends a fit early, so it is not an error.
+            return "interrupted"  # Ctrl-C is how a user ends a fit early, so it is not an error.
         finally:
             if early_stopping is not None:
                 early_stopping.restore()
+            self.modules.network.family.settle()
+        return self.timetable.status
 
     def _check_data_in_memory(self) -> None:
         """Check data in memory before training; data of a loader are checked as they are read."""
@@ -125,6 +137,7 @@ class Loop:
                 if is_first:
                     self._check_loaded(self.train, minibatch)
                 within = 0.0 if steps is None else min(1.0, (position - 1) / steps)
+                self._set_rates(number - self.first + within)
                 self.steps.update.objective.advance(number - 1 + within)
                 step(minibatch)
                 bar.step()
@@ -137,6 +150,13 @@ class Loop:
                 f"training stopped at epoch {number}, step {position}: {error}. The parameters are those before epoch "
                 f"{number}. A smaller lr, gradient_clip=10, or data on a smaller scale usually helps."
             ) from error
+
+    def _set_rates(self, time: float) -> None:
+        """Set the learning rates for a time in epochs since the start of the fit."""
+        self.modules.network.family.unlock(self.timetable.unlocked(time))
+        if self.schedule is None:
+            for group, rate in zip(self.steps.update.optimizer.param_groups, self.rates, strict=True):
+                group["lr"] = rate * self.timetable.rate(time)
 
     def _is_finite(self) -> bool:
         return all(bool(torch.isfinite(tensor).all()) for tensor in self.modules.tensors)

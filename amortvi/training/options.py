@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 
@@ -13,13 +13,22 @@ from amortvi.compile import CompileChoice, Verify, check_compile_choice, check_v
 from amortvi.errors import OptionError
 from amortvi.objectives import ObjectiveChoice, make_objective
 
-__all__ = ["FitOptions", "OptimizerFactory", "Schedule", "ScheduleFactory", "check_device", "check_dtype"]
+__all__ = [
+    "FitOptions",
+    "LearningRateSchedule",
+    "OptimizerFactory",
+    "Schedule",
+    "ScheduleFactory",
+    "check_device",
+    "check_dtype",
+]
 
 Schedule: TypeAlias = torch.optim.lr_scheduler.LRScheduler | torch.optim.lr_scheduler.ReduceLROnPlateau
 OptimizerFactory: TypeAlias = Callable[..., torch.optim.Optimizer]
 """A `torch.optim` class, or any callable ``(parameters, lr=...) -> Optimizer``."""
 ScheduleFactory: TypeAlias = Callable[[torch.optim.Optimizer], Schedule]
 """A callable ``(optimizer) -> schedule``, called once per fit; the schedule steps once per epoch."""
+LearningRateSchedule: TypeAlias = Literal["auto", "constant"] | ScheduleFactory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,14 +36,22 @@ class FitOptions:
     """The options of one fit.
 
     Args:
-        validation_data: held-out observations, in any form that ``x`` can have; their ELBO is recorded in `history`.
-        epochs: passes over the data.
+        validation_data: held-out observations, in any form that ``x`` can have, or the fraction of ``x`` to hold out, such as
+            ``0.1``; their ELBO is recorded in `history`.
+        epochs: passes over the data. By default the fit ends by itself, once it has converged, or after 20,000 steps; see
+            `AmortizedVI.status`.
         batch_size: observations per step; 128 by default. A `DataLoader` has its own batch size.
-        lr: the learning rate.
+        lr: the largest learning rate.
         objective: ``"elbo"``, ``"iwae"`` (the importance-weighted bound of 5 draws), or an `objectives.Objective`, such as
             ``objectives.ELBO(kl_weight=objectives.LinearSchedule(epochs=20))``.
         optimizer: a `torch.optim` class, or a callable ``(parameters, lr=...) -> Optimizer``.
-        lr_schedule: a callable ``(optimizer) -> schedule of torch.optim.lr_scheduler``; it steps once per epoch.
+        lr_schedule: ``"auto"`` lowers the learning rate almost to zero when the bound no longer rises or, with a given number
+            of epochs, over the second half of them; ``"constant"`` leaves it as it is; and a callable ``(optimizer) -> schedule
+            of torch.optim.lr_scheduler`` steps once per epoch.
+        standardize: whether the encoder reads standardized data: shifted, scaled and, where the tails are heavy, compressed,
+            with statistics of the data of the first fit. The model reads the data as they are. Integers are standardized for
+            encoders that have ``casts_integers = True``, as those of amortvi; otherwise they may be indices. An encoder that was
+            trained before, or that expects data on their own scale, needs ``False``.
         gradient_clip: the maximum norm of the gradient.
         patience: stop after this many epochs without a higher validation ELBO, and restore the best parameters.
         device: where to train, such as ``"cuda"`` or ``"mps"``; by default where the encoder is.
@@ -54,12 +71,13 @@ class FitOptions:
     """
 
     validation_data: Any = None
-    epochs: int = 100
+    epochs: int | None = None
     batch_size: int | None = None
-    lr: float = 1e-3
+    lr: float = 5e-3
     objective: ObjectiveChoice = "elbo"
     optimizer: OptimizerFactory = torch.optim.Adam
-    lr_schedule: ScheduleFactory | None = None
+    lr_schedule: LearningRateSchedule = "auto"
+    standardize: bool = True
     gradient_clip: float | None = None
     patience: int | None = None
     device: str | torch.device | None = None
@@ -71,7 +89,7 @@ class FitOptions:
 
     def __post_init__(self) -> None:
         checked = {
-            "epochs": positive_int("epochs", self.epochs),
+            "epochs": optional(positive_int, "epochs", self.epochs),
             "batch_size": optional(positive_int, "batch_size", self.batch_size),
             "lr": positive_float("lr", self.lr),
             "objective": make_objective(self.objective),
@@ -90,8 +108,10 @@ class FitOptions:
                 f"optimizer must be a torch.optim class or a callable (parameters, lr=...) -> Optimizer; "
                 f"got {self.optimizer!r}."
             )
-        if self.lr_schedule is not None and not callable(self.lr_schedule):
-            raise OptionError(f"lr_schedule must be a callable (optimizer) -> schedule; got {self.lr_schedule!r}.")
+        if self.lr_schedule not in ("auto", "constant") and not callable(self.lr_schedule):
+            raise OptionError(
+                f"lr_schedule must be 'auto', 'constant' or a callable (optimizer) -> schedule; got {self.lr_schedule!r}."
+            )
         if self.patience is not None and self.validation_data is None:
             raise OptionError("patience needs validation_data, because early stopping watches the validation ELBO.")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, TypedDict
 
@@ -14,12 +15,24 @@ from amortvi.model import Model
 from amortvi.objectives import make_objective
 from amortvi.posterior import InferenceNetwork
 from amortvi.training.history import EpochRecord
+from amortvi.training.learning_curve import FEWEST_EPOCHS
 from amortvi.training.loop import Loop
 from amortvi.training.modules import TrainedModules
 from amortvi.training.options import FitOptions, OptimizerFactory, Schedule, ScheduleFactory
 from amortvi.training.steps import FitSteps, Totals, Update
+from amortvi.training.timetable import Status, Timetable
 
-__all__ = ["OptimizerState", "Trainer"]
+__all__ = ["BUDGET", "OptimizerState", "Trainer"]
+
+
+BUDGET = 20_000
+"""The steps after which a fit ends that has not converged."""
+_FEWEST_EPOCHS = 10
+"""The epochs of the budget for data so large that the steps of the budget are fewer."""
+_FEWEST_STEPS = 1_000
+"""The steps before the learning curve is judged: a bound may be flat before it rises."""
+_UNKNOWN_STEPS = 200
+"""The steps per epoch that are assumed for a loader of unknown length."""
 
 
 class OptimizerState(TypedDict):
@@ -38,12 +51,14 @@ class Trainer:
         network: the inference network.
         freeze_model: whether only the network is trained.
         records: the history.
+        status: how the last fit ended; ``None`` before the first.
     """
 
     model: Model
     network: InferenceNetwork
     freeze_model: bool
     records: list[EpochRecord] = field(default_factory=list)
+    status: Status | None = None
     _optimizer: torch.optim.Optimizer | None = None
     _factory: OptimizerFactory | None = None
     _relative_rates: list[float] = field(default_factory=list)
@@ -63,7 +78,7 @@ class Trainer:
         modules = TrainedModules(self.model, self.network, freeze_model=self.freeze_model)
         optimizer = self._optimizer_for(options, modules)
         place_optimizer_state(optimizer, device)
-        schedule = None if options.lr_schedule is None else _make_schedule(options.lr_schedule, optimizer)
+        schedule = _make_schedule(options.lr_schedule, optimizer) if callable(options.lr_schedule) else None
         objective = make_objective(options.objective)
         train = train.resident(device)
         held_out = None if validation is None else validation.resident(device)
@@ -76,15 +91,36 @@ class Trainer:
         steps.update.objective.to(device)
         loop = Loop(
             options=options,
+            first=self.records[-1].epoch + 1 if self.records else 1,
+            timetable=self._timetable(options, modules, train),
+            rates=[options.lr * rate for rate in self._relative_rates],
             schedule=schedule,
             steps=steps,
             train=train,
             validation=held_out,
             device=device,
         )
-        first = self.records[-1].epoch + 1 if self.records else 1
-        with self.model.program.own_parameters():
-            loop.run(first, first + options.epochs - 1, self.records.append)
+        epochs = len(self.records)
+        try:
+            with self.model.program.own_parameters():
+                self.status = loop.run(self.records.append)
+        except Exception:  # whatever ended the fit; it is raised again
+            if len(self.records) > epochs:
+                self.status = "interrupted"
+            raise
+
+    def _timetable(self, options: FitOptions, modules: TrainedModules, train: Observations) -> Timetable:
+        steps = train.steps(options.batch_size) or _UNKNOWN_STEPS
+        epochs = options.epochs or max(_FEWEST_EPOCHS, math.ceil(BUDGET / steps))
+        is_joint = any(parameter.requires_grad for parameter in self.model.parameters()) and not self.freeze_model
+        return Timetable(
+            epochs,
+            ends_by_itself=options.epochs is None,
+            # A posterior that is trained further is already correlated.
+            locks=is_joint and not self.records,
+            decays=options.lr_schedule == "auto",
+            fewest_epochs=max(FEWEST_EPOCHS, math.ceil(_FEWEST_STEPS / steps)),
+        )
 
     def __getstate__(self) -> dict[str, Any]:
         # A copy has other tensors, so it has to record its own graphs.

@@ -67,6 +67,10 @@ CASES: dict[str, Case] = {
         latents.many_supports,
         shapes={"z": (2,), "rate": (), "weights": (3,), "level": (2,), "share": (), "factor": (2, 2)},
     ),
+    "many mixtures": case(
+        latents.many_mixtures, shapes={"level": (), "z": (2,), "rate": (), "weights": (3,), "pair": (3,)}
+    ),
+    "pseudo-inputs": Case(parameters.PseudoInputs, (real(),)),
     "a Cholesky factor": case(latents.lower_triangle, shapes={"factor": (3, 3), "scale": (3,)}),
     "no event dimension": case(latents.without_event_dim, shapes={"z": ()}),
     "two event dimensions": case(latents.two_event_dims, shapes={"z": (2, 3)}),

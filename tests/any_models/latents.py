@@ -91,6 +91,23 @@ def nested_around(x: Tensor) -> None:
             pyro.sample("x", dist.Normal(z + w, 0.7), obs=x.expand(2, *x.shape))
 
 
+def many_mixtures(x: Tensor) -> None:
+    """Mixtures of scalars, vectors, positive numbers and proportions, all with trained weights."""
+    logits = pyro.param("logits", torch.tensor([0.5, 0.0, -0.5]))
+    which = dist.Categorical(logits=logits)
+    with pyro.plate("data", x.shape[0]):
+        level = pyro.sample("level", dist.MixtureSameFamily(which, dist.Normal(torch.tensor([-2.0, 0.0, 2.0]), 0.5)))
+        vectors = dist.Normal(torch.eye(FEATURES)[:, :LATENTS], 0.5).to_event(1)
+        z = pyro.sample("z", dist.MixtureSameFamily(which, vectors))
+        rate = pyro.sample("rate", dist.MixtureSameFamily(which, dist.Gamma(torch.arange(1.0, 4.0), 2.0)))
+        weights = pyro.sample("weights", dist.MixtureSameFamily(which, dist.Dirichlet(torch.eye(FEATURES) + 2.0)))
+        pair = pyro.sample(
+            "pair", dist.MixtureOfDiagNormals(torch.eye(FEATURES), torch.ones(FEATURES, FEATURES), logits)
+        )
+        loc = padded(z) + (level + rate).unsqueeze(-1) + weights + pair
+        pyro.sample("x", dist.Normal(loc, 0.5).to_event(1), obs=x)
+
+
 def subsampled(x: Tensor, size: int | None = FULL) -> None:
     with pyro.plate("data", size, subsample=x) if size else pyro.plate("data", len(x)):
         z = pyro.sample("z", standard())

@@ -89,6 +89,32 @@ def with_a_learned_prior(x: Tensor) -> None:
         pyro.sample("x", dist.Normal(padded(z), 0.5).to_event(1), obs=x)
 
 
+class PseudoInputs(nn.Module):
+    """A VampPrior: the prior is the mean of the posteriors of trained pseudo-inputs (Tomczak and Welling, 2018).
+
+    Args:
+        trunk: the network of the pseudo-inputs; by default one of its own.
+    """
+
+    def __init__(self, trunk: nn.Module | None = None) -> None:
+        super().__init__()
+        self.inputs = nn.Parameter(2 * torch.eye(FEATURES))
+        self.trunk = nn.Sequential(nn.Linear(FEATURES, 6), nn.Tanh()) if trunk is None else trunk
+        self.loc = nn.Linear(6, LATENTS)
+        self.log_scale = nn.Linear(6, LATENTS)
+        self.decoder = nn.Linear(LATENTS, FEATURES)
+
+    def prior(self) -> dist.MixtureSameFamily:
+        hidden = self.trunk(self.inputs)
+        components = dist.Normal(self.loc(hidden), self.log_scale(hidden).exp()).to_event(1)
+        return dist.MixtureSameFamily(dist.Categorical(logits=torch.zeros(len(hidden))), components)
+
+    def forward(self, x: Tensor) -> None:
+        with pyro.plate("data", x.shape[0]):
+            z = pyro.sample("z", self.prior())
+            pyro.sample("x", dist.Normal(self.decoder(z), 0.5).to_event(1), obs=x)
+
+
 def normalized() -> nn.Module:
     """A decoder with batch normalization and dropout."""
     return Decoder(nn.Sequential(nn.Linear(LATENTS, 6), nn.BatchNorm1d(6), nn.Dropout(0.3), nn.Linear(6, FEATURES)))

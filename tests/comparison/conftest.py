@@ -13,7 +13,7 @@ FAMILIES = ["diagonal", "low_rank", "full"]
 X = avi.models.LinearGaussian(torch.tensor([[1.0, 0.8], [0.2, 1.0], [0.5, -0.5]]), scale=0.5).simulate(120, seed=0)
 UNCHANGED = {"epochs": 1, "lr": 1e-60, "progress": False}
 """The options of a fit whose steps are zero in single precision."""
-SHORT = {"epochs": 2, "lr": 0.01, "progress": False}
+SHORT = {"epochs": 4, "lr": 0.01, "progress": False}
 
 
 def make_model() -> avi.models.VAE:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import amortvi as avi
 from amortvi.comparison import FamilyFits, compare, fit_families
 from amortvi.comparison.fits import Fit
-from amortvi.errors import DataError, FamilyError, NotFittedError, OptionError
+from amortvi.errors import AmortviWarning, DataError, FamilyError, NotFittedError, OptionError
 from tests.comparison.conftest import FAMILIES, SHORT, UNCHANGED, X, make_encoder, make_model, with_param
 from tests.exact import linear_gaussian, solved
 
@@ -43,7 +43,10 @@ def table_by_hand(fits: FamilyFits, x: Tensor, particles: int, seed: int) -> pd.
             "difference": paired.mean(),
             "difference_se": paired.sem(),
             **mean[family][["iwae", "reconstruction", "kl"]].mean(),
+            "score": "evidence",
             "parameters": sum(parameter.numel() for parameter in fits[family].guide.parameters()),
+            "epochs": np.mean([len(fit.vi.history) for fit in fits.of(family)]),
+            "converged": all(fit.vi.status == "converged" for fit in fits.of(family)),
             "seconds": np.mean([fit.seconds for fit in fits.of(family)]),
             "seeds": len(tables),
             "seed_sd": np.std(by_seed[0], ddof=1) if several else math.nan,
@@ -59,7 +62,7 @@ def test_the_table(fits: FamilyFits, seeds: list[int]) -> None:
     table = compare(some, X[:50], particles=7, seed=11)
     pd.testing.assert_frame_equal(table, table_by_hand(some, X[:50], 7, 11))
     assert tuple(table.iloc[0][["verdict", "difference", "difference_se"]]) == ("best", 0, 0)
-    assert table.attrs["score"] == "evidence"
+    assert table["score"].iloc[0] == "evidence"
 
 
 def test_estimators_by_name(fits: FamilyFits) -> None:
@@ -85,16 +88,18 @@ def test_the_difference_is_the_gap_of_the_family(exact: dict[str, avi.AmortizedV
     """Estimators of one model are compared by the ELBO; paired differences have no noise between observations."""
     table = compare(exact, TEST, particles=100)
     assert list(table.index) == ["full", "diagonal"]
-    assert (table.attrs["score"], list(table["verdict"])) == ("elbo", ["best", "worse"])
+    assert (table["score"].iloc[0], list(table["verdict"])) == ("elbo", ["best", "worse"])
     difference, error = table.loc["diagonal", ["difference", "difference_se"]]
     assert difference == pytest.approx(-MODEL.diagonal_gap(), abs=5 * error)
     assert error < 0.2 * table["elbo_se"]["diagonal"]
     assert table["elbo"]["full"] == pytest.approx(MODEL.log_evidence(TEST).mean().item(), abs=1e-6)
-    assert compare(exact, TEST[:20], by="evidence", particles=5).attrs["score"] == "evidence"
+    assert compare(exact, TEST[:20], by="evidence", particles=5)["score"].iloc[0] == "evidence"
 
 
 def test_refined_posteriors_of_one_model_have_the_same_evidence(exact: dict[str, avi.AmortizedVI]) -> None:
-    trained = {name: vi.fit(TEST, epochs=1, lr=1e-30, seed=0, progress=False) for name, vi in exact.items()}
+    trained = {
+        name: vi.fit(TEST, epochs=1, lr=1e-30, standardize=False, seed=0, progress=False) for name, vi in exact.items()
+    }
     table = compare(trained, TEST[:50], by="evidence", gaps=True)
     np.testing.assert_allclose(table["evidence"], MODEL.log_evidence(TEST[:50]).mean().item(), atol=0.02)
     assert table["approximation_gap"]["diagonal"] == pytest.approx(MODEL.diagonal_gap(), abs=0.05)
@@ -123,15 +128,25 @@ def test_variation_between_seeds_is_noise() -> None:
     assert dict(single["verdict"]) == {"a": "best", "b": "worse"}
 
 
-@pytest.mark.parametrize("case", ["same module", "equal modules", "same function"])
-def test_the_score_depends_on_whether_the_model_is_shared(case: str) -> None:
-    """A function has parameters of its own in each estimator, so estimators of the same function have different models."""
-    model = make_model() if case == "same module" else with_param
+@pytest.mark.parametrize("case", ["same module", "copies", "same function", "other parameters", "other latents"])
+def test_the_score_depends_on_whether_the_models_are_equal(case: str) -> None:
+    """Equal models give all data the same evidence, even if they are copies."""
+    models = {
+        "same module": [make_model()] * 2,
+        "copies": [make_model(), make_model()],
+        "same function": [with_param] * 2,
+        "other parameters": [make_model(), make_model()],
+        "other latents": [avi.models.VAE(nn.Linear(dim, 3), dim, "normal") for dim in (2, 3)],
+    }[case]
+    if case == "other parameters":
+        with torch.no_grad():
+            models[1].likelihood.log_scale.add_(1e-3)
     fits = {
-        name: avi.AmortizedVI(make_model() if case == "equal modules" else model, make_encoder(), name).setup(X, seed=0)
-        for name in FAMILIES[:2]
+        name: avi.AmortizedVI(model, make_encoder(), name).setup(X, seed=0)
+        for name, model in zip(FAMILIES[:2], models, strict=True)
     }
-    assert compare(fits, X[:20], particles=5).attrs["score"] == ("elbo" if case == "same module" else "evidence")
+    score = compare(fits, X[:20], particles=5)["score"].iloc[0]
+    assert score == ("evidence" if case.startswith("other") else "elbo")
 
 
 @pytest.mark.parametrize("order", [["broken", "full"], ["full", "broken"]])
@@ -140,7 +155,8 @@ def test_a_bound_of_nan_is_the_worst(fits: FamilyFits, order: list[str]) -> None
     with torch.no_grad():
         broken.model.likelihood.log_scale.fill_(math.nan)
     named = {"broken": broken, "full": fits["full"]}
-    table = compare({name: named[name] for name in order}, X[:50], particles=3)
+    with pytest.warns(AmortviWarning, match="the fit of 'broken' is ranked last"):
+        table = compare({name: named[name] for name in order}, X[:50], particles=3)
     assert list(table.index) == ["full", "broken"]
     assert list(table["verdict"]) == ["best", "worse"]
     assert table.loc["broken", ["elbo", "difference"]].isna().all()
@@ -160,7 +176,7 @@ def test_flows_can_be_compared_but_not_refined() -> None:
     fits = fit_families(model, avi.encoders.MLP(3, [8]), ["flow", "full"], x, freeze_model=True, **SHORT)
     table = compare(fits, x, particles=5)
     assert set(table.index) == {"flow", "full"}
-    assert np.isfinite(table.drop(columns=["verdict", "seed_sd"])).all(axis=None)
+    assert np.isfinite(table.drop(columns=["verdict", "score", "seed_sd"])).all(axis=None)
     with pytest.raises(FamilyError, match="Flow"):
         compare(fits, x, particles=5, gaps=True)
 

@@ -50,7 +50,7 @@ def test_everything_works_after_setup() -> None:
 def test_fit_starts_from_the_parameters_of_setup(family: str) -> None:
     vi = make_vi(family).setup(X, seed=3)
     before = state_of(vi)
-    vi.fit(X, epochs=1, lr=1e-30, optimizer=torch.optim.SGD, seed=0, progress=False)
+    vi.fit(X, epochs=1, lr=1e-30, standardize=False, optimizer=torch.optim.SGD, seed=0, progress=False)
     for name, value in state_of(vi).items():
         torch.testing.assert_close(value, before[name], atol=1e-25, rtol=0)
 

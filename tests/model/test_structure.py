@@ -6,14 +6,11 @@ import pyro
 import pytest
 import torch
 from pyro import distributions as dist
-from pyro.distributions import constraints
 from torch import nn
 
 from amortvi.data import Batch
-from amortvi.errors import ModelError
 from amortvi.model import ModelStructure, Program
-from amortvi.model.plates import NestedPlate, PlateLayout
-from amortvi.model.structure import fixed_support, has_bijection, read_structure
+from amortvi.model.structure import read_structure
 from tests.any_models import CASES, FULL, ROWS, standard
 
 
@@ -21,8 +18,9 @@ def read(model: Any, x: torch.Tensor) -> ModelStructure:
     return read_structure(Program(model), Batch((x,)), x.shape[0], None)
 
 
-NOT_STANDARD = """a learned prior, many supports, a Cholesky factor, one latent on another, a chain, a plate on the right,
-a plate on the left, plates on both sides, subsampled in parts, scales, covariates, keywords""".replace("\n", " ")
+NOT_STANDARD = """a learned prior, many supports, many mixtures, pseudo-inputs, a Cholesky factor, one latent on
+another, a chain, a plate on the right, a plate on the left, plates on both sides, subsampled in parts, scales,
+covariates, keywords""".replace("\n", " ")
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -70,41 +68,3 @@ def test_fixed_standard_normal_priors_are_recognized(prior: Any, expected: bool)
             pyro.sample("x", dist.Normal(z.reshape(len(x), -1)[:, :1], 1.0).to_event(1), obs=x)
 
     assert read(model, torch.randn(6, 2)).standard_normal_prior is expected
-
-
-def test_supports_with_a_bijection() -> None:
-    for support in (constraints.real, constraints.simplex, constraints.corr_cholesky, constraints.interval(0.0, 1.0)):
-        assert has_bijection(support)
-    for support in (constraints.lower_cholesky, constraints.sphere, constraints.positive_definite):
-        assert not has_bijection(support)
-
-
-LAYOUT = PlateLayout(-2, (NestedPlate("parts", -1, 3),), event_dim=1)
-
-
-@pytest.mark.parametrize(
-    "bound",
-    [torch.tensor(2.0), torch.tensor([1.0, 2.0]), torch.arange(3.0).reshape(1, 3, 1)],
-    ids=["scalar", "one per element", "one per nested position"],
-)
-def test_bounds_of_one_observation_are_extracted(bound: torch.Tensor) -> None:
-    expanded, expected = bound.expand(4, 3, 2), bound.expand(1, 3, 2)[0]
-    for support in (constraints.greater_than(expanded), constraints.less_than(expanded)):
-        (found,) = vars(fixed_support("z", constraints.independent(support, 1), LAYOUT)).values()
-        assert torch.equal(found, expected)
-    half = fixed_support("z", constraints.interval(-1.0, expanded), LAYOUT)
-    assert half.lower_bound == -1.0
-    assert torch.equal(half.upper_bound, expected)
-    assert fixed_support("z", constraints.independent(constraints.positive, 2), LAYOUT) is constraints.positive
-
-
-@pytest.mark.parametrize(
-    ("bound", "message"),
-    [
-        (torch.arange(4.0).reshape(4, 1, 1).expand(4, 3, 2), r"differs between observations \(upper_bound"),
-        (torch.tensor(1.0, requires_grad=True), r"has a trainable bound \(upper_bound\)"),
-    ],
-)
-def test_bounds_that_vary_are_refused(bound: torch.Tensor, message: str) -> None:
-    with pytest.raises(ModelError, match=rf"latent site 'z' {message}"):
-        fixed_support("z", constraints.interval(-1.0, bound), LAYOUT)

@@ -27,7 +27,7 @@ def with_scale(**methods: Callable[..., torch.Tensor]) -> type[Diagonal]:
 WRONG_DETERMINANT = with_scale(log_abs_det=lambda self: DiagonalScale.log_abs_det(self) - math.log(1.05))
 WRONG_SOLVE = with_scale(solve=lambda self, residual: 1.05 * DiagonalScale.solve(self, residual))
 WRONG_VARIANCE = with_scale(variance=lambda self: 1.2 * DiagonalScale.variance(self))
-OVERFLOWING = with_scale(matmul=lambda self, noise: (40 * self.log_scale).exp().log().div(40).exp() * noise)
+OVERFLOWING = with_scale(matmul=lambda self, noise: (50 * self.log_scale).exp().log().div(50).exp() * noise)
 
 
 class BuiltTooEarly(Diagonal):

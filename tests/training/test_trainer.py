@@ -12,8 +12,9 @@ from tests.training.problem import X, make_vi, parameters
 
 def test_a_further_fit_continues() -> None:
     """Two fits of two epochs equal one of four: parameters, optimizer, shuffling and noise continue."""
-    whole = make_vi().fit(X, epochs=4, seed=0, progress=False)
-    parts = make_vi().fit(X, epochs=2, seed=0, progress=False).fit(X, epochs=2, seed=0, progress=False)
+    options = {"lr_schedule": "constant", "seed": 0, "progress": False}
+    whole = make_vi("diagonal").fit(X, epochs=4, **options)
+    parts = make_vi("diagonal").fit(X, epochs=2, **options).fit(X, epochs=2, **options)
     assert torch.equal(parameters(whole), parameters(parts))
     assert list(parts.history.index) == [1, 2, 3, 4]
     assert np.array_equal(whole.history["elbo"], parts.history["elbo"])
@@ -24,7 +25,7 @@ def test_learning_rate_schedules() -> None:
         X, epochs=3, lr=0.1, lr_schedule=lambda o: torch.optim.lr_scheduler.StepLR(o, 1, 0.5), progress=False
     )
     np.testing.assert_allclose(halving.history["learning_rate"], [0.1, 0.05, 0.025])
-    halving.fit(X, epochs=1, lr=0.3, progress=False)
+    halving.fit(X, epochs=1, lr=0.3, lr_schedule="constant", progress=False)
     assert halving.history["learning_rate"].iloc[-1] == pytest.approx(0.3)
 
     def plateau(optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.ReduceLROnPlateau:
@@ -76,9 +77,9 @@ def test_parameter_groups_keep_their_learning_rates() -> None:
         seen.append(torch.optim.Adam([{"params": parameters[:1]}, {"params": parameters[1:], "lr": 10 * lr}], lr=lr))
         return seen[-1]
 
-    vi = make_vi().fit(X, epochs=1, lr=2**-8, optimizer=optimizer, seed=0, progress=False)
+    vi = make_vi().fit(X, epochs=1, lr=2**-8, lr_schedule="constant", optimizer=optimizer, seed=0, progress=False)
     assert [group["lr"] for group in seen[0].param_groups] == [2**-8, 10 * 2**-8]
-    vi.fit(X, epochs=1, lr=2**-9, optimizer=optimizer, seed=0, progress=False)
+    vi.fit(X, epochs=1, lr=2**-9, lr_schedule="constant", optimizer=optimizer, seed=0, progress=False)
     assert [group["lr"] for group in seen[0].param_groups] == [2**-9, 10 * 2**-9]
     assert len(seen) == 1
 

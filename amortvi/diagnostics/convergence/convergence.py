@@ -30,6 +30,8 @@ _RELATIVE_TOLERANCE = 1e-4
 """The smallest tolerance, relative to the bound: the precision that optimizers reach in single precision."""
 _WIDEST_MARGIN = 10
 """The widest margin of the gain that is still informative, in multiples of the tolerance."""
+_STEADY = 0.35
+"""A bound that rises at this fraction of its earlier pace has not begun to level off."""
 _SMALL_LEARNING_RATE = 0.05
 """Below this fraction of the largest learning rate, a bound may be flat only because the steps are small."""
 
@@ -68,6 +70,16 @@ class Convergence:
     def trend(self) -> Trend | None:
         """The trend that was judged: that of the validation bound if there is one, else that of the training bound."""
         return self.validation or self.training
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether the optimizer, not the encoder, may be to blame for whatever an encoder loses.
+
+        The history does not show a trend, or the bound is falling, too noisy, or rising without having begun to level off.
+        """
+        if self.state == "rising" and self.trend is not None:
+            return self.trend.pace > _STEADY
+        return self.state not in ("converged", "overfitting", "rising")
 
     @property
     def reason(self) -> str:
@@ -134,7 +146,7 @@ def convergence(vi: AmortizedVI, *, tolerance: float = 0.1) -> Convergence:
         >>> model = avi.models.LinearGaussian(torch.ones(3, 1), scale=1.0)
         >>> x = model.simulate(200, seed=0)
         >>> vi = avi.AmortizedVI(model, avi.encoders.MLP(3, []), freeze_model=True)
-        >>> avi.convergence(vi.fit(x, epochs=25, lr=0.01, seed=0, progress=False)).state
+        >>> avi.convergence(vi.fit(x, epochs=25, lr=0.005, lr_schedule="constant", seed=0, progress=False)).state
         'rising'
         >>> avi.convergence(vi.fit(x, epochs=200, lr=0.02, seed=0, progress=False)).state
         'converged'

@@ -41,6 +41,9 @@ class Trend:
         window: the number of epochs from which the trend is estimated.
         epochs: the number of epochs in total.
         quantile: half the width of the 95% interval of the slope, in standard errors.
+        pace: the slope relative to the mean slope since the first tenth of the epochs: about 1 if the bound rises in a straight
+            line, 0.4 if it rises like the logarithm of the epochs, and 0 if it has leveled off; NaN if it is unknown.
+        climb: the level minus the bound after the first epoch; NaN if it is unknown.
     """
 
     level: float
@@ -49,6 +52,8 @@ class Trend:
     window: int
     epochs: int
     quantile: float
+    pace: float = math.nan
+    climb: float = math.nan
 
     @property
     def rise(self) -> float:
@@ -78,14 +83,25 @@ def fit_trend(values: Series, epochs: int) -> Trend | None:
         return None
     slope = float(stats.theilslopes(values[-window:]).slope)
     variance = 12 * _residual_variance(values[-max(window, epochs // 2) :]) / (window * (window**2 - 1))
+    level = float(np.median(values[-window:]))
     return Trend(
-        level=float(np.median(values[-window:])),
+        level=level,
         slope=slope,
         slope_se=math.sqrt(variance),
         window=window,
         epochs=epochs,
         quantile=float(stats.t.ppf(0.975, window - 2)),
+        pace=_pace(values, window, level, slope),
+        climb=level - float(values[0]),
     )
+
+
+def _pace(values: Series, window: int, level: float, slope: float) -> float:
+    """Return the slope of the last ``window`` values, whose median is ``level``, relative to that of the earlier ones."""
+    start = len(values) // 10
+    steps = len(values) - (window + 1) / 2 - start
+    rise = level - float(values[start])
+    return slope * steps / rise if steps > 0 and rise > 0 else math.nan
 
 
 def _residual_variance(values: Series) -> float:

@@ -17,9 +17,8 @@ from torch import Tensor
 from torch.distributions import Chi2, Distribution, constraints
 from torch.types import _size
 
-from amortvi.data import Batch
-from amortvi.families import Gaussian
-from amortvi.posterior import InferenceNetwork, Posterior
+from amortvi.families import Gaussian, ParametricFamily
+from amortvi.posterior import Posterior
 
 __all__ = ["DefensiveMixture", "defensive"]
 
@@ -51,6 +50,17 @@ class DefensiveMixture(TorchDistribution):
         self.gaussian = gaussian
         super().__init__(gaussian.batch_shape, gaussian.event_shape, validate_args=False)
 
+    @property
+    def mean(self) -> Tensor:
+        """The mean, ``(*B, D)``."""
+        return self.gaussian.mean
+
+    @property
+    def variance(self) -> Tensor:
+        """The variance of each coordinate, ``(*B, D)``."""
+        student = _DEGREES_OF_FREEDOM / (_DEGREES_OF_FREEDOM - 2)
+        return self.gaussian.variance * (1 - _STUDENT_WEIGHT + _STUDENT_WEIGHT * student)
+
     def rsample(self, sample_shape: _size = ()) -> Tensor:
         """Draw, shape ``(*sample_shape, *B, D)``; the choice of the component has no gradient."""
         loc = self.gaussian.loc
@@ -76,12 +86,33 @@ class DefensiveMixture(TorchDistribution):
         return mixture - scale.log_abs_det()
 
 
-class _DefensiveNetwork(InferenceNetwork):
-    """An inference network whose Gaussians are replaced by defensive mixtures."""
+class _DefensiveFamily(ParametricFamily):
+    """A family whose Gaussians are replaced by defensive mixtures; refinement searches in the family itself.
 
-    def forward(self, batch: Batch) -> Distribution:
-        q = super().forward(batch)
+    Args:
+        base: a family, set up.
+    """
+
+    def __init__(self, base: ParametricFamily) -> None:
+        super().__init__(head=base.head)
+        self.base = base
+        self.dim, self.context_features = base.dim, base.context_features
+        self.to_parameters = base.to_parameters
+
+    @property
+    def num_parameters(self) -> int:
+        return self.base.num_parameters
+
+    def distribution(self, parameters: Tensor) -> Distribution:
+        """Return the mixtures for Gaussians with ``parameters`` of shape ``(*B, P)``."""
+        q = self.base.distribution(parameters)
         return DefensiveMixture(q) if isinstance(q, Gaussian) else q
+
+    def parameters_near(self, loc: Tensor, scale: Tensor) -> Tensor:
+        return self.base.parameters_near(loc, scale)
+
+    def without_head(self) -> Any:
+        return self.base.without_head()
 
 
 def defensive(posterior: Posterior) -> Posterior:
@@ -98,6 +129,8 @@ def defensive(posterior: Posterior) -> Posterior:
         >>> bool(avi.evidence(vi, posterior=avi.diagnostics.defensive(vi.refine(x)), seed=0).reliable.all())
         True
     """
-    given = posterior.network
-    network = _DefensiveNetwork(given.encoder, given.family, given.label)
+    network = posterior.network.frozen()
+    if not isinstance(network.family, ParametricFamily):
+        return posterior
+    network.family = _DefensiveFamily(network.family)
     return Posterior(posterior.model, network, posterior.observations, posterior.device)

@@ -10,7 +10,12 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from amortvi.diagnostics.convergence.convergence import Convergence, convergence
+from amortvi.diagnostics.gaps.advice import Loss, advise, charge, losses
 from amortvi.diagnostics.gaps.gaps import Gaps, gaps
+from amortvi.diagnostics.gaps.inputs import InputScale, read_inputs
+from amortvi.diagnostics.gaps.thorough import Thorough, examine_thoroughly
+from amortvi.diagnostics.missed_mass import capitalized
+from amortvi.diagnostics.simulation import Simulated
 from amortvi.inference import AmortizedVI
 
 __all__ = ["Diagnosis", "Fault", "Loss", "diagnose"]
@@ -19,25 +24,6 @@ Fault: TypeAlias = Literal["ok", "family", "encoder", "optimizer", "unreliable"]
 
 _MOST_UNRELIABLE = 0.5
 """The largest fraction of unreliable observations with which a fit can be judged."""
-_DECAYED = 0.5
-"""A learning rate above this fraction of its largest value keeps the encoder oscillating around its optimum."""
-
-
-@dataclass(frozen=True)
-class Loss:
-    """Mean gaps over the reliable observations, in nats per observation; NaN if there are none.
-
-    Args:
-        family: the approximation gap.
-        encoder: the amortization gap.
-        total: the inference gap.
-        standard_error: the Monte Carlo standard error of `total`, without the variation between observations.
-    """
-
-    family: float
-    encoder: float
-    total: float
-    standard_error: float
 
 
 @dataclass(frozen=True)
@@ -47,23 +33,28 @@ class Diagnosis:
     Args:
         gaps: the gaps of some observations.
         convergence: whether the fit has converged.
-        frozen: whether the model was frozen, so that training can gain no more than the inference gap.
+        frozen: whether the model was frozen or has no parameters, so that training can gain no more than the inference gap.
+        inputs: the scale of the encoder's inputs, if they are floating-point numbers.
+        thorough: what annealed importance sampling and NUTS say, if they were asked.
     """
 
     gaps: Gaps
     convergence: Convergence
     frozen: bool = False
+    inputs: InputScale | None = None
+    thorough: Thorough | None = None
+
+    @property
+    def judged(self) -> Gaps:
+        """The gaps that are judged: with annealed evidence if it is accurate and the other is unreliable, else `gaps`."""
+        if self.thorough is not None and self.thorough.trusted and _unreliable(self.gaps):
+            return self.thorough.gaps
+        return self.gaps
 
     @property
     def loss(self) -> Loss:
         """The mean gaps over the reliable observations."""
-        found, reliable = self.gaps, self.gaps.reliable
-        return Loss(
-            family=float(found.approximation[reliable].mean()),
-            encoder=float(found.amortization[reliable].mean()),
-            total=float(found.inference[reliable].mean()),
-            standard_error=float(found.inference_se[reliable].square().sum().sqrt()) / max(1, int(reliable.sum())),
-        )
+        return losses(self.judged)
 
     @property
     def gain(self) -> float:
@@ -78,58 +69,50 @@ class Diagnosis:
         """What limits the fit as a whole: ``"ok"``, ``"family"``, ``"encoder"``, ``"optimizer"`` or ``"unreliable"``.
 
         * ``"unreliable"``: the evidence of most observations cannot be estimated reliably.
-        * ``"ok"``: the mean inference gap exceeds the tolerance by at most two Monte Carlo standard errors, and training longer
-          would not gain more than the tolerance.
-        * ``"optimizer"``: the bound is still rising, and training longer may gain more than is lost to the family; or most is
-          lost to the encoder, and the history does not show that the fit has converged.
-        * ``"family"`` or ``"encoder"`` otherwise, depending on the larger gap.
+        * ``"ok"``: the mean inference gap exceeds the tolerance by at most two standard errors, and training longer would not
+          gain more than the tolerance.
+        * otherwise the cause of the largest loss. What training longer would gain is charged to the optimizer. If the history
+          does not show that the fit has converged or at least begun to level off, everything that the encoder loses is, too.
         """
-        found, loss = self.gaps, self.loss
-        if int((~found.reliable).sum()) > _MOST_UNRELIABLE * len(found.reliable):
+        found, loss = self.judged, self.loss
+        if _unreliable(found):
             return "unreliable"
         if loss.total <= found.tolerance + 2 * loss.standard_error and self.gain <= found.tolerance:
             return "ok"
-        if self.gain > max(loss.family, found.tolerance):
-            return "optimizer"
-        if loss.family >= loss.encoder:
-            return "family"
-        return "encoder" if self.convergence.state in ("converged", "overfitting") else "optimizer"
+        charges = charge(loss, self.convergence, self.gain)
+        return max(charges, key=lambda cause: charges[cause])
 
     @property
     def statement(self) -> str:
-        """The fault in a sentence or two, with advice."""
-        found, fault, loss = self.gaps, self.fault, self.loss
+        """The fault in a few sentences, with advice."""
+        found, fault, loss = self.judged, self.fault, self.loss
         count, unknown = len(found.reliable), int((~found.reliable).sum())
+        check = found.proposed.missed
+        notes = []
         if fault == "unreliable":
-            return (
+            text = (
                 f"the evidence of {unknown} of {count} observations cannot be estimated reliably: k-hat is above its threshold "
-                f"even for refined posteriors. Compare with annealed_evidence or with reference (NUTS)."
+                f"even for refined posteriors."
             )
-        advice = {
-            "ok": f"this is within the tolerance of {found.tolerance:g} nats or two standard errors.",
-            "family": f"a more expressive family than {found.family!r} would gain most.",
-            "encoder": self._encoder_advice(),
-            "optimizer": f"{self.convergence.reason} {self._optimizer_advice()}",
-        }
-        skipped = f" {unknown} of {count} observations could not be judged." if unknown else ""
-        return (
-            f"{loss.total:.2f} nats per observation are lost, {loss.family:.2f} to the family and {loss.encoder:.2f} to the "
-            f"encoder; {advice[fault]}{skipped}"
-        )
-
-    def _encoder_advice(self) -> str:
-        effect = "would gain most; vi.refine closes the gap."
-        if self.convergence.state == "overfitting":
-            return f"{self.convergence.reason} More data or a smaller encoder {effect}"
-        advice = f"a larger encoder, richer encoder inputs or more data {effect}"
-        if self.convergence.learning_rate <= _DECAYED:
-            return advice
-        return f"{advice} The learning rate was never lowered; decay it first, since at a constant rate the encoder oscillates."
-
-    def _optimizer_advice(self) -> str:
-        if self.convergence.state in ("rising", "too few epochs"):
-            return "First train for more epochs or with a larger learning rate."
-        return "First train with a smaller learning rate, or with one that decays."
+            if self.thorough is None:
+                notes.append(
+                    "Compare with annealed_evidence or with reference (NUTS), or use diagnose(..., thorough=True)."
+                )
+        else:
+            advice = f"this is within the tolerance of {found.tolerance:g} nats or two standard errors."
+            if fault != "ok":
+                advice = advise(fault, found, loss, self.convergence, self.gain, self.inputs)
+            text = (
+                f"{loss.total:.2f} nats per observation are lost, {loss.family:.2f} to the family and {loss.encoder:.2f} to the "
+                f"encoder; {advice}"
+            )
+            if unknown:
+                notes.append(f"{unknown} of {count} observations could not be judged.")
+            if check is not None and not check.known:
+                notes.append(capitalized(str(check)))
+        if self.thorough is not None:
+            notes.append(str(self.thorough))
+        return " ".join([text, *notes])
 
     def __str__(self) -> str:
         return f"{self.fault}: {self.statement}"
@@ -137,14 +120,32 @@ class Diagnosis:
     __repr__ = __str__
 
 
-def diagnose(vi: AmortizedVI, x: Any, *, draws: int = 1000, tolerance: float = 0.1, seed: int = 0) -> Diagnosis:
+def _unreliable(found: Gaps) -> bool:
+    return int((~found.reliable).sum()) > _MOST_UNRELIABLE * len(found.reliable)
+
+
+def diagnose(
+    vi: AmortizedVI,
+    x: Any,
+    *,
+    draws: int = 1000,
+    simulations: int | Simulated = 300,
+    tolerance: float = 0.1,
+    thorough: bool = False,
+    seed: int = 0,
+) -> Diagnosis:
     """Diagnose whether a fit is limited by its posterior family, its encoder, its optimizer, or not at all.
 
     Args:
         vi: a fitted estimator, whose family can be refined.
         x: observations, as for `AmortizedVI.fit`; held-out ones show what is lost on new data.
         draws: draws for each bound and for the evidence, at least 21.
+        simulations: the number of observations that are simulated, to find out whether the estimate of the evidence misses a
+            part of the exact posterior, or the result of `simulate_observations`; 0 omits this check.
         tolerance: in nats per observation; a loss up to this is ok, and so is a gain that more training would bring.
+        thorough: whether to estimate the evidence of up to 20 observations by annealed importance sampling as well, to check
+            that estimate on simulated data, and to sample two observations with NUTS. The annealed evidence decides if it is
+            accurate and the other is unreliable. This takes a minute or more.
         seed: the seed of all draws; the caller's random state is left untouched.
 
     Raises:
@@ -162,4 +163,8 @@ def diagnose(vi: AmortizedVI, x: Any, *, draws: int = 1000, tolerance: float = 0
         'family'
     """
     converged = convergence(vi, tolerance=tolerance)  # cheap, and refuses an estimator that was not trained
-    return Diagnosis(gaps(vi, x, draws=draws, tolerance=tolerance, seed=seed), converged, vi.freeze_model)
+    found = gaps(vi, x, draws=draws, simulations=simulations, tolerance=tolerance, seed=seed)
+    frozen = vi.freeze_model or next(vi.generative.parameters(), None) is None
+    inputs = read_inputs(vi.posterior(x, copy=False))
+    examined = examine_thoroughly(vi, x, found, seed=seed) if thorough else None
+    return Diagnosis(found, converged, frozen, inputs, examined)

@@ -10,7 +10,9 @@ With :math:`q^*` the best posterior of the same family for one observation,
 
 :math:`q^*` is found by refinement. The evidence is estimated by importance sampling, with a defensive mixture around the
 refined posterior of the best family as proposal (see `amortvi.diagnostics.gaps.defensive`). K-hat indicates for which
-observations the estimate is reliable.
+observations the estimate is reliable. What the proposal misses altogether, such as a second mode, is found on simulated data
+(see `amortvi.diagnostics.missed_mass`), and added to the evidence: refinement within the family does not find it, so it is part
+of the approximation gap.
 """
 
 from __future__ import annotations
@@ -26,6 +28,8 @@ from amortvi._util.checks import nonnegative_int, positive_float, positive_int
 from amortvi._util.lazy import pandas as pd
 from amortvi.diagnostics.evidence import Evidence, evidence
 from amortvi.diagnostics.gaps.defensive import defensive
+from amortvi.diagnostics.missed_mass import capitalized, check_simulations
+from amortvi.diagnostics.simulation import Simulated
 from amortvi.errors import OptionError
 from amortvi.families import FamilyChoice, family_label, require_parametric, resolve_family
 from amortvi.inference import AmortizedVI
@@ -62,14 +66,21 @@ class Gaps:
     index: Any | None = None
 
     @property
+    def missed(self) -> Tensor:
+        """What the proposal misses of the evidence according to simulated data, ``(N,)``; zero if it is not significant."""
+        found = self.proposed.missed
+        return torch.zeros_like(self.proposed.smoothed) if found is None else found.nats
+
+    @property
     def evidence(self) -> Tensor:
-        """``log p(x)``, ``(N,)``."""
-        return self.proposed.smoothed
+        """``log p(x)``, ``(N,)``, including `missed`."""
+        return self.proposed.smoothed + self.missed
 
     @property
     def evidence_se(self) -> Tensor:
-        """The Monte Carlo standard error of `evidence`, ``(N,)``."""
-        return self.proposed.standard_error
+        """The standard error of `evidence`, ``(N,)``, from the draws and the simulations."""
+        found, error = self.proposed.missed, self.proposed.standard_error
+        return error if found is None else (error.square() + found.nats_se.square()).sqrt()
 
     @property
     def approximation(self) -> Tensor:
@@ -88,13 +99,18 @@ class Gaps:
 
     @property
     def inference_se(self) -> Tensor:
-        """The Monte Carlo standard error of `inference`, ``(N,)``."""
+        """The standard error of `inference`, ``(N,)``, from the draws and the simulations."""
         return (self.evidence_se.square() + self.amortized.elbo_se.square()).sqrt()
 
     @property
     def reliable(self) -> Tensor:
-        """Whether the estimate of the evidence is finite and reliable, ``(N,)``; see `Evidence.reliable`."""
-        return self.proposed.reliable & torch.isfinite(self.inference)
+        """Whether the evidence is finite and its weights, and those of similar simulated observations, light-tailed, ``(N,)``.
+
+        If simulated data show that the weights miss something, that is included in `evidence`.
+        """
+        found = self.proposed
+        known = found.light_tailed if found.missed is None else found.light_tailed & ~found.missed.unjudged
+        return known & torch.isfinite(self.inference)
 
     @property
     def verdict(self) -> list[Verdict]:
@@ -114,6 +130,7 @@ class Gaps:
         columns: dict[str, Any] = {
             "evidence": self.evidence,
             "evidence_se": self.evidence_se,
+            "missed": self.missed,
             "elbo": self.amortized.elbo,
             **{f"elbo_{label}": found.elbo for label, found in self.refined.items()},
             "approximation_gap": self.approximation,
@@ -141,12 +158,15 @@ class Gaps:
 
     def __str__(self) -> str:
         counts = ", ".join(f"{verdict}: {count}" for verdict, count in self.verdicts().items() if count)
+        check = self.proposed.missed
+        missed = "" if check is None or (check.known and not bool(self.missed.any())) else f" {capitalized(str(check))}"
         inference, approximation, amortization = (
             float(gap[self.reliable].mean()) for gap in (self.inference, self.approximation, self.amortization)
         )
         return (
             f"Gaps of {self.family!r} over {len(self.evidence)} observations (mean, nats): inference {inference:.3f} = "
             f"approximation {approximation:.3f} (family) + amortization {amortization:.3f} (encoder). Verdicts: {counts}."
+            f"{missed}"
         )
 
     __repr__ = __str__
@@ -158,6 +178,7 @@ def gaps(
     families: Sequence[FamilyChoice] = ("full",),
     *,
     draws: int = 1000,
+    simulations: int | Simulated = 300,
     tolerance: float = 0.1,
     seed: int = 0,
 ) -> Gaps:
@@ -168,6 +189,8 @@ def gaps(
         x: observations, as for `AmortizedVI.fit`.
         families: other families to refine. The evidence is estimated with the best of all, so include an expressive one.
         draws: draws for each bound and for the evidence; k-hat needs at least 21 and is more precise with a thousand.
+        simulations: the number of observations that are simulated, to find out whether the estimate of the evidence misses a
+            part of the exact posterior, or the result of `simulate_observations`; 0 omits this check.
         tolerance: the largest inference gap that is ok, in nats.
         seed: the seed of all draws; the caller's random state is left untouched.
 
@@ -190,7 +213,7 @@ def gaps(
         (tensor(True), 20)
     """
     count, seed = positive_int("draws", draws, at_least=FEWEST_DRAWS), nonnegative_int("seed", seed)
-    tolerance = positive_float("tolerance", tolerance)
+    tolerance, simulations = positive_float("tolerance", tolerance), check_simulations(simulations)
     # Data that may be random at each reading are read once, so that all bounds are about the same data.
     amortized = vi.posterior(x).in_memory()
     own, precision = amortized.label, _REFINE_TOLERANCE * tolerance
@@ -199,15 +222,17 @@ def gaps(
     for label, family in others.items():
         refined[label] = vi.refine(family=family, posterior=refined[own], tolerance=precision, seed=seed)
     # With one seed for all, similar posteriors have similar draws, so the difference of their bounds has little noise.
-    bounds = {label: evidence(vi, posterior=each, draws=count, seed=seed) for label, each in refined.items()}
+    bounds = {
+        label: evidence(vi, posterior=each, draws=count, simulations=0, seed=seed) for label, each in refined.items()
+    }
     # The best family has the largest sum over the observations that have a bound in every family.
     known = torch.stack([found.elbo.isfinite() for found in bounds.values()]).all(0)
     best = max(bounds, key=lambda label: float(bounds[label].elbo[known].sum()))
     return Gaps(
         family=own,
-        amortized=evidence(vi, posterior=amortized, draws=count, seed=seed),
+        amortized=evidence(vi, posterior=amortized, draws=count, simulations=simulations, seed=seed),
         refined=bounds,
-        proposed=evidence(vi, posterior=defensive(refined[best]), draws=count, seed=seed),
+        proposed=evidence(vi, posterior=defensive(refined[best]), draws=count, simulations=simulations, seed=seed),
         tolerance=tolerance,
         index=amortized.index,
     )

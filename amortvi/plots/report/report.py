@@ -170,7 +170,7 @@ def _verdicts(fits: list[_Fit], tolerance: float) -> Section:
 
 
 def _comparison(table: pd.DataFrame) -> Section:
-    paragraphs = [f"Ranked by {_SCORES[table.attrs['score']]}. Differences are paired by observation."]
+    paragraphs = [f"Ranked by {_SCORES[table['score'].iloc[0]]}. Differences are paired by observation."]
     seeds = int(table["seeds"].max())
     if seeds > 1:
         paragraphs.append(f"The comparison averages over {seeds} seeds; the other sections are about the first.")

@@ -16,6 +16,7 @@ from amortvi._util.random import random_state
 from amortvi.data import Batch, Chunk, TensorObservations
 from amortvi.errors import AmortviWarning, OptionError
 from amortvi.families import FamilyChoice, ParametricFamily, family_label, make_family, moments, require_parametric
+from amortvi.families.closed_forms import implausible
 from amortvi.posterior.network import InferenceNetwork
 from amortvi.posterior.posterior import Posterior
 from amortvi.posterior.refinement.adam import climb
@@ -122,7 +123,14 @@ class _Search:
         """Return the parameters of ``q``, or of a posterior of the new family with about the same location and scale."""
         if self._source is not None:
             parameters: Tensor = self._source.to_parameters(self.posterior.network.context(batch))
-            return parameters
+            flagged = implausible(q)
+            if flagged is None or not bool(flagged.any()):
+                return parameters
+            # At a bound of the family, the gradient vanishes; the location may still be of use.
+            loc = parameters[:, : self.dim]
+            return torch.where(
+                flagged.unsqueeze(-1), self._source.parameters_near(loc, torch.ones_like(loc)), parameters
+            )
         with random_state(0, self.posterior.device):
             known = moments(q)
             if known is None:

@@ -155,11 +155,9 @@ class CompiledStep:
         self._graphs.distrust()
 
     def begin(self) -> None:
-        """Discard graphs that are no longer valid, and write the current learning rates."""
+        """Discard graphs that are no longer valid."""
         if self._graphs and self._fingerprint != self._current_fingerprint():
             self._graphs.clear()
-        if self._optimizer is not None:
-            self._optimizer.write_rates()
 
     def __call__(self, minibatch: Minibatch) -> None:
         """Update the parameters.
@@ -168,6 +166,8 @@ class CompiledStep:
             CaptureError: the step cannot be recorded or compiled, and compiling was asked for; nothing has changed.
             LateNonFiniteError: a loss or a parameter is not finite.
         """
+        if self._optimizer is not None:
+            self._optimizer.write_rates()
         gradients = self._graphs(minibatch)
         if gradients is not None and self._optimizer is None:
             found = iter(gradients)

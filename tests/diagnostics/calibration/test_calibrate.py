@@ -288,7 +288,7 @@ NAN = with_parameters(MODEL, torch.full((9,), torch.nan, dtype=torch.float64), M
         (EXACT, {"posterior": OTHER}, OptionError, "posterior must be a function .* got Posterior"),
         (EXACT, {"posterior": lambda x: solved(MODEL).posterior(x)}, OptionError, "another AmortizedVI"),
         (EXACT, {"posterior": lambda x: OTHER}, DataError, "posterior"),
-        (NAN, {}, NonFiniteError, "simulated from the prior"),
+        (NAN, {}, NonFiniteError, "of the simulated data"),
         (case_set_up("a factor"), {}, ModelError, "simulator="),
     ],
 )

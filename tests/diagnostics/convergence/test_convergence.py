@@ -121,3 +121,27 @@ def test_bad_input():
         convergence(vi)
     with pytest.raises(OptionError, match="tolerance"):
         convergence(vi, tolerance=0)
+
+
+@pytest.mark.parametrize(
+    ("curve", "pace"),
+    [(-50 + 0.1 * T, 1.0), (-50 + 5 * np.log(T), 0.43), (saturating(300)[:300], 0.0), (-50 + np.sqrt(T), 0.69)],
+)
+def test_the_pace_tells_a_straight_line_from_one_that_levels_off(curve, pace) -> None:
+    trend = fit_trend(curve, len(curve))
+    assert trend.pace == pytest.approx(pace, abs=0.05)
+    assert trend.climb == pytest.approx(np.median(curve[-trend.window :]) - curve[0])
+
+
+@pytest.mark.parametrize(
+    ("curve", "unfinished"),
+    [
+        (-50 + 0.1 * T + noise(100), True),
+        (saturating(20) + noise(20), True),
+        (FLAT, False),
+        (np.full(5, -3.0), True),
+        (-50 + 30 * (1 - np.exp(-T / 15)) + 0.01 * T, False),
+    ],
+)
+def test_unfinished_fits(curve, unfinished: bool) -> None:
+    assert read_history(history(curve), 0.1).unfinished == unfinished

@@ -1,6 +1,7 @@
 """Approximation and amortization gaps, compared with exact values; defensive mixtures."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -14,7 +15,7 @@ from torch.distributions import MultivariateNormal, StudentT
 import amortvi as avi
 from amortvi.diagnostics.evidence import evidence
 from amortvi.diagnostics.gaps import DefensiveMixture, defensive, gaps
-from amortvi.errors import FamilyError, OptionError
+from amortvi.errors import FamilyError, NonFiniteError, OptionError
 from amortvi.families import Diagonal, FullCovariance
 from amortvi.importance import pareto_smoothed
 from tests.exact import linear_gaussian, solved
@@ -91,15 +92,24 @@ def test_heavy_tails_are_unreliable() -> None:
     assert found.verdicts()["unreliable"] > 10
 
 
-def test_one_observation_without_a_bound_does_not_affect_the_others() -> None:
+def test_one_observation_without_a_posterior_is_named() -> None:
     vi = solved(MODEL, avi.families.Diagonal)
     vi.encoder.register_forward_hook(lambda _, x, y: torch.where((x[0] == X[0]).all(1, keepdim=True), torch.nan, y))
-    with pytest.warns(avi.errors.AmortviWarning):
-        found = gaps(vi, X[:10])
-    assert found.verdict == ["unreliable", *["family"] * 9]
-    assert found.summary()["count"].eq(9).all()
-    assert_mean(found.approximation[1:], MODEL.diagonal_gap())
-    assert "nan" not in str(found)
+    with pytest.raises(NonFiniteError, match=r"1 of 10 observations .*position 0"):
+        gaps(vi, X[:10])
+    found = gaps(vi, X[1:10])
+    assert found.verdict == ["family"] * 9
+    assert_mean(found.approximation, MODEL.diagonal_gap())
+
+
+def test_one_observation_without_a_bound_does_not_affect_the_others() -> None:
+    found = gaps(solved(MODEL, avi.families.Diagonal), X[:10])
+    log_evidence = found.proposed.smoothed.clone()
+    log_evidence[0] = torch.nan
+    some = replace(found, proposed=replace(found.proposed, smoothed=log_evidence))
+    assert some.verdict == ["unreliable", *["family"] * 9]
+    assert some.summary()["count"].eq(9).all()
+    assert "nan" not in str(some)
 
 
 @pytest.mark.parametrize(

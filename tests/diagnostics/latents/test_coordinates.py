@@ -220,7 +220,7 @@ def encoder(second: float = 0.0) -> nn.Linear:
 def fitted(model, encoder, *, freeze_model=False) -> avi.AmortizedVI:
     """Return an estimator after one epoch that does not change its parameters."""
     vi = avi.AmortizedVI(model, encoder, avi.families.Diagonal(head=False), freeze_model=freeze_model)
-    return vi.fit(DATA, epochs=1, lr=1e-30, progress=False, seed=0)
+    return vi.fit(DATA, epochs=1, lr=1e-30, standardize=False, progress=False, seed=0)
 
 
 def check(vi: avi.AmortizedVI, x=DATA, batch_size: int | None = 1) -> None:
@@ -244,7 +244,7 @@ def test_only_the_first_inactive_latents_are_listed():
 def new_network() -> avi.AmortizedVI:
     decoder = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 2))
     vi = avi.AmortizedVI(avi.models.VAE(decoder, 8, "normal"), avi.encoders.MLP(2, [16]))
-    return vi.fit(DATA, epochs=1, lr=1e-30, progress=False, seed=0)
+    return vi.fit(DATA, epochs=1, lr=1e-30, standardize=False, progress=False, seed=0)
 
 
 WITHOUT_REASON = {

@@ -245,7 +245,7 @@ def first_column(likelihood: Callable[[Tensor, Tensor], Any]) -> Callable[..., N
         (observing(lambda x: x.abs().log()), (real(),), "'x' has values that are constants or computed from"),
         (observing(torch.zeros_like), (real(),), "'x' has values that are constants or computed from"),
         (observing(lambda x: x.clamp(-0.5, 0.5)), (real(),), "'x' does not have the values that were written"),
-        (observing(lambda x: x.flip(0)), (real(),), "'x' reads some observations from rows .* that belong to other"),
+        (observing(lambda x: x.flip(0)), (real(),), "mixes the rows of a batch"),
         (poutine.scale(observing(lambda x: x), 0.5), (real(),), "site 'z' has a weight"),
         (first_column(lambda z, x: dist.LogNormal(1e4 * z, 1.0)), (real().exp(),), "'x' .* values that are not finite"),
         (first_column(lambda z, x: dist.Normal(z, 1.0)), (torch.arange(12).unsqueeze(1),), "x, a .*int64, cannot hold"),

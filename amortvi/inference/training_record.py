@@ -1,0 +1,73 @@
+"""What an estimator says about its training: history, status, and a warning where a fit is used that has not converged."""
+
+from __future__ import annotations
+
+import math
+import warnings
+
+from amortvi._util.lazy import pandas as pd
+from amortvi.errors import ConvergenceWarning, NotFittedError
+from amortvi.families import FamilyChoice, family_label
+from amortvi.training import STATUSES, Status, Trainer, history_frame
+
+__all__ = ["TrainingRecord"]
+
+
+class TrainingRecord:
+    """The training of an estimator, as users read it."""
+
+    family: FamilyChoice
+    _trainer: Trainer
+    _has_warned = False
+
+    @property
+    def freeze_model(self) -> bool:
+        """Whether only the posterior is trained."""
+        return self._trainer.freeze_model
+
+    @property
+    def history(self) -> pd.DataFrame:
+        """One row per epoch: ELBO, reconstruction and KL in nats per observation, learning rate, seconds."""
+        return history_frame(self._trainer.records)
+
+    @property
+    def status(self) -> Status | None:
+        """How the last fit ended; ``None`` before the first.
+
+        ``"converged"``: when the learning rate began to fall, doubling the epochs would have gained less than 0.01 nats per
+        observation (or a ten-thousandth of the bound), or less than the noise of that estimate. ``"still rising"``: it would
+        have gained more. ``"budget"``: there were too few epochs to tell, or too much noise. ``"stopped early"``: by
+        ``patience``. ``"interrupted"``: by Ctrl-C.
+        """
+        return self._trainer.status
+
+    def summary(self) -> str:
+        """Return a line about the training: family, length, how it ended, and the last bound per observation.
+
+        Raises:
+            NotFittedError: no epoch has been trained.
+        """
+        if self.status is None or not self._trainer.records:
+            raise NotFittedError("there is no fit to summarize: call fit first.")
+        last, seconds = self._trainer.records[-1], sum(record.seconds for record in self._trainer.records)
+        held_out = "" if math.isnan(last.validation_elbo) else f", validation ELBO {last.validation_elbo:.4g}"
+        return (
+            f"{family_label(self.family)}: {self.status} after {last.epoch} epochs and {seconds:.3g} s "
+            f"({STATUSES[self.status]}); training ELBO {last.elbo:.4g}{held_out} nats per observation."
+        )
+
+    def warn_unless_converged(self) -> None:
+        """Issue a `ConvergenceWarning`, once per fit, if the last fit has not converged."""
+        if self.status in (None, "converged", "stopped early") or self._has_warned:
+            return
+        self._has_warned = True
+        warnings.warn(
+            f"this fit of {family_label(self.family)!r} is not known to have converged: {STATUSES[self.status]}. Call "
+            f"fit(x) without epochs to train until it has.",
+            ConvergenceWarning,
+            stacklevel=3,
+        )
+
+    def __repr__(self) -> str:
+        status = "" if self.status is None else f", status={self.status!r}"
+        return f"AmortizedVI(family={family_label(self.family)!r}, epochs={len(self._trainer.records)}{status})"

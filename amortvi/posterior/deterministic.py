@@ -1,0 +1,60 @@
+"""Values of ``pyro.deterministic`` sites, which the model computes from the latents."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from amortvi._util.memory import Gathered, spans
+from amortvi._util.random import random_state
+from amortvi.data import Batch, Chunk
+from amortvi.model import Model, Site
+
+__all__ = ["deterministic_shapes", "deterministic_sites", "deterministic_values"]
+
+
+def deterministic_values(sites: Sequence[Site], plate: str, observations: int) -> dict[str, Tensor]:
+    """Return the deterministic sites of one run of the model that have a value for each observation.
+
+    Args:
+        sites: the sites of the run.
+        plate: the name of the data plate.
+        observations: ``B``, the number of observations in the run.
+
+    Returns:
+        Values in observation layout by name, ``(B, *nested, *event)``.
+    """
+    found = {s.name: s.by_observation(s.value, plate, observations) for s in sites if s.is_deterministic}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def deterministic_shapes(model: Model, example: Batch) -> dict[str, torch.Size]:
+    """Return the shape of each deterministic site for one observation, ``(*nested, *event)``, from a run on an example."""
+    with model.inference_mode(), random_state(0, example.device):
+        sites = model.run(example.arguments())
+    found = deterministic_values(sites, model.structure.plate, example.size)
+    return {name: value.shape[1:] for name, value in found.items()}
+
+
+def deterministic_sites(model: Model, chunk: Chunk, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Compute the deterministic sites from values of the latents, inside `Model.inference_mode`.
+
+    Args:
+        model: the generative model.
+        chunk: ``B`` observations; at most ``chunk.draws_at_once`` draws are processed together.
+        values: the latents in observation layout, ``(K, B, *shape)``.
+
+    Returns:
+        Values by name, ``(K, B, *nested, *event)``, on the CPU.
+    """
+    draws = next(iter(values.values())).shape[0]
+    gathered = Gathered(draws)
+    for span in spans(draws, chunk.draws_at_once):
+        copies = chunk.batch.arguments().repeat(len(span))
+        part = {name: value[span.start : span.stop] for name, value in values.items()}
+        sites = model.run(copies, values=model.to_model_layout(part))
+        found = deterministic_values(sites, model.structure.plate, copies.size)
+        gathered.add({name: value.unflatten(0, (len(span), chunk.batch.size)) for name, value in found.items()})
+    return gathered.result()

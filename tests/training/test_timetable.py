@@ -1,0 +1,58 @@
+"""The phases of a fit, for learning curves that are known."""
+
+import math
+from collections.abc import Callable
+
+import pytest
+
+from amortvi.training.timetable import Timetable
+
+
+def played(timetable: Timetable, curve: Callable[[int], float]) -> list[tuple[float, float]]:
+    """Return rate and unlocked fraction at the start of each epoch of a fit whose bound follows ``curve``."""
+    seen: list[tuple[float, float]] = []
+    while len(seen) < timetable.epochs:
+        seen.append((timetable.rate(len(seen)), timetable.unlocked(len(seen))))
+        timetable.record(curve(len(seen)))
+    return seen
+
+
+def test_phases_are_fractions_of_given_epochs() -> None:
+    timetable = Timetable(100, ends_by_itself=False, locks=True, decays=True, fewest_epochs=20)
+    seen = played(timetable, lambda epoch: 0.0)
+    assert len(seen) == 100
+    assert [seen[epoch] for epoch in (0, 25, 50)] == [(1.0, 0.0), (1.0, 0.0), (1.0, 1.0)]
+    assert seen[37][1] == pytest.approx(0.48)
+    assert seen[75][0] == pytest.approx(0.5)
+    assert seen[99][0] == pytest.approx(0.02)
+    assert timetable.status == "converged"
+
+
+def test_nothing_waits_if_nothing_is_locked_and_the_rate_may_be_constant() -> None:
+    timetable = Timetable(40, ends_by_itself=False, locks=False, decays=False, fewest_epochs=20)
+    assert set(played(timetable, math.log)) == {(1.0, 1.0)}
+    assert timetable.status == "still rising"
+
+
+def test_a_fit_that_ends_by_itself_ends_after_the_bound_has_leveled_off() -> None:
+    """The bound is within a hundredth of its limit after 46 epochs, and within a thousandth after 69."""
+    timetable = Timetable(1000, ends_by_itself=True, locks=True, decays=True, fewest_epochs=20)
+    seen = played(timetable, lambda epoch: -math.exp(-epoch / 10))
+    assert timetable.status == "converged"
+    assert 69 < len(seen) < 200
+    unlocked = next(epoch for epoch, (_, fraction) in enumerate(seen) if fraction == 1)
+    falls = next(epoch for epoch, (rate, _) in enumerate(seen) if rate < 1)
+    assert 20 <= unlocked <= falls
+
+
+def test_a_bound_that_never_levels_off_ends_with_the_budget() -> None:
+    timetable = Timetable(200, ends_by_itself=True, locks=True, decays=True, fewest_epochs=20)
+    seen = played(timetable, lambda epoch: math.log(epoch))
+    assert (len(seen), timetable.status) == (200, "still rising")
+    assert seen[-1][0] < 0.02
+
+
+def test_too_few_epochs_say_nothing() -> None:
+    timetable = Timetable(5, ends_by_itself=False, locks=False, decays=True, fewest_epochs=20)
+    played(timetable, lambda epoch: 0.0)
+    assert timetable.status == "budget"
