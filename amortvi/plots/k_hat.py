@@ -23,7 +23,8 @@ _MARGIN = 0.08
 def plot_k_hat(evidence: Evidence, *, sort: bool = False, ax: Axes | None = None) -> Axes:
     """Draw the k-hat of each observation, with lines at its thresholds.
 
-    The solid line is the threshold for the number of draws; observations with a k-hat below it are reliable. Dashed lines are
+    The solid line is the threshold for the number of draws; observations with a k-hat below it are reliable, unless the
+    check on simulated data says otherwise. Dashed lines are
     at 0.5, below which the weights have finite variance; at 0.7, above which no practical number of draws is enough; and at 1,
     above which the weights have no mean. A k-hat above 2 or below -2 is shown as a triangle at the edge.
 

@@ -35,6 +35,10 @@ class Gain(NamedTuple):
         """Whether the gain is known and below ``tolerance``, or within its noise."""
         return self.value <= max(tolerance, 2 * self.standard_error)
 
+    def is_loss(self, tolerance: float) -> bool:
+        """Whether the bound is known to fall, by more than ``tolerance`` and its noise."""
+        return self.value < -max(tolerance, 2 * self.standard_error)
+
 
 def gain_from_doubling(bounds: Sequence[float]) -> Gain:
     """Estimate the gain from the bound of each epoch so far."""

@@ -46,14 +46,26 @@ class Timetable:
     Args:
         epochs: the number of epochs, or the largest if the fit ends by itself.
         ends_by_itself: whether the fit ends when it has converged.
+        may_fall: whether a bound that falls has leveled off. The validation ELBO of a fit that overfits falls; the training ELBO
+            falls while the weight of the KL rises.
         locks: whether off-diagonal parameters wait.
         decays: whether the learning rate falls.
         fewest_epochs: a phase that ends by itself takes at least as many epochs.
     """
 
-    def __init__(self, epochs: int, *, ends_by_itself: bool, locks: bool, decays: bool, fewest_epochs: int) -> None:
+    def __init__(
+        self,
+        epochs: int,
+        *,
+        ends_by_itself: bool,
+        locks: bool,
+        decays: bool,
+        fewest_epochs: int,
+        may_fall: bool = False,
+    ) -> None:
         self.epochs = epochs
         self._ends_by_itself = ends_by_itself
+        self._may_fall = may_fall
         self._fewest = fewest_epochs
         self._unlock_from, self._unlock_to = (_UNLOCK_FROM * epochs, _UNLOCK_TO * epochs) if locks else (0.0, 0.0)
         self._decay_from = _DECAY_FROM * epochs if decays else epochs
@@ -84,8 +96,13 @@ class Timetable:
         if time < self._unlock_from:
             if self._gain.is_below(_FAST * abs(bound - self._bounds[0])):
                 self._unlock_from, self._unlock_to = time, time + max(self._fewest, time // 2)
-        elif time >= max(self._unlock_to, self._fewest) and self._gain.is_below(self._tolerance):
+        elif time >= max(self._unlock_to, self._fewest) and self._has_leveled_off:
             self._decay_from, self.epochs = time, time + max(self._fewest, time // 2)
+
+    @property
+    def _has_leveled_off(self) -> bool:
+        falls = self._gain.is_loss(self._tolerance) and not self._may_fall
+        return self._gain.is_below(self._tolerance) and not falls
 
     @property
     def _tolerance(self) -> float:
@@ -96,6 +113,6 @@ class Timetable:
         """How the fit ended, unless it was interrupted."""
         if math.isnan(self._gain.value):
             return "budget"
-        if self._gain.is_below(self._tolerance):
+        if self._has_leveled_off:
             return "converged"
         return "still rising" if self._gain.value > 2 * self._gain.standard_error else "budget"

@@ -119,6 +119,7 @@ class Trainer:
             # A posterior that is trained further is already correlated.
             locks=is_joint and not self.records,
             decays=options.lr_schedule == "auto",
+            may_fall=options.validation_data is not None,
             fewest_epochs=max(FEWEST_EPOCHS, math.ceil(_FEWEST_STEPS / steps)),
         )
 

@@ -52,6 +52,19 @@ def test_a_bound_that_never_levels_off_ends_with_the_budget() -> None:
     assert seen[-1][0] < 0.02
 
 
+def test_only_a_validation_bound_may_fall() -> None:
+    """While the weight of the KL rises for 60 epochs, the training bound falls."""
+
+    def annealed(epoch: int) -> float:
+        return -min(epoch, 60) / 60 - math.exp(-epoch / 5)
+
+    for may_fall in (False, True):
+        timetable = Timetable(1000, ends_by_itself=True, locks=False, decays=True, fewest_epochs=20, may_fall=may_fall)
+        falls = next(epoch for epoch, (rate, _) in enumerate(played(timetable, annealed)) if rate < 1)
+        assert (falls > 60) != may_fall
+        assert timetable.status == "converged"
+
+
 def test_too_few_epochs_say_nothing() -> None:
     timetable = Timetable(5, ends_by_itself=False, locks=False, decays=True, fewest_epochs=20)
     played(timetable, lambda epoch: 0.0)

@@ -191,6 +191,9 @@ def anneal(posterior: Posterior, options: AnnealingOptions, exact: Tensor | None
 
 def _exact_vector(posterior: Posterior, draws: Mapping[str, Tensor], dtype: torch.dtype) -> Tensor:
     """Return exact posterior draws, one per observation, as unconstrained vectors, ``(N, D)``."""
+    # Draws of a posterior may hold deterministic sites too.
+    if isinstance(draws, Mapping):
+        draws = {name: value for name, value in draws.items() if name in posterior.latents.names}
     try:
         leading = posterior.latents.leading_shape(draws)
         placed = {name: value.to(posterior.device, dtype) for name, value in draws.items()}
