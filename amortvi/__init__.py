@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from amortvi.diagnostics.annealing import annealed_evidence, bracket_evidence
     from amortvi.diagnostics.c2st import c2st
     from amortvi.diagnostics.calibration import Calibration, calibrate
-    from amortvi.diagnostics.convergence import convergence
     from amortvi.diagnostics.evidence import Evidence, evidence
     from amortvi.diagnostics.gaps import Diagnosis, Gaps, diagnose, gaps
     from amortvi.diagnostics.latents import latent_usage
@@ -51,7 +50,6 @@ __all__ = [
     "c2st",
     "calibrate",
     "compare",
-    "convergence",
     "datasets",
     "diagnose",
     "diagnostics",
@@ -87,7 +85,6 @@ _LAZY = {
     "c2st": "amortvi.diagnostics.c2st",
     "calibrate": "amortvi.diagnostics.calibration.calibrate",
     "compare": "amortvi.comparison.compare",
-    "convergence": "amortvi.diagnostics.convergence.convergence",
     "diagnose": "amortvi.diagnostics.gaps.diagnosis",
     "evidence": "amortvi.diagnostics.evidence",
     "fit_families": "amortvi.comparison.fits",

@@ -37,7 +37,7 @@ def accepts_options(
         kept = [parameter for name, parameter in own.parameters.items() if name != "options"]
         signature = own.replace(parameters=[*kept, *fields.parameters.values()])
         accepting.__signature__ = signature  # type: ignore[attr-defined]  # read by inspect
-        accepting.__doc__ = _with_fields(method.__doc__, options.__doc__)
+        accepting.__doc__ = _with_fields(method.__doc__, options)
         return cast(Callable[Concatenate[Owner, Any, P], Result], accepting)
 
     return decorate
@@ -54,13 +54,16 @@ def make_options(options: Callable[P, Options], *args: P.args, **kwargs: P.kwarg
     return options(*args, **kwargs)
 
 
-def _with_fields(method: str | None, options: str | None) -> str | None:
-    """Replace the entry ``options`` of one docstring with the ``Args`` section of the other."""
-    if method is None or options is None:  # python -OO removes docstrings
-        return method
-    described = re.search(r"Args:\n(.*?)\n\n", inspect.cleandoc(options) + "\n\n", re.DOTALL)
-    assert described is not None
-    indented = "\n".join(f"        {line}" for line in described[1].splitlines())
+def _with_fields(method: str | None, options: Callable[..., Any]) -> str | None:
+    """Replace the entry ``options`` of a docstring with the ``Args`` sections of a class and its bases."""
+    if method is None:  # python -OO removes docstrings
+        return None
+    sections = [
+        re.search(r"Args:\n(.*?)\n\n", inspect.cleandoc(each.__doc__ or "") + "\n\n", re.DOTALL)
+        for each in reversed(inspect.getmro(cast(type, options)))
+    ]
+    described = "\n".join(section[1] for section in sections if section is not None)
+    indented = "\n".join(f"        {line}" for line in described.splitlines())
     return re.sub(r"^ *options: .*$", lambda _: indented, method, count=1, flags=re.MULTILINE)
 
 

@@ -21,6 +21,7 @@ from amortvi.diagnostics.gaps.diagnosis import Diagnosis, diagnose
 from amortvi.errors import AmortviWarning, NonFiniteError, OptionError
 from amortvi.families import require_parametric
 from amortvi.inference import AmortizedVI
+from amortvi.training import FINISHED
 
 __all__ = ["Score", "compare"]
 
@@ -30,7 +31,7 @@ Scores: TypeAlias = npt.NDArray[np.float64]
 _COLUMNS = {"evidence": "iwae", "elbo": "elbo"}
 """The column of `AmortizedVI.evaluate` that contains each score."""
 _GAP_COLUMNS = ("evidence", "approximation_gap", "amortization_gap", "inference_gap")
-_BOUNDS = ("elbo", "iwae", "reconstruction", "kl")
+_PARTS = ("iwae", "reconstruction", "kl")
 _POINTS = 8
 """The number of latent vectors per observation at which two models are compared."""
 _NOISE = 2
@@ -96,8 +97,9 @@ def compare(
         found.setdefault(run.family, []).append(_score(run, data, score, particles, gaps, seed))
     # NaN counts as the worst score: every comparison with it is false.
     best = max(found, key=lambda family: float(np.nan_to_num(_mean_score(found[family]).mean(), nan=-np.inf)))
-    rows = [_row(family, found[family], found[best], score) for family in found]
+    rows = [_row(family, found[family], found[best]) for family in found]
     table = pd.DataFrame(rows).set_index("family").sort_values("difference", ascending=False)
+    table.insert(list(table.columns).index("parameters"), "score", score)
     return table
 
 
@@ -117,13 +119,13 @@ def _score(run: Fit, x: Any, score: str, particles: int, with_gaps: bool, seed: 
     except NonFiniteError as error:
         warnings.warn(f"the fit of {run.family!r} is ranked last: {error}", AmortviWarning, stacklevel=3)
         nothing = np.full(len(run.vi.posterior(x, copy=False).in_memory()), math.nan)
-        return _Scored(run, pd.DataFrame(dict.fromkeys(_BOUNDS, nothing)), nothing, None)
+        return _Scored(run, pd.DataFrame(dict.fromkeys(("elbo", *_PARTS), nothing)), nothing, None)
     found = diagnose(run.vi, x, seed=seed) if with_gaps else None
     values = found.gaps.evidence.numpy() if found and score == "evidence" else bounds[_COLUMNS[score]].to_numpy()
     return _Scored(run, bounds, values, found)
 
 
-def _row(family: str, found: Sequence[_Scored], best: Sequence[_Scored], score: str) -> dict[str, Any]:
+def _row(family: str, found: Sequence[_Scored], best: Sequence[_Scored]) -> dict[str, Any]:
     """Return the row of one family: its fits, one per seed, compared with those of the best family."""
     elbo = np.mean([one.bounds["elbo"] for one in found], axis=0)
     difference = _mean_score(found) - _mean_score(best)
@@ -134,12 +136,11 @@ def _row(family: str, found: Sequence[_Scored], best: Sequence[_Scored], score: 
         "elbo_se": _standard_error(elbo),
         "difference": float(difference.mean()),
         "difference_se": _standard_error(difference),
-        **{name: float(np.mean([one.bounds[name] for one in found])) for name in ("iwae", "reconstruction", "kl")},
+        **{name: float(np.mean([one.bounds[name] for one in found])) for name in _PARTS},
         **_gap_columns([one.diagnosis for one in found if one.diagnosis is not None]),
-        "score": score,
         "parameters": sum(p.numel() for p in found[0].run.vi.guide.parameters() if p.requires_grad),
         "epochs": float(np.mean([len(one.run.vi.history) for one in found])),
-        "converged": all(one.run.vi.status in ("converged", "stopped early") for one in found),
+        "converged": all(one.run.vi.status in FINISHED for one in found),
         "seconds": float(np.mean([one.run.seconds for one in found])),
         "seeds": len(found),
         "seed_sd": math.sqrt(_seed_variance(found) * len(found)) if len(found) > 1 else math.nan,

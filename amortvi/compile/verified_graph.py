@@ -7,6 +7,7 @@ from collections.abc import Callable, Hashable, Sequence
 import torch
 from torch import Tensor
 
+from amortvi._util.text import capitalized
 from amortvi.compile.audit import COMPILED, INTERPRETED, Audit, Tolerance
 from amortvi.compile.backends.ahead import CompilationAhead
 from amortvi.compile.backends.cuda_graph import as_cuda_graph
@@ -172,7 +173,7 @@ class VerifiedGraph:
         except CaptureError as error:
             cause = error
         if unverified:
-            return VerificationError(f"{problem}. {_UNKNOWN_CAUSE if cause is None else _capitalized(cause)}")
+            return VerificationError(f"{problem}. {_UNKNOWN_CAUSE if cause is None else capitalized(str(cause))}")
         return cause or CaptureError(f"the recorded step is not the step of the model: {problem}. {_UNKNOWN_CAUSE}")
 
 
@@ -180,11 +181,6 @@ _UNKNOWN_CAUSE = (
     "A recorded graph repeats one call of the model, so the model must not depend on Python values that change, such as "
     "counters, clocks or random numbers of Python: keep such numbers in tensors, or use compile=False."
 )
-
-
-def _capitalized(error: CaptureError) -> str:
-    text = str(error)
-    return text[:1].upper() + text[1:]
 
 
 def device_of(tensors: Sequence[Tensor]) -> torch.device:

@@ -6,7 +6,6 @@ A new diagnostic is one file here, or in the folder of its subject, and one impo
 from amortvi.diagnostics.annealing import AnnealedEvidence, EvidenceBracket, annealed_evidence, bracket_evidence
 from amortvi.diagnostics.c2st import C2ST, c2st
 from amortvi.diagnostics.calibration import Calibration, CalibrationTest, calibrate, ecdf_band
-from amortvi.diagnostics.convergence import Convergence, Trend, convergence
 from amortvi.diagnostics.evidence import Evidence, evidence
 from amortvi.diagnostics.gaps import DefensiveMixture, Diagnosis, Fault, Gaps, Verdict, defensive, diagnose, gaps
 from amortvi.diagnostics.latents import CoordinateUsage, LatentUsage, latent_usage
@@ -21,7 +20,6 @@ __all__ = [
     "Calibration",
     "CalibrationTest",
     "CheckedStatistic",
-    "Convergence",
     "CoordinateUsage",
     "DefensiveMixture",
     "Diagnosis",
@@ -36,13 +34,11 @@ __all__ = [
     "Reference",
     "Simulated",
     "Simulator",
-    "Trend",
     "Verdict",
     "annealed_evidence",
     "bracket_evidence",
     "c2st",
     "calibrate",
-    "convergence",
     "defensive",
     "diagnose",
     "distances",

@@ -29,7 +29,8 @@ from torch import Tensor
 from amortvi._util.checks import positive_int
 from amortvi._util.lazy import pandas as pd
 from amortvi._util.random import random_state
-from amortvi.diagnostics.missed_mass import MissedMass, capitalized, check_simulations, location_and_scale, missed_mass
+from amortvi._util.text import capitalized
+from amortvi.diagnostics.missed_mass import MissedMass, check_simulations, location_and_scale, missed_mass
 from amortvi.diagnostics.simulation import Simulated
 from amortvi.errors import AmortviWarning
 from amortvi.importance import effective_sample_size, k_hat_threshold, pareto_smoothed
@@ -202,7 +203,7 @@ def _estimates(weighted: WeightedDraws) -> dict[str, Tensor]:
         "elbo_se": spread / math.sqrt(draws),
     }
     known = {name: value.masked_fill(unknown, math.nan) for name, value in estimates.items()}
-    features = location_and_scale(weighted.posterior)
+    features = location_and_scale(weighted.posterior, weighted.batch.device)
     return {**known, "k_hat": smoothed.k_hat, "effective_sample_size": size, "features": features}
 
 

@@ -64,13 +64,13 @@ class Family(nn.Module, ABC):
     def forward(self, context: Tensor) -> Distribution:
         """Return the posteriors for ``context`` of shape ``(*B, C)``: batch shape ``*B``, event shape ``(D,)``."""
 
-    def unlock(self, fraction: float) -> None:  # most families have nothing to unlock
+    def unlock(self, fraction: float) -> None:
         """Let what the diagonal family lacks learn at a fraction of its rate; at zero, the posteriors remain diagonal.
 
         A fit calls this while model and posterior are trained together; see `amortvi.training.timetable`.
         """
 
-    def settle(self) -> None:  # as above
+    def settle(self) -> None:
         """Unlock everything without changing the posteriors; called at the end of each fit."""
 
     def __repr__(self) -> str:
@@ -153,11 +153,13 @@ class ParametricFamily(Family):
 
     def unlock(self, fraction: float) -> None:
         if isinstance(self.to_parameters, Head):
-            self.to_parameters.unlock(self.locked_parameters(), fraction)
+            rates = self.learning_rates()
+            rates[self.locked_parameters()] *= fraction
+            self.to_parameters.rates.copy_(rates)
 
     def settle(self) -> None:
         if isinstance(self.to_parameters, Head):
-            self.to_parameters.settle()
+            self.to_parameters.settle(self.learning_rates())
 
     def without_head(self) -> Self:
         """Return a frozen copy whose context is the parameter vector itself."""
@@ -174,15 +176,13 @@ class Head(nn.Module):
     """
 
     rates: Tensor
-    final_rates: Tensor
+    """The current rates; compiled steps read them in each step."""
 
     def __init__(self, weight: Tensor, bias: Tensor, rates: Tensor) -> None:
         super().__init__()
         self.weight = nn.Parameter(weight)
         self.bias = nn.Parameter(bias)
         self.register_buffer("rates", rates, persistent=False)
-        self.register_buffer("final_rates", rates.clone(), persistent=False)
-        self._unlocked = 1.0
 
     @classmethod
     def at_start(cls, family: ParametricFamily) -> Head:
@@ -194,20 +194,13 @@ class Head(nn.Module):
         bias[: family.dim] += loc.bias.detach()
         return cls(weight, bias, rates)
 
-    def unlock(self, locked: slice, fraction: float) -> None:
-        """Multiply the rates of the ``locked`` outputs by ``fraction``; compiled steps read the rates in each step."""
-        if fraction != self._unlocked:
-            self.rates[locked] = fraction * self.final_rates[locked]
-            self._unlocked = fraction
-
-    def settle(self) -> None:
-        """Restore the rates and keep the outputs."""
-        if not torch.equal(self.rates, self.final_rates):
-            with torch.no_grad():
-                self.weight.mul_((self.rates / self.final_rates).unsqueeze(-1))
-                self.bias.mul_(self.rates / self.final_rates)
-            self.rates.copy_(self.final_rates)
-        self._unlocked = 1.0
+    def settle(self, rates: Tensor) -> None:
+        """Set the rates and keep the outputs."""
+        ratio = self.rates / rates.to(self.rates)
+        with torch.no_grad():
+            self.weight.mul_(ratio.unsqueeze(-1))
+            self.bias.mul_(ratio)
+        self.rates.copy_(rates)
 
     def forward(self, context: Tensor) -> Tensor:
         """Map ``(*B, C)`` to ``(*B, P)``."""

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from amortvi._util.keyword_options import accepts_options
 from amortvi._util.random import Stream, derived_seed, random_state
 from amortvi.data import DEFAULT_BATCH_SIZE, Batch, Observations, as_observations
-from amortvi.errors import DataError, NonFiniteError, NotFittedError
+from amortvi.errors import DataError, NotFittedError
 from amortvi.families import FamilyChoice
 from amortvi.inference.analysis import PosteriorAnalysis
+from amortvi.inference.encoder_training import train_encoder
+from amortvi.inference.state import EstimatorState
 from amortvi.inference.training_record import TrainingRecord
 from amortvi.io import RunState, load_run, save_run
 from amortvi.model import Model
 from amortvi.posterior import AmortizedGuide, Posterior
-from amortvi.training import FitOptions, Trainer, check_device, check_dtype
+from amortvi.training import EncoderOptions, FitOptions, Trainer
 
 __all__ = ["AfterFit", "AmortizedVI"]
 
@@ -29,7 +30,7 @@ _STANDARDIZED_BY = 4096
 """The observations from which the encoder's inputs are standardized."""
 
 
-class AmortizedVI(TrainingRecord, PosteriorAnalysis):
+class AmortizedVI(EstimatorState, TrainingRecord, PosteriorAnalysis):
     """Amortized variational inference for a Pyro model with latents for each observation.
 
     Args:
@@ -72,8 +73,6 @@ class AmortizedVI(TrainingRecord, PosteriorAnalysis):
         self._model = Model(model.program if isinstance(model, Model) else model, plate=plate)
         self._guide = AmortizedGuide(self._model, encoder, family)
         self._trainer = Trainer(self._model, self._guide.network, freeze_model)
-        self._example: Batch | None = None
-        self._objective = "none"
         self.family = family
 
     @property
@@ -106,18 +105,6 @@ class AmortizedVI(TrainingRecord, PosteriorAnalysis):
     def objective(self) -> str:
         return self._objective
 
-    @property
-    def device(self) -> torch.device:
-        return next((t.device for t in self._tensors()), torch.device("cpu"))
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The floating-point type of the parameters."""
-        return next((t.dtype for t in self._tensors() if t.is_floating_point()), torch.get_default_dtype())
-
-    def _tensors(self) -> list[Tensor]:
-        return [t for module in (self._guide, self._model) for t in (*module.parameters(), *module.buffers())]
-
     @accepts_options(FitOptions)
     def fit(self, x: Any, options: FitOptions) -> AmortizedVI:
         """Train encoder, posterior family and model (unless it is frozen); a further call continues the training.
@@ -140,6 +127,61 @@ class AmortizedVI(TrainingRecord, PosteriorAnalysis):
             NonFiniteError: the loss is not finite; the parameters are then those of the last good epoch.
             CaptureError: ``compile=True``, but the step cannot be recorded or compiled.
         """
+        with self._restored_on_error():
+            train, validation = self._prepared(x, options)
+            if options.standardize and not self._trainer.records:
+                self._guide.network.standardize(train.sample(_STANDARDIZED_BY).to(self.device))
+            self._objective = repr(options.objective)
+            self._trainer.run(options, train, validation, self.device)
+        return self._fitted(train, options)
+
+    @accepts_options(EncoderOptions)
+    def fit_encoder(self, x: Any, options: EncoderOptions) -> AmortizedVI:
+        """Train encoder and family further, on the observations and on replicates of them; the model does not change.
+
+        A fit sees each observation many times, and its encoder becomes better at them than at new ones: most of what is lost on
+        held-out data is often the amortization gap. But a trained model can simulate data without end. In each epoch, each
+        observation is joined by replicates from its posterior predictive distribution, as in the sleep phase of a Helmholtz
+        machine (Dayan et al., 1995), whose latents come from the prior instead. The objective is the same for all of them.
+
+        The ELBO in `history` is then that of observations and replicates; that of validation data remains comparable. `status`
+        is that of the earlier fit if it had not converged.
+
+        Args:
+            x: observations, as for `fit`, in memory.
+            options: the fields of `EncoderOptions`, each as a keyword argument.
+
+        Returns:
+            The estimator itself.
+
+        Raises:
+            NotFittedError: no epoch has been trained.
+            DataError: the observations cannot be used, or are not in memory.
+            ModelError: data cannot be simulated from the model; see `diagnostics.simulate_observations`.
+            OptionError: an option is unknown or out of range.
+            NonFiniteError: the loss is not finite; the parameters are then those of the last good epoch.
+            CaptureError: ``compile=True``, but the step cannot be recorded or compiled.
+
+        Example:
+            >>> import torch, amortvi as avi
+            >>> model = avi.models.LinearGaussian(torch.ones(3, 1), scale=1.0)
+            >>> x = model.simulate(50, seed=0)
+            >>> vi = avi.AmortizedVI(model, avi.encoders.MLP(3), "full", freeze_model=True)
+            >>> vi = vi.fit(x, epochs=20, seed=0, progress=False).fit_encoder(x, epochs=20, seed=0, progress=False)
+            >>> len(vi.history)
+            40
+        """
+        if not self._trainer.records:
+            raise NotFittedError("fit_encoder continues a fit: call fit first.")
+        with self._restored_on_error():
+            train, validation = self._prepared(x, options)
+            if not train.in_memory:
+                raise DataError(f"fit_encoder needs observations in memory; got a DataLoader for {train.name}.")
+            train_encoder(self._trainer, options, train.as_batch(), validation, self.device)
+        return self._fitted(train, options)
+
+    def _prepared(self, x: Any, options: FitOptions) -> tuple[Observations, Observations | None]:
+        """Read the data of a fit, move the parameters, and set up model and network."""
         dtype = options.dtype or self.dtype
         train = as_observations(x, dtype, "x")
         train.steps(options.batch_size)  # raises an error if a DataLoader has another batch size
@@ -149,13 +191,11 @@ class AmortizedVI(TrainingRecord, PosteriorAnalysis):
         elif options.validation_data is not None:
             validation = as_observations(options.validation_data, dtype, "validation_data")
             train.first(1).check_compatible(validation.first(1), "validation_data", "x")
-        with self._restored_on_error():
-            self.to(device=options.device, dtype=options.dtype)
-            self._setup(train, options.batch_size or DEFAULT_BATCH_SIZE, options.seed)
-            if options.standardize and not self._trainer.records:
-                self._guide.network.standardize(train.sample(_STANDARDIZED_BY).to(self.device))
-            self._objective = repr(options.objective)
-            self._trainer.run(options, train, validation, self.device)
+        self.to(device=options.device, dtype=options.dtype)
+        self._setup(train, options.batch_size or DEFAULT_BATCH_SIZE, options.seed)
+        return train, validation
+
+    def _fitted(self, train: Observations, options: FitOptions) -> AmortizedVI:
         self._has_warned = False
         for function in self.after_fit:
             function(self, train, options)
@@ -191,47 +231,6 @@ class AmortizedVI(TrainingRecord, PosteriorAnalysis):
             self._guide.setup(*on_device.args, **on_device.kwargs)
         # A copy: a slice would keep all data in memory.
         self._example = example.take(slice(0, _EXAMPLE_SIZE)).map(torch.clone)
-
-    @contextlib.contextmanager
-    def _restored_on_error(self) -> Iterator[None]:
-        """Restore example, objective, standardization, device and dtype after an error, unless training has begun."""
-        before, placement = (self._example, self._objective), (self.device, self.dtype)
-        network, standardization = self._guide.network, self._guide.network.standardization
-        epochs = len(self._trainer.records)
-        try:
-            yield
-        except NonFiniteError:
-            raise  # training has begun, and the parameters of the last good epoch are kept
-        except Exception:  # whatever failed; it is raised again
-            if len(self._trainer.records) == epochs:
-                (self._example, self._objective), network.standardization = before, standardization
-                if placement != (self.device, self.dtype):
-                    self.to(*placement)
-            raise
-
-    def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> AmortizedVI:
-        """Move model, guide and optimizer to a device, or convert them to a floating-point type.
-
-        Args:
-            device: such as ``"cpu"``, ``"cuda"`` or ``"mps"``.
-            dtype: ``torch.float32`` or ``torch.float64``.
-
-        Returns:
-            The estimator itself.
-
-        Raises:
-            OptionError: the device is not available, or ``dtype`` is not a floating-point type.
-        """
-        if device is None and dtype is None:
-            return self
-        device = None if device is None else check_device("device", device)
-        dtype = None if dtype is None else check_dtype("dtype", dtype)
-        self._model.to(device=device, dtype=dtype)
-        self._guide.to(device=device, dtype=dtype)
-        self._trainer.move_optimizer()
-        if self._example is not None and dtype is not None:
-            self._example = self._example.map(lambda value: value.to(dtype) if value.is_floating_point() else value)
-        return self
 
     def posterior(self, x: Any, *, copy: bool = True) -> Posterior:
         if isinstance(x, Posterior):

@@ -8,7 +8,7 @@ import warnings
 from amortvi._util.lazy import pandas as pd
 from amortvi.errors import ConvergenceWarning, NotFittedError
 from amortvi.families import FamilyChoice, family_label
-from amortvi.training import STATUSES, Status, Trainer, history_frame
+from amortvi.training import Convergence, Status, Trainer, history_frame
 
 __all__ = ["TrainingRecord"]
 
@@ -31,15 +31,14 @@ class TrainingRecord:
         return history_frame(self._trainer.records)
 
     @property
-    def status(self) -> Status | None:
-        """How the last fit ended; ``None`` before the first.
+    def convergence(self) -> Convergence | None:
+        """How the last fit ended, and what training longer would gain; ``None`` before the first."""
+        return self._trainer.convergence
 
-        ``"converged"``: when the learning rate began to fall, doubling the epochs would have gained less than 0.01 nats per
-        observation (or a ten-thousandth of the bound), or less than the noise of that estimate. ``"still rising"``: it would
-        have gained more. ``"budget"``: there were too few epochs to tell, or too much noise. ``"stopped early"``: by
-        ``patience``. ``"interrupted"``: by Ctrl-C.
-        """
-        return self._trainer.status
+    @property
+    def status(self) -> Status | None:
+        """How the last fit ended, such as ``"converged"`` (see `Convergence`); ``None`` before the first."""
+        return None if self.convergence is None else self.convergence.status
 
     def summary(self) -> str:
         """Return a line about the training: family, length, how it ended, and the last bound per observation.
@@ -47,22 +46,23 @@ class TrainingRecord:
         Raises:
             NotFittedError: no epoch has been trained.
         """
-        if self.status is None or not self._trainer.records:
+        if self.convergence is None or not self._trainer.records:
             raise NotFittedError("there is no fit to summarize: call fit first.")
         last, seconds = self._trainer.records[-1], sum(record.seconds for record in self._trainer.records)
         held_out = "" if math.isnan(last.validation_elbo) else f", validation ELBO {last.validation_elbo:.4g}"
+        epochs = f"{last.epoch} epoch{'s' * (last.epoch > 1)}"
         return (
-            f"{family_label(self.family)}: {self.status} after {last.epoch} epochs and {seconds:.3g} s "
-            f"({STATUSES[self.status]}); training ELBO {last.elbo:.4g}{held_out} nats per observation."
+            f"{family_label(self.family)}: {epochs}, {seconds:.3g} s, training ELBO {last.elbo:.4g}{held_out} nats per "
+            f"observation; {self.convergence}."
         )
 
     def warn_unless_converged(self) -> None:
-        """Issue a `ConvergenceWarning`, once per fit, if the last fit has not converged."""
-        if self.status in (None, "converged", "stopped early") or self._has_warned:
+        """Issue a `ConvergenceWarning`, once per fit, if the last fit is not known to have converged."""
+        if self.convergence is None or self.convergence.converged or self._has_warned:
             return
         self._has_warned = True
         warnings.warn(
-            f"this fit of {family_label(self.family)!r} is not known to have converged: {STATUSES[self.status]}. Call "
+            f"this fit of {family_label(self.family)!r} is not known to have converged: {self.convergence.reason}. Call "
             f"fit(x) without epochs to train until it has.",
             ConvergenceWarning,
             stacklevel=3,

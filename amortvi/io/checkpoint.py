@@ -21,14 +21,14 @@ from amortvi.errors import AmortviError, CheckpointError
 from amortvi.families import NAMED, FamilyChoice, family_label
 from amortvi.model import Model
 from amortvi.posterior import AmortizedGuide
-from amortvi.training import EpochRecord, Trainer
+from amortvi.training import Convergence, EpochRecord, Trainer
 
 __all__ = ["RunState", "SavedRun", "load_run", "save_run"]
 
 _TENSORS, _DESCRIPTION = "tensors.pt", "run.json"
 _FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in _FLOATING}
-_DESCRIPTION_KEYS = {"family", "dtype", "latents", "objective", "freeze_model", "history", "status", "sha256"}
+_DESCRIPTION_KEYS = {"family", "dtype", "latents", "objective", "freeze_model", "history", "convergence", "sha256"}
 _TENSOR_KEYS = {"model", "guide", "optimizer", "example_args", "example_kwargs"}
 _STANDARDIZATION = "network.standardization."
 _AS_SAVED = "build model, encoder and family as they were when the run was saved."
@@ -75,7 +75,7 @@ def save_run(run: RunState, family: FamilyChoice, path: str | Path) -> None:
         "objective": run.objective,
         "freeze_model": run.trainer.freeze_model,
         "history": [asdict(record) for record in run.trainer.records],
-        "status": run.trainer.status,
+        "convergence": None if run.trainer.convergence is None else asdict(run.trainer.convergence),
     }
     with _replacing(folder / _TENSORS, folder / _DESCRIPTION) as (tensors_path, description_path):
         torch.save(tensors, tensors_path)
@@ -94,6 +94,7 @@ def load_run(path: str | Path) -> SavedRun:
         if missing or description["dtype"] not in _DTYPES or description["sha256"] != _digest(folder / _TENSORS):
             raise ValueError("the content is not what save writes")
         records = [EpochRecord(**record) for record in description["history"]]
+        convergence = None if description["convergence"] is None else Convergence(**description["convergence"])
     except FileNotFoundError as error:
         raise CheckpointError(f"{folder} holds no saved run: {error.filename} is missing.") from error
     except NotADirectoryError as error:
@@ -105,17 +106,18 @@ def load_run(path: str | Path) -> SavedRun:
             f"the saved run in {folder} is damaged, or was saved by another version of amortvi than {__version__} "
             f"({type(error).__name__}): save it again."
         ) from error
-    return SavedRun(folder, description, tensors, records)
+    return SavedRun(folder, description, tensors, records, convergence)
 
 
 @dataclass(frozen=True)
 class SavedRun:
-    """The content of a folder: ``run.json``, ``tensors.pt``, and the history as records."""
+    """The content of a folder: ``run.json``, ``tensors.pt``, and from the former the history and how the last fit ended."""
 
     folder: Path
     description: dict[str, Any]
     tensors: dict[str, Any]
     records: list[EpochRecord]
+    convergence: Convergence | None
 
     @property
     def dtype(self) -> torch.dtype:
@@ -172,7 +174,7 @@ class SavedRun:
         model.load_state_dict(self.tensors["model"])
         guide.load_state_dict(self.tensors["guide"])
         trainer.records.extend(self.records)
-        trainer.status = self.description["status"]
+        trainer.convergence = self.convergence
         trainer.restore_optimizer(self.tensors["optimizer"])
         return example
 

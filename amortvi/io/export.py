@@ -20,7 +20,7 @@ from amortvi.model import Model, Site, log_jacobian, sum_sites
 from amortvi.posterior import Posterior
 from amortvi.posterior.deterministic import deterministic_values
 from amortvi.posterior.importance_sampling import check_proposals, resample_chunk, warn_of_unreliable_draws
-from amortvi.posterior.non_finite import check_rows, not_finite
+from amortvi.posterior.non_finite import check_rows, draws_not_finite
 
 __all__ = ["ExportOptions", "to_arviz"]
 
@@ -94,7 +94,7 @@ class _Exporter:
         else:
             vector = q.sample(torch.Size([options.draws]))
         values, log_dets = model.latents.constrain(vector)
-        found[_NOT_FINITE] = torch.stack([not_finite(value, 1) for value in values.values()]).any(0).unsqueeze(0)
+        found[_NOT_FINITE] = draws_not_finite(values)
         log_q = q.log_prob(vector)
         scored, observed = self._score(replace(chunk, draws=options.draws), values)
         stats["log_q"] = (log_q - log_jacobian(log_dets, log_q)).cpu().double()

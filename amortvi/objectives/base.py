@@ -93,12 +93,13 @@ class Objective(ABC):
     def to(self, device: torch.device) -> None:  # noqa: B027  # most objectives have nothing to move
         """Move the tensors that `advance` changes to the device used for training."""
 
-    def advance(self, epochs: float) -> None:  # noqa: B027  # most objectives do not change
-        """Update what changes during training; called before each step.
+    def advance(self, epochs: float) -> bool:
+        """Update what changes during training, and return whether anything has changed; called before each step.
 
         Args:
             epochs: passes over the data so far, earlier fits included; fractional if the number of steps per epoch is known.
         """
+        return False
 
     def __repr__(self) -> str:
         return options_repr(self)

@@ -99,9 +99,8 @@ class ELBO(Objective):
         if isinstance(self._weight, ScheduledWeight):
             self._weight.to(device)
 
-    def advance(self, epochs: float) -> None:
-        if isinstance(self._weight, ScheduledWeight):
-            self._weight.advance(epochs)
+    def advance(self, epochs: float) -> bool:
+        return isinstance(self._weight, ScheduledWeight) and self._weight.advance(epochs)
 
     def kl_form(self) -> KLForm:
         return "sampled" if self.stops_score_gradient() else self.kl

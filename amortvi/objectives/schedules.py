@@ -136,12 +136,14 @@ class ScheduledWeight:
         self._device = device
         self._tensors[device].fill_(self._value)
 
-    def advance(self, epochs: float) -> None:
-        """Set the weight to its value after ``epochs`` passes."""
+    def advance(self, epochs: float) -> bool:
+        """Set the weight to its value after ``epochs`` passes, and return whether it has changed."""
         value = self._at(epochs)
-        if value != self._value:
-            self._value = value
-            self.tensor.fill_(value)
+        if value == self._value:
+            return False
+        self._value = value
+        self.tensor.fill_(value)
+        return True
 
     def _at(self, epochs: float) -> float:
         value = self._schedule(epochs)

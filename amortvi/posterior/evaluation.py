@@ -14,7 +14,14 @@ from amortvi.data import Batch, Chunk, TensorObservations, map_chunks
 from amortvi.model import Model
 from amortvi.posterior.importance_sampling import WeightedDraws
 from amortvi.posterior.log_weights import closed_form_kl
-from amortvi.posterior.non_finite import check_rows, implausible_rows, not_finite, warn_of_implausible
+from amortvi.posterior.non_finite import (
+    IMPLAUSIBLE,
+    check_rows,
+    draws_not_finite,
+    implausible_rows,
+    not_finite,
+    warn_of,
+)
 from amortvi.posterior.posterior import Posterior
 
 __all__ = ["evaluate", "predict", "sample_prior"]
@@ -30,7 +37,7 @@ def evaluate(posterior: Posterior, particles: int) -> pd.DataFrame:
         # The model may give every draw zero probability.
         value = bounds[name] if name == "kl" else bounds[name].masked_fill(bounds[name] == -torch.inf, 0.0)
         check_rows(not_finite(value), f"the {name} of the posterior", posterior.index)
-    warn_of_implausible(flagged, posterior.index, stacklevel=3)
+    warn_of(IMPLAUSIBLE, flagged, posterior.index, stacklevel=3)
     return pd.DataFrame({name: value.numpy() for name, value in bounds.items()}, index=posterior.index)
 
 
@@ -58,8 +65,7 @@ def predict(posterior: Posterior, draws: int) -> dict[str, Tensor]:
     def compute(chunk: Chunk, q: Distribution) -> Mapping[str, Tensor]:
         values, _ = model.latents.constrain(q.sample(torch.Size([chunk.draws])))
         drawn = model.simulate(chunk.batch, values, chunk.draws, draws_at_once=chunk.draws_at_once)
-        bad = torch.stack([not_finite(value, observation_dim=1) for value in values.values()]).any(0)
-        return {**drawn, _LATENTS: bad.unsqueeze(0)}
+        return {**drawn, _LATENTS: draws_not_finite(values)}
 
     found = posterior.map_chunks(compute, draws=draws, observation_dim=1)
     check_rows(found.pop(_LATENTS).flatten(), "the latents drawn from the posterior", posterior.index)

@@ -18,9 +18,8 @@ from torch.distributions import register_kl
 
 from amortvi._util.modes import evaluation_mode
 from amortvi.data import Batch
-from amortvi.errors import EncoderError
 from amortvi.families import Family, FamilyChoice, family_label, resolve_family
-from amortvi.model import HOW_TO_SEPARATE_ROWS, LatentVector, Model, check_row_independence, find_mixed_row
+from amortvi.model import LatentVector, Model, check_row_independence
 from amortvi.posterior.moments import site_quantiles
 from amortvi.posterior.network import InferenceNetwork
 
@@ -115,7 +114,7 @@ class AmortizedGuide(nn.Module):
         with poutine.block(), evaluation_mode(self.network.encoder, self.model):
             with torch.no_grad():
                 context = self.network.context(example)
-                _check_encoder_rows(self.network, example, context)
+                self.network.check_row_independence(example, context)
             self.model.setup(example, context.shape[0])
             check_row_independence(self.model, example)
         self.family.setup(self.latents.dim, context.shape[1]).to(context)
@@ -183,22 +182,6 @@ class AmortizedGuide(nn.Module):
             value = parameter.view_as(parameter)
             value.unconstrained = weakref.ref(parameter)  # type: ignore[attr-defined]  # read by SVI from a param site
             effectful(lambda value=value: value, type="param")(name=f"{id(self)}.{name}")
-
-
-def _check_encoder_rows(network: InferenceNetwork, example: Batch, context: Tensor) -> None:
-    """Raise `EncoderError` if the context of an observation, ``(B, C)``, depends on the other rows of its batch."""
-    mixed = find_mixed_row(
-        lambda chosen: {"context": network.context(example.take(chosen))},
-        torch.arange(example.size),
-        example.device,
-        whole={"context": context},
-    )
-    if mixed is not None:
-        raise EncoderError(
-            f"the encoder {type(network.encoder).__name__} mixes the rows of a batch, in evaluation mode: an element of the "
-            f"context is {mixed}. The posterior of an observation would depend on the batch in which it is computed. "
-            f"{HOW_TO_SEPARATE_ROWS}"
-        )
 
 
 def _as_pyro(distribution: torch.distributions.Distribution) -> TorchDistribution:

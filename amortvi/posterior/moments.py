@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Normal
 
+from amortvi._util.random import random_state
 from amortvi.errors import OptionError
 from amortvi.families import marginals, moments
 from amortvi.model import LatentSite, LatentVector
@@ -23,6 +24,7 @@ __all__ = [
     "DRAWS",
     "QUADRATURE_NODES",
     "check_quantiles",
+    "mean_and_std",
     "quadrature",
     "site_moments",
     "site_quantiles",
@@ -33,7 +35,27 @@ __all__ = [
 DRAWS = 1000
 """The number of draws from which quantities without a closed form are estimated."""
 QUADRATURE_NODES = 64
+_COARSE_DRAWS = 100
+"""The number of draws of `mean_and_std`."""
 _LARGEST_TAIL = 1000.0
+
+
+def mean_and_std(q: Distribution, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation of each unconstrained coordinate, ``(B, D)``.
+
+    Those that have no closed form are estimated from a few draws, always with the same noise, which leave the caller's random
+    state untouched. The estimates suffice to compare posteriors, or to start an optimization.
+
+    Args:
+        q: posteriors.
+        device: where they are.
+    """
+    known = moments(q)
+    if known is None:
+        with random_state(0, device):
+            draws = q.sample(torch.Size([_COARSE_DRAWS]))
+        return draws.mean(0), draws.std(0)
+    return known[0], known[1].sqrt()
 
 
 def site_moments(latents: LatentVector, q: Distribution) -> dict[str, tuple[Tensor, Tensor]]:

@@ -7,6 +7,7 @@ import copy
 from collections.abc import Iterator
 
 import pyro
+import torch
 from pyro import poutine
 from pyro.nn import PyroModule
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from amortvi.data import Batch
 from amortvi.encoders.standardization import Standardization
 from amortvi.errors import AmortviError, EncoderError, quoted
 from amortvi.families import Family
+from amortvi.model import HOW_TO_SEPARATE_ROWS, find_mixed_row
 
 __all__ = ["InferenceNetwork"]
 
@@ -73,6 +75,21 @@ class InferenceNetwork(nn.Module):
                 ) from error
         _check_context(context, batch.size)
         return context
+
+    def check_row_independence(self, example: Batch, context: Tensor) -> None:
+        """Raise `EncoderError` if the context of an observation, ``(B, C)``, depends on the other rows of its batch."""
+        mixed = find_mixed_row(
+            lambda chosen: {"context": self.context(example.take(chosen))},
+            torch.arange(example.size),
+            example.device,
+            whole={"context": context},
+        )
+        if mixed is not None:
+            raise EncoderError(
+                f"the encoder {type(self.encoder).__name__} mixes the rows of a batch, in evaluation mode: an element of the "
+                f"context is {mixed}. The posterior of an observation would depend on the batch in which it is computed. "
+                f"{HOW_TO_SEPARATE_ROWS}"
+            )
 
     def standardize(self, batch: Batch) -> None:
         """Standardize what the encoder reads, with the statistics of a sample of the training data."""

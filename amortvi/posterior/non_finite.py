@@ -12,26 +12,39 @@ from torch import Tensor
 from torch.distributions import Distribution, Normal
 from torch.linalg import LinAlgError  # type: ignore[attr-defined]  # public, but torch does not list it
 
-from amortvi._util.random import random_state
 from amortvi.errors import AmortviWarning, NonFiniteError
-from amortvi.families import Family, marginals, moments
+from amortvi.families import Family, marginals
 from amortvi.families.closed_forms import implausible
 from amortvi.families.gaussian import LARGEST_LOG_SCALE
+from amortvi.posterior.moments import mean_and_std
 
 __all__ = [
+    "IMPLAUSIBLE",
+    "TAIL_DOMINATED",
     "check_finite_results",
     "check_rows",
+    "draws_not_finite",
     "failing_rows",
     "implausible_rows",
     "listed",
     "not_finite",
     "parameters_not_finite",
-    "warn_of_implausible",
-    "warn_of_tails",
+    "warn_of",
 ]
 
 _LISTED = 3
-_DRAWS = 100
+IMPLAUSIBLE = (
+    "the posteriors of {} are implausible and say nothing about the latents: a scale or a correlation is out of the plausible "
+    "range, or a location is so large that the scale is lost in rounding. Check these observations for extreme values, scale the "
+    "data that the encoder sees, or refine the posteriors (AmortizedVI.refine)."
+)
+"""The warning about posteriors that `implausible_rows` flags."""
+TAIL_DOMINATED = (
+    "mean and standard deviation of the posteriors of {} rest on values of negligible probability: the standard deviation of a "
+    "site exceeds a thousand times the half width of its interval from 16 to 84 %. Use the median and quantiles. If the data "
+    "should tell more about these observations, check them for extreme values, or refine the posteriors (AmortizedVI.refine)."
+)
+"""The warning about posteriors that ``moments.tail_dominated`` flags."""
 
 
 def listed(chosen: Tensor, index: Any | None) -> str:
@@ -61,6 +74,11 @@ def not_finite(values: Tensor, observation_dim: int = 0) -> Tensor:
     return ~values.isfinite().movedim(observation_dim, 0).reshape(values.shape[observation_dim], -1).all(-1)
 
 
+def draws_not_finite(values: Mapping[str, Tensor]) -> Tensor:
+    """Return which observations have a draw that is NaN or infinite, ``(1, N)``, from draws of each site, ``(K, N, *shape)``."""
+    return torch.stack([not_finite(value, observation_dim=1) for value in values.values()]).any(0, keepdim=True)
+
+
 def parameters_not_finite(q: Distribution) -> Tensor | None:
     """Return which posteriors have a normal marginal with NaN or infinite parameters, ``(B,)``; ``None`` for other marginals."""
     marginal = marginals(q)
@@ -83,8 +101,7 @@ def implausible_rows(q: Distribution, device: torch.device | None = None) -> Ten
     """Return which posteriors are implausible, ``(B,)``.
 
     If the distribution does not know (``families.closed_forms.implausible``), these are the posteriors with a standard deviation
-    above that of the Gaussian families, or with a mean so large that the standard deviation is lost in rounding. Moments that
-    are not known in closed form are those of a few draws, which leave the random state of the caller untouched.
+    above that of the Gaussian families, or with a mean so large that the standard deviation is lost in rounding.
 
     Args:
         q: posteriors.
@@ -93,12 +110,7 @@ def implausible_rows(q: Distribution, device: torch.device | None = None) -> Ten
     by_family = implausible(q)
     if by_family is not None:
         return by_family
-    known = moments(q)
-    if known is None:
-        with random_state(0, device):
-            draws = q.sample(torch.Size([_DRAWS]))
-        known = draws.mean(0), draws.var(0)
-    mean, std = known[0], known[1].sqrt()
+    mean, std = mean_and_std(q, device)
     bad = (std > math.exp(LARGEST_LOG_SCALE)) | (torch.finfo(std.dtype).eps * mean.abs() > std)
     return bad.any(-1)
 
@@ -126,27 +138,7 @@ def check_rows(bad: Tensor, what: str, index: Any | None) -> None:
         )
 
 
-def warn_of_implausible(flagged: Tensor, index: Any | None, *, stacklevel: int) -> None:
-    """Issue a warning if posteriors have implausible parameters, ``(N,)``; see `implausible_rows`."""
+def warn_of(problem: str, flagged: Tensor, index: Any | None, *, stacklevel: int) -> None:
+    """Issue a warning if posteriors have a ``problem``, ``(N,)``: `IMPLAUSIBLE` or `TAIL_DOMINATED`."""
     if flagged.any():
-        warnings.warn(
-            f"the posteriors of {listed(flagged, index)} are implausible and say nothing about the latents: a scale or a "
-            f"correlation is out of the plausible range, or a location is so large that the scale is lost in rounding. "
-            f"Check these observations for extreme values, scale the data that the encoder sees, or refine the posteriors "
-            f"(AmortizedVI.refine).",
-            AmortviWarning,
-            stacklevel=stacklevel + 1,
-        )
-
-
-def warn_of_tails(dominated: Tensor, index: Any | None, *, stacklevel: int) -> None:
-    """Issue a warning if the tails dominate the moments of posteriors, ``(N,)``; see ``moments.tail_dominated``."""
-    if dominated.any():
-        warnings.warn(
-            f"mean and standard deviation of the posteriors of {listed(dominated, index)} rest on values of negligible "
-            f"probability: the standard deviation of a site exceeds a thousand times the half width of its interval from 16 to "
-            f"84 %. Use the median and quantiles. If the data should tell more about these observations, check them for extreme "
-            f"values, or refine the posteriors (AmortizedVI.refine).",
-            AmortviWarning,
-            stacklevel=stacklevel + 1,
-        )
+        warnings.warn(problem.format(listed(flagged, index)), AmortviWarning, stacklevel=stacklevel + 1)

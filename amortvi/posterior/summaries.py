@@ -26,7 +26,13 @@ from amortvi.posterior.moments import (
     site_summary,
     tail_dominated,
 )
-from amortvi.posterior.non_finite import check_finite_results, implausible_rows, warn_of_implausible, warn_of_tails
+from amortvi.posterior.non_finite import (
+    IMPLAUSIBLE,
+    TAIL_DOMINATED,
+    check_finite_results,
+    implausible_rows,
+    warn_of,
+)
 from amortvi.posterior.site_covariance import site_covariance
 
 __all__ = ["SummarizedPosterior"]
@@ -149,9 +155,9 @@ class SummarizedPosterior(ChunkedPosterior):
             found = self.map_chunks(compute, observation_dim=observation_dim)
         flagged, dominated = found.pop(_IMPLAUSIBLE).flatten(), found.pop(_TAILS, None)
         check_finite_results(found, f"the {what}", self.index, observation_dim)
-        warn_of_implausible(flagged, self.index, stacklevel=3)
+        warn_of(IMPLAUSIBLE, flagged, self.index, stacklevel=3)
         if dominated is not None:
-            warn_of_tails(dominated, self.index, stacklevel=3)
+            warn_of(TAIL_DOMINATED, dominated, self.index, stacklevel=3)
         return found if of_draws is None else found | self._of_deterministic(of_draws, observation_dim)
 
     def _of_deterministic(self, of_draws: Callable[[Tensor], Tensor], observation_dim: int = 0) -> dict[str, Tensor]:
@@ -164,10 +170,8 @@ class SummarizedPosterior(ChunkedPosterior):
             return deterministic_sites(self.model, chunk, self.latents.constrain(vector)[0])
 
         def compute(chunk: Chunk, q: Distribution) -> dict[str, Tensor]:
-            drawn = draw(chunk, q)
-            return {
-                name: of_draws(value * torch.ones(())) for name, value in drawn.items()
-            }  # may be integer or boolean
+            # A site may be integer or boolean.
+            return {name: of_draws(1.0 * value) for name, value in draw(chunk, q).items()}
 
         with random_state(_ESTIMATES, self.device):
             return self.map_chunks(compute, draws=DRAWS, observation_dim=observation_dim, probe=draw)

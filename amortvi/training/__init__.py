@@ -1,12 +1,21 @@
 """Training: the fit loop, its options, and its steps, eager or compiled."""
 
+from amortvi.training.convergence import FINISHED, Convergence, Status
 from amortvi.training.history import EpochRecord, history_frame
-from amortvi.training.options import FitOptions, OptimizerFactory, ScheduleFactory, check_device, check_dtype
-from amortvi.training.timetable import STATUSES, Status
+from amortvi.training.options import (
+    EncoderOptions,
+    FitOptions,
+    OptimizerFactory,
+    ScheduleFactory,
+    check_device,
+    check_dtype,
+)
 from amortvi.training.trainer import Trainer
 
 __all__ = [
-    "STATUSES",
+    "FINISHED",
+    "Convergence",
+    "EncoderOptions",
     "EpochRecord",
     "FitOptions",
     "OptimizerFactory",

@@ -20,24 +20,44 @@ FEWEST_EPOCHS = 20
 """With fewer epochs the gain is unknown."""
 
 
+_TOLERANCE, _RELATIVE_TOLERANCE = 0.01, 1e-4
+"""A gain below this is negligible, in nats per observation or relative to the bound."""
+_WIDEST = 10
+"""The widest interval that is informative, in tolerances."""
+
+
 class Gain(NamedTuple):
     """The gain from doubling the epochs, in nats per observation; NaN if it is unknown.
 
     Args:
         value: the estimate.
         standard_error: its standard error.
+        tolerance: the largest gain that does not justify doubling the epochs.
     """
 
     value: float = math.nan
     standard_error: float = math.nan
+    tolerance: float = _TOLERANCE
 
-    def is_below(self, tolerance: float) -> bool:
-        """Whether the gain is known and below ``tolerance``, or within its noise."""
-        return self.value <= max(tolerance, 2 * self.standard_error)
+    def is_below(self, limit: float) -> bool:
+        """Whether the gain is known and below ``limit``, or within its noise."""
+        return self.value <= max(limit, 2 * self.standard_error)
 
-    def is_loss(self, tolerance: float) -> bool:
-        """Whether the bound is known to fall, by more than ``tolerance`` and its noise."""
-        return self.value < -max(tolerance, 2 * self.standard_error)
+    @property
+    def is_rise(self) -> bool:
+        """Whether the bound is known to rise, by more than the tolerance and the noise."""
+        return self.value > max(self.tolerance, 2 * self.standard_error)
+
+    @property
+    def is_fall(self) -> bool:
+        """Whether the bound is known to fall, by more than the tolerance and the noise."""
+        return -self.value > max(self.tolerance, 2 * self.standard_error)
+
+    @property
+    def is_negligible(self) -> bool:
+        """Whether the bound neither rises nor falls, and the noise would have let this be seen."""
+        is_informative = 2 * self.standard_error <= _WIDEST * self.tolerance
+        return is_informative and not self.is_rise and not self.is_fall
 
 
 def gain_from_doubling(bounds: Sequence[float]) -> Gain:
@@ -51,4 +71,5 @@ def gain_from_doubling(bounds: Sequence[float]) -> Gain:
     slope = float(time @ centered / (time @ time))
     residual = centered - slope * time
     variance = float(residual @ residual) / (len(values) - 2) / float(time @ time)
-    return Gain(math.log(2) * slope, math.log(2) * math.sqrt(variance))
+    tolerance = max(_TOLERANCE, _RELATIVE_TOLERANCE * abs(float(values.mean())))
+    return Gain(math.log(2) * slope, math.log(2) * math.sqrt(variance), tolerance)

@@ -12,12 +12,13 @@ from amortvi._util.modes import evaluation_mode, restored_modes
 from amortvi._util.random import Stream, derived_seed, random_state, reseed
 from amortvi.data import Minibatch, Observations
 from amortvi.errors import NonFiniteError
+from amortvi.training.convergence import Status
 from amortvi.training.early_stopping import EarlyStopping
 from amortvi.training.history import EpochRecord, Progress
 from amortvi.training.modules import OptimizerSnapshot, Snapshot, TrainedModules
 from amortvi.training.options import FitOptions, Schedule
 from amortvi.training.steps import Averages, FitSteps, LateNonFiniteError, Step
-from amortvi.training.timetable import Status, Timetable
+from amortvi.training.timetable import Timetable
 
 __all__ = ["Loop"]
 
@@ -50,6 +51,8 @@ class Loop:
     train: Observations
     validation: Observations | None
     device: torch.device
+    _objective_changed: bool = False
+    _unlocked: float = 1.0
 
     @property
     def modules(self) -> TrainedModules:
@@ -74,7 +77,8 @@ class Loop:
                 while number < self.first + self.timetable.epochs:
                     epoch = self._epoch(number, bar, steps, is_first=number == self.first)
                     record(epoch)
-                    self.timetable.record(epoch.elbo if self.validation is None else epoch.validation_elbo)
+                    bound = epoch.elbo if self.validation is None else epoch.validation_elbo
+                    self.timetable.record(bound, objective_changed=self._objective_changed)
                     bar.epoch(number, self.timetable.epochs, epoch.elbo, epoch.validation_elbo)
                     if early_stopping is not None and early_stopping.should_stop(epoch.validation_elbo):
                         return "stopped early"
@@ -127,7 +131,7 @@ class Loop:
 
     def _train(self, number: int, step: Step, bar: Progress, steps: int | None, *, is_first: bool) -> Averages:
         reseed(derived_seed(self.options.seed, Stream.NOISE, number), self.device)
-        position = 0
+        position, self._objective_changed = 0, False
         try:
             step.totals.clear()
             step.begin()
@@ -138,7 +142,7 @@ class Loop:
                     self._check_loaded(self.train, minibatch)
                 within = 0.0 if steps is None else min(1.0, (position - 1) / steps)
                 self._set_rates(number - self.first + within)
-                self.steps.update.objective.advance(number - 1 + within)
+                self._objective_changed |= self.steps.update.objective.advance(number - 1 + within)
                 step(minibatch)
                 bar.step()
             step.end()
@@ -148,12 +152,15 @@ class Loop:
         except NonFiniteError as error:
             raise NonFiniteError(
                 f"training stopped at epoch {number}, step {position}: {error}. The parameters are those before epoch "
-                f"{number}. A smaller lr, gradient_clip=10, or data on a smaller scale usually helps."
+                f"{number}. A smaller lr or gradient_clip, or data on a smaller scale usually helps."
             ) from error
 
     def _set_rates(self, time: float) -> None:
         """Set the learning rates for a time in epochs since the start of the fit."""
-        self.modules.network.family.unlock(self.timetable.unlocked(time))
+        unlocked = self.timetable.unlocked(time)
+        if unlocked != self._unlocked:
+            self.modules.network.family.unlock(unlocked)
+            self._unlocked = unlocked
         if self.schedule is None:
             for group, rate in zip(self.steps.update.optimizer.param_groups, self.rates, strict=True):
                 group["lr"] = rate * self.timetable.rate(time)

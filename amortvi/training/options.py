@@ -14,6 +14,7 @@ from amortvi.errors import OptionError
 from amortvi.objectives import ObjectiveChoice, make_objective
 
 __all__ = [
+    "EncoderOptions",
     "FitOptions",
     "LearningRateSchedule",
     "OptimizerFactory",
@@ -52,7 +53,8 @@ class FitOptions:
             with statistics of the data of the first fit. The model reads the data as they are. Integers are standardized for
             encoders that have ``casts_integers = True``, as those of amortvi; otherwise they may be indices. An encoder that was
             trained before, or that expects data on their own scale, needs ``False``.
-        gradient_clip: the maximum norm of the gradient.
+        gradient_clip: the maximum norm of the gradient, or ``None``. Early gradients can be thousands of times as large as later
+            ones, and an optimizer that averages them remembers them for a thousand steps.
         patience: stop after this many epochs without a higher validation ELBO, and restore the best parameters.
         device: where to train, such as ``"cuda"`` or ``"mps"``; by default where the encoder is.
         dtype: ``torch.float32`` or ``torch.float64``; by default that of the encoder.
@@ -78,7 +80,7 @@ class FitOptions:
     optimizer: OptimizerFactory = torch.optim.Adam
     lr_schedule: LearningRateSchedule = "auto"
     standardize: bool = True
-    gradient_clip: float | None = None
+    gradient_clip: float | None = 10.0
     patience: int | None = None
     device: str | torch.device | None = None
     dtype: torch.dtype | None = None
@@ -114,6 +116,24 @@ class FitOptions:
             )
         if self.patience is not None and self.validation_data is None:
             raise OptionError("patience needs validation_data, because early stopping watches the validation ELBO.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderOptions(FitOptions):
+    """The options of a fit of the encoder alone.
+
+    Args:
+        replicates: the number of replicates of each observation, drawn anew in each epoch.
+
+    Raises:
+        OptionError: an option is out of range.
+    """
+
+    replicates: int = 4
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "replicates", positive_int("replicates", self.replicates))
 
 
 def check_dtype(name: str, value: object) -> torch.dtype:

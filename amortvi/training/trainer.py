@@ -14,18 +14,18 @@ from amortvi.errors import OptionError
 from amortvi.model import Model
 from amortvi.objectives import make_objective
 from amortvi.posterior import InferenceNetwork
+from amortvi.training.convergence import Convergence, Status
 from amortvi.training.history import EpochRecord
 from amortvi.training.learning_curve import FEWEST_EPOCHS
 from amortvi.training.loop import Loop
 from amortvi.training.modules import TrainedModules
 from amortvi.training.options import FitOptions, OptimizerFactory, Schedule, ScheduleFactory
 from amortvi.training.steps import FitSteps, Totals, Update
-from amortvi.training.timetable import Status, Timetable
+from amortvi.training.timetable import Timetable
 
-__all__ = ["BUDGET", "OptimizerState", "Trainer"]
+__all__ = ["OptimizerState", "Trainer"]
 
-
-BUDGET = 20_000
+_BUDGET = 20_000
 """The steps after which a fit ends that has not converged."""
 _FEWEST_EPOCHS = 10
 """The epochs of the budget for data so large that the steps of the budget are fewer."""
@@ -51,14 +51,14 @@ class Trainer:
         network: the inference network.
         freeze_model: whether only the network is trained.
         records: the history.
-        status: how the last fit ended; ``None`` before the first.
+        convergence: how the last fit ended; ``None`` before the first.
     """
 
     model: Model
     network: InferenceNetwork
     freeze_model: bool
     records: list[EpochRecord] = field(default_factory=list)
-    status: Status | None = None
+    convergence: Convergence | None = None
     _optimizer: torch.optim.Optimizer | None = None
     _factory: OptimizerFactory | None = None
     _relative_rates: list[float] = field(default_factory=list)
@@ -92,7 +92,7 @@ class Trainer:
         loop = Loop(
             options=options,
             first=self.records[-1].epoch + 1 if self.records else 1,
-            timetable=self._timetable(options, modules, train),
+            timetable=self._timetable(options, train),
             rates=[options.lr * rate for rate in self._relative_rates],
             schedule=schedule,
             steps=steps,
@@ -103,15 +103,20 @@ class Trainer:
         epochs = len(self.records)
         try:
             with self.model.program.own_parameters():
-                self.status = loop.run(self.records.append)
+                status = loop.run(self.records.append)
         except Exception:  # whatever ended the fit; it is raised again
             if len(self.records) > epochs:
-                self.status = "interrupted"
+                self.convergence = self._judged("interrupted", loop)
             raise
+        self.convergence = self._judged(status, loop)
 
-    def _timetable(self, options: FitOptions, modules: TrainedModules, train: Observations) -> Timetable:
+    def _judged(self, status: Status, loop: Loop) -> Convergence:
+        climb = self.records[-1].elbo - self.records[0].elbo if self.records else 0.0
+        return Convergence(status, loop.timetable.gain, climb, is_validated=loop.validation is not None)
+
+    def _timetable(self, options: FitOptions, train: Observations) -> Timetable:
         steps = train.steps(options.batch_size) or _UNKNOWN_STEPS
-        epochs = options.epochs or max(_FEWEST_EPOCHS, math.ceil(BUDGET / steps))
+        epochs = options.epochs or max(_FEWEST_EPOCHS, math.ceil(_BUDGET / steps))
         is_joint = any(parameter.requires_grad for parameter in self.model.parameters()) and not self.freeze_model
         return Timetable(
             epochs,
@@ -119,8 +124,8 @@ class Trainer:
             # A posterior that is trained further is already correlated.
             locks=is_joint and not self.records,
             decays=options.lr_schedule == "auto",
-            may_fall=options.validation_data is not None,
             fewest_epochs=max(FEWEST_EPOCHS, math.ceil(_FEWEST_STEPS / steps)),
+            may_fall=options.validation_data is not None,
         )
 
     def __getstate__(self) -> dict[str, Any]:

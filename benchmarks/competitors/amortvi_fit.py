@@ -69,7 +69,7 @@ def compiled_steps(problem: Problem, epochs: int) -> Competitor:
             totals=totals,
             optimizer=torch.optim.Adam(modules.parameters, lr=problem.lr),
             parameters=modules.parameters,
-            gradient_clip=None,
+            gradient_clip=avi.FitOptions().gradient_clip,
         ),
         Policy(True, "warn"),
     )

@@ -9,15 +9,16 @@ from torch import Tensor
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
 import amortvi as avi
-from amortvi.diagnostics.convergence import Convergence
 from amortvi.diagnostics.gaps import Diagnosis, Gaps, diagnose, gaps
+from amortvi.training import Convergence
+from amortvi.training.learning_curve import Gain
 from tests.diagnostics.known_evidence import KNOWN, LINEAR, Squashed
 from tests.exact import linear_gaussian, solved
 
 TOLERANCE = 0.1
 UNCLEAR = 0.15
 """Two causes that lose about the same, or a loss close to the tolerance, have no right verdict."""
-CONVERGED = Convergence("converged", 100, None, None, TOLERANCE, None, 100, learning_rate=0.01)
+CONVERGED = Convergence("converged", Gain(0.0, 0.001), climb=100.0, is_validated=False)
 ROWS = 60
 
 

@@ -8,12 +8,15 @@ import pytest
 from amortvi.training.timetable import Timetable
 
 
-def played(timetable: Timetable, curve: Callable[[int], float]) -> list[tuple[float, float]]:
-    """Return rate and unlocked fraction at the start of each epoch of a fit whose bound follows ``curve``."""
+def played(timetable: Timetable, curve: Callable[[int], float], changes: int = 0) -> list[tuple[float, float]]:
+    """Return rate and unlocked fraction at the start of each epoch of a fit whose bound follows ``curve``.
+
+    The objective changes during the first epochs, as many as ``changes`` says.
+    """
     seen: list[tuple[float, float]] = []
     while len(seen) < timetable.epochs:
         seen.append((timetable.rate(len(seen)), timetable.unlocked(len(seen))))
-        timetable.record(curve(len(seen)))
+        timetable.record(curve(len(seen)), objective_changed=len(seen) <= changes)
     return seen
 
 
@@ -52,17 +55,35 @@ def test_a_bound_that_never_levels_off_ends_with_the_budget() -> None:
     assert seen[-1][0] < 0.02
 
 
+def test_a_constant_rate_remains_constant() -> None:
+    timetable = Timetable(1000, ends_by_itself=True, locks=False, decays=False, fewest_epochs=20)
+    seen = played(timetable, lambda epoch: -math.exp(-epoch / 5))
+    assert len(seen) < 100
+    assert {rate for rate, _ in seen} == {1.0}
+
+
+def test_an_objective_that_changes_is_not_judged() -> None:
+    """The weight of the KL rises for 60 epochs, and the validation bound falls."""
+    timetable = Timetable(1000, ends_by_itself=True, locks=False, decays=True, fewest_epochs=20, may_fall=True)
+    seen = played(timetable, lambda epoch: -min(epoch, 60) / 60, changes=60)
+    assert next(epoch for epoch, (rate, _) in enumerate(seen) if rate < 1) > 80
+    assert timetable.status == "converged"
+
+
+def test_noise_hides_whether_a_bound_has_leveled_off() -> None:
+    """Bounds of 25 epochs that vary by a nat say nothing about a hundredth of a nat."""
+    timetable = Timetable(25, ends_by_itself=False, locks=False, decays=False, fewest_epochs=20)
+    played(timetable, lambda epoch: (-1.0) ** epoch)
+    assert timetable.status == "budget"
+
+
 def test_only_a_validation_bound_may_fall() -> None:
-    """While the weight of the KL rises for 60 epochs, the training bound falls."""
-
-    def annealed(epoch: int) -> float:
-        return -min(epoch, 60) / 60 - math.exp(-epoch / 5)
-
-    for may_fall in (False, True):
+    """The validation bound of a fit that overfits falls for good; a training bound that falls has not converged."""
+    for may_fall, status in ((False, "falling"), (True, "converged")):
         timetable = Timetable(1000, ends_by_itself=True, locks=False, decays=True, fewest_epochs=20, may_fall=may_fall)
-        falls = next(epoch for epoch, (rate, _) in enumerate(played(timetable, annealed)) if rate < 1)
-        assert (falls > 60) != may_fall
-        assert timetable.status == "converged"
+        seen = played(timetable, lambda epoch: -math.log(epoch))
+        assert timetable.status == status
+        assert (len(seen) < 1000) == may_fall
 
 
 def test_too_few_epochs_say_nothing() -> None:

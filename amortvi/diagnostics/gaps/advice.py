@@ -5,16 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from amortvi.diagnostics.convergence.convergence import Convergence
 from amortvi.diagnostics.gaps.gaps import Gaps
-from amortvi.diagnostics.gaps.inputs import InputScale
+from amortvi.training import Convergence
 
 __all__ = ["Cause", "Loss", "advise", "charge", "losses"]
 
 Cause: TypeAlias = Literal["family", "encoder", "optimizer"]
 
-_DECAYED = 0.5
-"""A learning rate above this fraction of its largest value keeps the encoder oscillating around its optimum."""
 _HARDLY_BEGUN = 10
 """An encoder that loses this many times what training has gained has hardly been trained."""
 _MOST = 0.5
@@ -64,33 +61,39 @@ def charge(loss: Loss, convergence: Convergence, gain: float) -> dict[Cause, flo
 
     Args:
         loss: the mean gaps.
-        convergence: whether the fit has converged.
+        convergence: how the fit ended.
         gain: the gain that more training would bring.
     """
-    trend = convergence.trend
-    hardly_begun = trend is not None and loss.encoder > _HARDLY_BEGUN * max(trend.climb, 0.0)
-    optimizer = max(gain, loss.encoder) if convergence.unfinished or hardly_begun else gain
+    has_ended = convergence.converged or convergence.rises_slowly
+    hardly_begun = loss.encoder > _HARDLY_BEGUN * max(convergence.climb, 0.0)
+    optimizer = gain if has_ended and not hardly_begun else max(gain, loss.encoder)
     return {"family": loss.family, "encoder": loss.encoder - min(loss.encoder, optimizer), "optimizer": optimizer}
 
 
-def advise(
-    fault: Cause, found: Gaps, loss: Loss, convergence: Convergence, gain: float, inputs: InputScale | None
-) -> str:
+def advise(fault: Cause, found: Gaps, loss: Loss, convergence: Convergence, gain: float, problem: str) -> str:
     """Return what to do about a fault, in one or two sentences.
 
-    Everything that is known about a fit is an argument, and every piece of advice is given here.
+    Args:
+        fault: the cause of the largest loss.
+        found: the gaps.
+        loss: their means.
+        convergence: how the fit ended.
+        gain: the gain that more training would bring.
+        problem: what makes training hard, with its remedy; empty if nothing does.
     """
     if fault == "family":
         return _family_advice(found, loss)
-    problem = "" if inputs is None else inputs.problem
     if fault == "optimizer":
-        return " ".join(filter(None, [convergence.reason, problem or _optimizer_advice(convergence)]))
+        return f"{convergence.reason}. {problem or _optimizer_advice(convergence)}"
     rising = ""
     if gain > found.tolerance:
-        rising = f" The bound is still rising, but doubling the epochs may gain only {gain:.2g} nats."
+        rising = f" The bound was still rising, but doubling the epochs may gain only {gain:.2g} nats."
     if problem:
         return f"vi.refine closes the gap. {problem}{rising}"
-    return _encoder_advice(convergence) + rising
+    effect = "would gain most; vi.refine closes the gap."
+    if convergence.overfits:
+        return f"{convergence.reason}. vi.fit_encoder, more data or a smaller encoder {effect}"
+    return f"vi.fit_encoder, a larger encoder, richer encoder inputs or more data {effect}{rising}"
 
 
 def _family_advice(found: Gaps, loss: Loss) -> str:
@@ -111,17 +114,7 @@ def _family_advice(found: Gaps, loss: Loss) -> str:
     return f"{missed}no other refined family recovers them; try {_ELSEWHERE}."
 
 
-def _encoder_advice(convergence: Convergence) -> str:
-    effect = "would gain most; vi.refine closes the gap."
-    if convergence.state == "overfitting":
-        return f"{convergence.reason} More data or a smaller encoder {effect}"
-    advice = f"a larger encoder, richer encoder inputs or more data {effect}"
-    if convergence.learning_rate <= _DECAYED:
-        return advice
-    return f"{advice} The learning rate was never lowered; decay it first, since at a constant rate the encoder oscillates."
-
-
 def _optimizer_advice(convergence: Convergence) -> str:
-    if convergence.state in ("rising", "too few epochs", "converged"):
-        return "First train for more epochs or with a larger learning rate."
-    return "First train with a smaller learning rate, or with one that decays."
+    if convergence.gain.is_fall:
+        return "First train with a smaller learning rate."
+    return "First train until the fit has converged: fit(x) without epochs."

@@ -9,14 +9,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-from amortvi.diagnostics.convergence.convergence import Convergence, convergence
+from amortvi._util.text import capitalized
 from amortvi.diagnostics.gaps.advice import Loss, advise, charge, losses
 from amortvi.diagnostics.gaps.gaps import Gaps, gaps
+from amortvi.diagnostics.gaps.gradients import GradientNorms, read_gradients
 from amortvi.diagnostics.gaps.inputs import InputScale, read_inputs
 from amortvi.diagnostics.gaps.thorough import Thorough, examine_thoroughly
-from amortvi.diagnostics.missed_mass import capitalized
 from amortvi.diagnostics.simulation import Simulated
+from amortvi.errors import NotFittedError
 from amortvi.inference import AmortizedVI
+from amortvi.training import Convergence
 
 __all__ = ["Diagnosis", "Fault", "Loss", "diagnose"]
 
@@ -32,9 +34,10 @@ class Diagnosis:
 
     Args:
         gaps: the gaps of some observations.
-        convergence: whether the fit has converged.
+        convergence: how the fit ended.
         frozen: whether the model was frozen or has no parameters, so that training can gain no more than the inference gap.
         inputs: the scale of the encoder's inputs, if they are floating-point numbers.
+        gradients: how the gradient of the encoder varies, if it is trained.
         thorough: what annealed importance sampling and NUTS say, if they were asked.
     """
 
@@ -42,6 +45,7 @@ class Diagnosis:
     convergence: Convergence
     frozen: bool = False
     inputs: InputScale | None = None
+    gradients: GradientNorms | None = None
     thorough: Thorough | None = None
 
     @property
@@ -58,11 +62,11 @@ class Diagnosis:
 
     @property
     def gain(self) -> float:
-        """The gain that doubling the epochs may bring, in nats per observation; zero unless the bound is still rising."""
-        trend = self.convergence.trend
-        if self.convergence.state != "rising" or trend is None:
+        """The gain that doubling the epochs may bring, in nats per observation; zero unless the bound was still rising."""
+        if self.convergence.status != "still rising":
             return 0.0
-        return min(trend.gain, max(self.loss.total, 0.0)) if self.frozen else trend.gain
+        gain = self.convergence.gain.value
+        return min(gain, max(self.loss.total, 0.0)) if self.frozen else gain
 
     @property
     def fault(self) -> Fault:
@@ -101,7 +105,7 @@ class Diagnosis:
         else:
             advice = f"this is within the tolerance of {found.tolerance:g} nats or two standard errors."
             if fault != "ok":
-                advice = advise(fault, found, loss, self.convergence, self.gain, self.inputs)
+                advice = advise(fault, found, loss, self.convergence, self.gain, self._problem)
             text = (
                 f"{loss.total:.2f} nats per observation are lost, {loss.family:.2f} to the family and {loss.encoder:.2f} to the "
                 f"encoder; {advice}"
@@ -113,6 +117,11 @@ class Diagnosis:
         if self.thorough is not None:
             notes.append(str(self.thorough))
         return " ".join([text, *notes])
+
+    @property
+    def _problem(self) -> str:
+        """What makes training hard, if anything, with its remedy."""
+        return next((each.problem for each in (self.inputs, self.gradients) if each and each.problem), "")
 
     def __str__(self) -> str:
         return f"{self.fault}: {self.statement}"
@@ -162,9 +171,10 @@ def diagnose(
         >>> avi.diagnose(vi, x).fault
         'family'
     """
-    converged = convergence(vi, tolerance=tolerance)  # cheap, and refuses an estimator that was not trained
+    if vi.convergence is None:
+        raise NotFittedError("there is no fit to diagnose: call fit first.")
     found = gaps(vi, x, draws=draws, simulations=simulations, tolerance=tolerance, seed=seed)
     frozen = vi.freeze_model or next(vi.generative.parameters(), None) is None
-    inputs = read_inputs(vi.posterior(x, copy=False))
+    posterior = vi.posterior(x, copy=False)
     examined = examine_thoroughly(vi, x, found, seed=seed) if thorough else None
-    return Diagnosis(found, converged, frozen, inputs, examined)
+    return Diagnosis(found, vi.convergence, frozen, read_inputs(posterior), read_gradients(posterior), examined)

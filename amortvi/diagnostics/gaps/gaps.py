@@ -17,6 +17,7 @@ of the approximation gap.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
@@ -26,11 +27,12 @@ from torch import Tensor
 
 from amortvi._util.checks import nonnegative_int, positive_float, positive_int
 from amortvi._util.lazy import pandas as pd
+from amortvi._util.text import capitalized
 from amortvi.diagnostics.evidence import Evidence, evidence
 from amortvi.diagnostics.gaps.defensive import defensive
-from amortvi.diagnostics.missed_mass import capitalized, check_simulations
+from amortvi.diagnostics.missed_mass import check_simulations, simulate_like
 from amortvi.diagnostics.simulation import Simulated
-from amortvi.errors import OptionError
+from amortvi.errors import AmortviError, OptionError
 from amortvi.families import FamilyChoice, family_label, require_parametric, resolve_family
 from amortvi.inference import AmortizedVI
 
@@ -221,6 +223,9 @@ def gaps(
     refined = {own: vi.refine(posterior=amortized, tolerance=precision, seed=seed)}
     for label, family in others.items():
         refined[label] = vi.refine(family=family, posterior=refined[own], tolerance=precision, seed=seed)
+    if simulations != 0:
+        with contextlib.suppress(AmortviError):  # if the model cannot be simulated, `evidence` reports why
+            simulations = simulate_like(vi, amortized, simulations, seed=seed)
     # With one seed for all, similar posteriors have similar draws, so the difference of their bounds has little noise.
     bounds = {
         label: evidence(vi, posterior=each, draws=count, simulations=0, seed=seed) for label, each in refined.items()

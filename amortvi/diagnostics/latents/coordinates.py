@@ -245,5 +245,5 @@ def warn_of_inactive_latents(vi: AmortizedVI, x: Observations, options: FitOptio
             f"the weight of the KL gradually, with objective=ELBO(kl_weight=LinearSchedule(epochs)), or use "
             f"ELBO(free_bits=0.1) or objective='iwae'. amortvi.latent_usage shows the details.",
             AmortviWarning,
-            stacklevel=5,  # fit calls hooks through the function in amortvi/__init__.py, and a decorator calls fit
+            stacklevel=6,  # fit calls hooks through the function in amortvi/__init__.py, and a decorator calls fit
         )

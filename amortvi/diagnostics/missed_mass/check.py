@@ -33,21 +33,27 @@ from amortvi._util.random import Stream, derived_seed, random_state
 from amortvi.data import Observations, TensorObservations
 from amortvi.diagnostics.missed_mass.result import MissedMass
 from amortvi.diagnostics.simulation import Simulated, simulate_observations
-from amortvi.errors import AmortviError, AmortviWarning, OptionError
-from amortvi.families import moments, require_parametric
+from amortvi.errors import AmortviError, AmortviWarning, EncoderError, OptionError
+from amortvi.families import require_parametric
 from amortvi.importance import k_hat_threshold, pareto_smoothed
 from amortvi.inference import AmortizedVI
+from amortvi.model.simulation import GIVE_SIMULATOR
 from amortvi.posterior import Posterior
 from amortvi.posterior.importance_sampling import WeightedDraws
+from amortvi.posterior.moments import mean_and_std
 
-__all__ = ["check_simulations", "location_and_scale", "missed_mass"]
+__all__ = ["check_simulations", "location_and_scale", "missed_mass", "simulate_like"]
 
 _FEWEST = 20
 """The fewest simulated observations with reliable weights from which anything is concluded."""
-_MOMENT_DRAWS = 256
 _REFINE_TOLERANCE, _REFINE_STEPS = 1e-3, 200
 """The tolerance of refinements of simulated posteriors, in nats, far below what is negligible. Observations from the tails of a
 prior may need thousands of steps, but then have a large k-hat and do not count."""
+_OTHERWISE = (
+    "Pass simulations=, the result of diagnostics.simulate_observations(vi, n, simulator=...), or compare with "
+    "annealed_evidence or with reference (NUTS)."
+)
+"""What to do if the model cannot be simulated, in place of the advice of `simulate_observations`."""
 
 
 def missed_mass(
@@ -70,22 +76,27 @@ def missed_mass(
     try:
         # Refinement warns of observations that did not converge.
         with warnings.catch_warnings(action="ignore", category=AmortviWarning):
-            simulated = _simulated(vi, posterior, simulations, seed)
-            comparison = _Comparison(_repeated(vi, posterior, simulated.observations), simulated)
+            simulated = simulate_like(vi, posterior, simulations, seed=seed)
             with random_state(derived_seed(seed, Stream.SIMULATION, draws), vi.device):
+                comparison = _Comparison(vi, posterior, simulated)
                 found = comparison.posterior.importance_sample(draws, comparison.reduce)
     except AmortviError as error:  # whatever the reason why data cannot be simulated or inferred, it is reported
-        none = torch.zeros(0, dtype=torch.float64)
-        return MissedMass(none, none, none > 0, none.reshape(0, 0), draws, str(error), none > 0, none, none, none > 0)
-    counted, none = found["counted"], torch.zeros(0, dtype=torch.float64)
-    reason = ""
-    if int(counted.sum()) < _FEWEST:
-        reason = (
-            f"only {int(counted.sum())} of {len(counted)} simulated observations have reliable weights, and {_FEWEST} are "
-            f"needed."
-        )
-    excess, gap, features = found["excess"], found["gap"], found["features"]
-    return MissedMass(excess, gap, counted, features, draws, reason, none > 0, none, none, none > 0)
+        return MissedMass(draws, str(error).replace(GIVE_SIMULATOR, _OTHERWISE))
+    counted, reason = int(found["counted"].sum()), ""
+    if counted < _FEWEST:
+        reason = f"only {counted} of {simulated.size} simulated observations have reliable weights, and {_FEWEST} are needed."
+    return MissedMass(draws, reason, simulated.size - len(found["counted"]), **found)
+
+
+def simulate_like(
+    vi: AmortizedVI, posterior: Posterior, simulations: int | Simulated, *, seed: int | None
+) -> Simulated:
+    """Return ``simulations`` observations with the sizes and covariates of those of ``posterior``, unless they are given."""
+    if isinstance(simulations, Simulated):
+        return simulations
+    # Without the contexts of refined posteriors, which belong to the real observations.
+    source = TensorObservations(posterior.observations.first(simulations).arguments(), "the observations")
+    return simulate_observations(vi, simulations, source, seed=seed)
 
 
 def check_simulations(simulations: object) -> int | Simulated:
@@ -98,22 +109,25 @@ def check_simulations(simulations: object) -> int | Simulated:
         raise OptionError(f"{error} A result of simulate_observations is possible, too.") from error
 
 
-def location_and_scale(q: Distribution) -> Tensor:
-    """Return mean and log standard deviation of each coordinate, ``(B, 2 D)``, estimated if they have no closed form."""
-    known = moments(q)
-    if known is None:
-        with random_state(0):
-            draws = q.sample(torch.Size([_MOMENT_DRAWS]))
-        known = draws.mean(0), draws.var(0)
-    return torch.cat([known[0], 0.5 * known[1].log()], dim=-1).cpu().double()
+def location_and_scale(q: Distribution, device: torch.device | None = None) -> Tensor:
+    """Return mean and log standard deviation of each coordinate, ``(B, 2 D)``; see ``posterior.moments.mean_and_std``."""
+    mean, std = mean_and_std(q, device)
+    return torch.cat([mean, std.log()], dim=-1).cpu().double()
 
 
 class _Comparison:
     """Compares the weights of the latents that generated simulated data with those of draws, chunk by chunk."""
 
-    def __init__(self, posterior: Posterior, simulated: Simulated) -> None:
-        self.posterior = posterior
-        self.truth = simulated.vector
+    def __init__(self, vi: AmortizedVI, posterior: Posterior, simulated: Simulated) -> None:
+        refined = posterior.observations.first(1).context is not None
+        observations = simulated.observations
+        encoded = vi.posterior(observations) if refined else _with_data(posterior, observations)
+        finite = _finite(encoded)
+        # Which observations have no posterior depends on the data alone, so the latents of the others remain exact draws. If none
+        # has one, importance sampling says why.
+        rows = finite if bool(finite.any()) else ~finite
+        encoded, self.truth = encoded.select(rows), simulated.vector[rows]
+        self.posterior = _refined(vi, posterior, encoded) if refined else encoded
 
     def reduce(self, weighted: WeightedDraws) -> dict[str, Tensor]:
         """Return ``excess``, ``gap`` and ``counted``, each ``(B,)``, and ``features``, ``(B, 2 D)``."""
@@ -130,31 +144,33 @@ class _Comparison:
             "excess": true_weight - largest,
             "gap": gap,
             "counted": counted,
-            "features": location_and_scale(q),
+            "features": location_and_scale(q, self.posterior.device),
         }
 
 
-def _simulated(vi: AmortizedVI, posterior: Posterior, simulations: int | Simulated, seed: int | None) -> Simulated:
-    if isinstance(simulations, Simulated):
-        return simulations
-    # Without the contexts of refined posteriors, which belong to the real observations.
-    source = TensorObservations(posterior.observations.first(simulations).arguments(), "the observations")
-    return simulate_observations(vi, simulations, source, seed=seed)
+def _finite(posterior: Posterior) -> Tensor:
+    """Return which observations have a posterior with finite parameters, ``(N,)``; not those on which the encoder fails."""
+    try:
+        return ~posterior.not_finite()
+    except EncoderError:
+        rows = range(len(posterior))
+        return torch.cat([_finite(posterior.select(row)) for row in rows]) if len(rows) > 1 else torch.tensor([False])
 
 
-def _repeated(vi: AmortizedVI, posterior: Posterior, observations: Observations) -> Posterior:
-    """Return the posteriors of other observations, made as ``posterior`` was."""
-    if posterior.observations.first(1).context is not None:
-        family = require_parametric(posterior.family, "the check on simulated data")
-        encoded = vi.posterior(observations)
+def _refined(vi: AmortizedVI, posterior: Posterior, encoded: Posterior) -> Posterior:
+    """Return the posteriors of the observations of ``encoded``, refined in the family of ``posterior``."""
+    family = require_parametric(posterior.family, "the check on simulated data")
 
-        def start(q: Distribution) -> Tensor:
-            location, log_scale = location_and_scale(q).chunk(2, dim=-1)
-            return family.parameters_near(location.to(vi.dtype), log_scale.exp().to(vi.dtype))
+    def start(q: Distribution) -> Tensor:
+        return family.parameters_near(*mean_and_std(q, posterior.device))
 
-        contexts = encoded.map_chunks(lambda _, q: {"context": start(q)})
-        batch = replace(encoded.in_memory().observations.as_batch(), context=contexts["context"])
-        observations = TensorObservations(batch, "the simulated data")
-        given = Posterior(posterior.model, posterior.network, observations, posterior.device)
-        observations = vi.refine(posterior=given, tolerance=_REFINE_TOLERANCE, max_steps=_REFINE_STEPS).observations
+    contexts = encoded.map_chunks(lambda _, q: {"context": start(q)})
+    batch = replace(encoded.observations.as_batch(), context=contexts["context"])
+    given = _with_data(posterior, TensorObservations(batch, "the simulated data"))
+    refined = vi.refine(posterior=given, tolerance=_REFINE_TOLERANCE, max_steps=_REFINE_STEPS)
+    return _with_data(posterior, refined.observations)
+
+
+def _with_data(posterior: Posterior, observations: Observations) -> Posterior:
+    """Return the posteriors of other observations."""
     return Posterior(posterior.model, posterior.network, observations, posterior.device)

@@ -11,7 +11,7 @@ from torch import Tensor
 from amortvi._util.lazy import stats
 from amortvi._util.memory import spans
 
-__all__ = ["MissedMass", "capitalized"]
+__all__ = ["MissedMass"]
 
 _NEIGHBORS = 30
 """The number of simulated observations with which an observation is compared."""
@@ -26,35 +26,40 @@ _ROUNDING = 1e-3
 """Log weights that are equal in exact arithmetic differ by up to about this in single precision."""
 _AT_ONCE = 10_000
 """The number of observations whose neighbors are determined at once."""
+_NONE = torch.zeros(0, dtype=torch.float64)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class MissedMass:
     """The posterior mass that importance sampling misses for ``M`` simulated observations, and what follows for ``N`` others.
 
+    The fields for the ``N`` others are set by `applied_to`.
+
     Args:
+        draws: ``K``.
+        reason: the reason why nothing is known; empty otherwise.
+        left_out: the number of simulated observations without a posterior with finite parameters; not among the ``M``.
         excess: ``log w(z*) - max_k log w_k`` in nats, ``(M,)``; positive if the draws miss the latents that generated the data.
         gap: ``log w(z*) - log mean_k w_k`` in nats, ``(M,)``: an upper minus a lower bound of the evidence, on average.
         counted: whether an observation counts, ``(M,)``: its k-hat is below the threshold, and nothing is NaN.
         features: location and scale of the posteriors, ``(M, 2 D)``.
-        draws: ``K``.
-        reason: the reason why nothing is known; empty otherwise.
         unjudged: whether too few similar simulated observations count to judge an observation, ``(N,)``.
         nats: for each of the ``N`` observations the error of the evidence in nats, ``(N,)``, if it is `significant`, else 0.
         nats_se: the standard error of `nats`, ``(N,)``.
         significant: whether the evidence of an observation is too low by more than is negligible, ``(N,)``.
     """
 
-    excess: Tensor
-    gap: Tensor
-    counted: Tensor
-    features: Tensor
     draws: int
-    reason: str
-    unjudged: Tensor
-    nats: Tensor
-    nats_se: Tensor
-    significant: Tensor
+    reason: str = ""
+    left_out: int = 0
+    excess: Tensor = _NONE
+    gap: Tensor = _NONE
+    counted: Tensor = _NONE > 0
+    features: Tensor = _NONE
+    unjudged: Tensor = _NONE > 0
+    nats: Tensor = _NONE
+    nats_se: Tensor = _NONE
+    significant: Tensor = _NONE > 0
 
     @property
     def known(self) -> bool:
@@ -138,7 +143,8 @@ class MissedMass:
             return f"whether the draws miss a part of the exact posterior cannot be checked: {self.reason}"
         counted, (low, high) = int(self.counted.sum()), self.interval
         what = "of the exact posterior, which the latents that generated the data reveal"
-        where = f"for {counted} simulated observations with reliable weights, the draws"
+        left_out = f" ({self.left_out} others, without a finite posterior, are left out)" if self.left_out else ""
+        where = f"for {counted} simulated observations with reliable weights{left_out}, the draws"
         if self.failed:
             return (
                 f"{where} miss {self.fraction:.0%} (at least {low:.0%}) {what}: upper and lower bounds of the evidence are "
@@ -147,16 +153,6 @@ class MissedMass:
         return f"{where} miss {self.fraction:.1%} (at most {high:.1%}, {_nats(high):.2f} nats) {what}."
 
     __repr__ = __str__
-
-
-def capitalized(text: str) -> str:
-    """Return ``text`` as the beginning of a sentence.
-
-    Example:
-        >>> capitalized("whether k-hat is small")
-        'Whether k-hat is small'
-    """
-    return text[:1].upper() + text[1:]
 
 
 def _lower_limit(successes: Tensor, trials: Tensor) -> Tensor:

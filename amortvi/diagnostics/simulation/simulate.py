@@ -13,10 +13,10 @@ from amortvi._util.checks import positive_int
 from amortvi._util.memory import Gathered
 from amortvi._util.random import Stream, derived_seed, random_state
 from amortvi.data import Batch, Observations, TensorObservations, iter_chunks
-from amortvi.diagnostics.simulation.observed import GIVE_SIMULATOR, Places, find_places
 from amortvi.errors import ModelError, OptionError
 from amortvi.inference import AmortizedVI
-from amortvi.model import Model, Site
+from amortvi.model import Model
+from amortvi.model.simulation import DataSimulator
 
 __all__ = ["Simulated", "Simulator", "simulate_observations"]
 
@@ -58,10 +58,9 @@ def simulate_observations(
 ) -> Simulated:
     """Draw latents from the prior and data given the latents, in the form that model and encoder expect.
 
-    The Pyro model runs without its ``obs=``. The elements that each observed site reads are tracked from the arguments to
-    the site, and each drawn value is immediately written to them. A later site that reads the argument, as in an
-    autoregressive model, therefore sees the simulated value. Covariates, masks and masked entries keep their values. A
-    second run checks that the model gives the simulated data the density from which they were drawn.
+    The Pyro model runs without its ``obs=``, and each drawn value is written to the elements of the arguments from which its
+    site reads it. Covariates, masks and masked entries keep their values. A second run checks that the model gives the simulated
+    data the density from which they were drawn.
 
     The data are draws from the likelihood: a model with a Bernoulli likelihood simulates binary images even if it was trained
     on gray values.
@@ -130,81 +129,11 @@ def _checked(result: Any, vi: AmortizedVI, count: int) -> tuple[dict[str, Tensor
 def _draw(model: Model, source: Batch, count: int, device: torch.device) -> tuple[dict[str, Tensor], Observations]:
     """Draw latents, in observation layout, and data with the sizes and covariates of ``source``, used cyclically."""
     rows = TensorObservations(source.take(torch.arange(count) % source.size), "the simulated data")
-    example = _writable(source.take(slice(0, 64)).to(device), source)
     gathered, parts = Gathered(count), []
     with model.inference_mode():
-        with random_state(0, device):
-            places = find_places(model, example)
-            _check_reproducible(model, places, example)
+        simulator = DataSimulator(model, source, device)
         for chunk in iter_chunks(rows, lambda chunk: model.simulate(chunk.batch, None, 1), device=device):
-            batch = _writable(chunk.batch, source)
-            sites = {site.name: site for site in _simulate_into(model, batch, places)}
-            gathered.add({name: _rows(model, sites[name], batch.size) for name in model.latents.names})
+            batch, latents = simulator.draw(chunk.batch)
+            gathered.add(latents)
             parts.append(batch.to(torch.device("cpu")))
     return gathered.result(), TensorObservations(Batch.concatenate(parts), "the simulated data")
-
-
-def _writable(batch: Batch, source: Batch) -> Batch:
-    """Return a copy of ``batch`` to write to, in which arguments share a tensor if they do so in ``source``."""
-    copies: dict[Any, Tensor] = {}
-    keys = iter([(value.data_ptr(), value.shape, value.stride(), value.dtype) for value in source.tensors()])
-    return batch.map(lambda value: copies.setdefault(next(keys), value.clone(memory_format=torch.contiguous_format)))
-
-
-def _rows(model: Model, site: Site, observations: int) -> Tensor:
-    """Return the value of a site that has one for each observation, in observation layout."""
-    rows = site.by_observation(site.value, model.structure.plate, observations)
-    assert rows is not None
-    return rows
-
-
-def _simulate_into(
-    model: Model, batch: Batch, places: Mapping[str, Places], visit: Callable[[Site], None] | None = None
-) -> list[Site]:
-    """Draw every site in the data plate, and write each observed value to ``batch`` before the next site is drawn.
-
-    ``visit`` is called with each site before its value is written.
-    """
-
-    def write(site: Site) -> None:
-        if visit is not None:
-            visit(site)
-        if site.name in places:
-            value = _rows(model, site, batch.size)
-            places[site.name].write(batch, value, site.observed_entries(model.structure.plate, value))
-
-    return model.run(batch, draw_data=True, visit=write)
-
-
-def _check_reproducible(model: Model, places: Mapping[str, Places], batch: Batch) -> None:
-    """Raise `ModelError` unless the model gives simulated data the density from which it drew them; overwrites ``batch``."""
-    plate = model.structure.plate
-    drawn: dict[str, tuple[Site, Tensor]] = {}
-
-    def record(site: Site) -> None:
-        if site.frame(plate) is not None and not site.is_deterministic:
-            drawn[site.name] = site, site.log_prob(plate)
-
-    def compare(site: Site) -> None:
-        if site.name not in drawn:
-            return
-        before, log_prob = drawn[site.name]
-        if site.is_data:
-            expected, read = _rows(model, before, batch.size), _rows(model, site, batch.size)
-            observed = site.observed_entries(plate, read)
-            same = torch.isclose(read.to(expected.dtype), expected, rtol=1e-4, atol=1e-4)
-            if not bool((same if observed is None else same | ~observed).all()):
-                raise ModelError(
-                    f"observed site {site.name!r} does not have the values that were written to the model's arguments, so its "
-                    f"values are computed from the arguments. {GIVE_SIMULATOR}"
-                )
-        # The density of the value that was drawn: the argument may hold it in another precision.
-        again = Site({**site.message, "value": before.value}).log_prob(plate)
-        if not torch.allclose(again, log_prob, rtol=1e-4, atol=1e-4):
-            raise ModelError(
-                f"the distribution of site {site.name!r} depends on observed data that the model reads before they are drawn: "
-                f"read them from the argument after the pyro.sample statement that observes them. Otherwise: {GIVE_SIMULATOR}"
-            )
-
-    _simulate_into(model, batch, places, record)
-    model.run(batch, values={name: drawn[name][0].value for name in model.latents.names}, visit=compare)

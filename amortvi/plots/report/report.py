@@ -14,7 +14,6 @@ from amortvi._util.lazy import require
 from amortvi.comparison.compare import compare
 from amortvi.comparison.fits import FamilyFits, list_fits
 from amortvi.diagnostics.calibration import calibrate
-from amortvi.diagnostics.convergence import convergence
 from amortvi.diagnostics.evidence import Evidence, evidence
 from amortvi.diagnostics.gaps.diagnosis import diagnose
 from amortvi.diagnostics.gaps.gaps import FEWEST_DRAWS, Gaps
@@ -268,6 +267,6 @@ def _has_covariance(posterior: Posterior) -> bool:
 
 
 def _training(named: Mapping[str, AmortizedVI], fits: list[_Fit]) -> Section:
-    lines = [f"{fit.name}: {convergence(fit.vi)}" for fit in fits]
+    lines = [f"{fit.name}: {fit.vi.summary()}" for fit in fits]
     figure = draw_figure("ELBO of each epoch.", plot_history, named)
     return Section("Training", [Part(paragraphs=lines, figures=[figure])])

@@ -15,8 +15,9 @@ from amortvi._util.checks import optional, positive_float, positive_int
 from amortvi._util.random import random_state
 from amortvi.data import Batch, Chunk, TensorObservations
 from amortvi.errors import AmortviWarning, OptionError
-from amortvi.families import FamilyChoice, ParametricFamily, family_label, make_family, moments, require_parametric
+from amortvi.families import FamilyChoice, ParametricFamily, family_label, make_family, require_parametric
 from amortvi.families.closed_forms import implausible
+from amortvi.posterior.moments import mean_and_std
 from amortvi.posterior.network import InferenceNetwork
 from amortvi.posterior.posterior import Posterior
 from amortvi.posterior.refinement.adam import climb
@@ -29,7 +30,6 @@ RefineMethod: TypeAlias = Literal["lbfgs", "adam"]
 
 _VALIDATION_DRAWS = 64
 _STEP_DRAWS = 8
-_MOMENT_DRAWS = 256
 
 
 @dataclass(frozen=True)
@@ -132,11 +132,7 @@ class _Search:
                 flagged.unsqueeze(-1), self._source.parameters_near(loc, torch.ones_like(loc)), parameters
             )
         with random_state(0, self.posterior.device):
-            known = moments(q)
-            if known is None:
-                draws = q.sample(torch.Size([_MOMENT_DRAWS]))
-                known = draws.mean(0), draws.var(0)
-            return self.family.parameters_near(known[0], known[1].sqrt())
+            return self.family.parameters_near(*mean_and_std(q, self.posterior.device))
 
     def _optimize(self, elbo: ObservationELBO, start: Tensor, generator: torch.Generator) -> OptimizeResult:
         """Maximize the ELBO of each observation from ``start``, ``(B, P)``."""

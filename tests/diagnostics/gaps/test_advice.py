@@ -12,6 +12,7 @@ from torch import Tensor, nn
 import amortvi as avi
 from amortvi.diagnostics.gaps import diagnose
 from amortvi.diagnostics.gaps.advice import Loss, charge
+from amortvi.diagnostics.gaps.gradients import GradientNorms, read_gradients
 from amortvi.diagnostics.gaps.inputs import InputScale, read_inputs
 from tests.diagnostics.gaps.test_diagnosis import diagnosed
 from tests.exact import linear_gaussian, solved
@@ -74,8 +75,8 @@ def test_what_the_first_layer_receives_counts() -> None:
 
 def test_large_inputs_are_named_first() -> None:
     """Neither a smaller learning rate nor more data would help."""
-    for state in ("converged", "too much scatter", "overfitting"):
-        found = replace(diagnosed(0.0, 5.0, state=state), inputs=HARMFUL)
+    for status in ("converged", "falling", "budget"):
+        found = replace(diagnosed(0.0, 5.0, status=status), inputs=HARMFUL)
         assert "torch.log1p" in found.statement
         assert "learning rate" not in found.statement.replace(found.convergence.reason, "")
         assert "ore data" not in found.statement.replace(found.convergence.reason, "")
@@ -101,17 +102,41 @@ def test_a_fit_to_raw_data_with_a_heavy_tail() -> None:
     assert found.inputs.problem in found.statement
 
 
+def test_a_gradient_that_a_few_observations_decide_is_named_after_the_inputs() -> None:
+    dominated = GradientNorms(typical=2.0, largest=1e4)
+    found = replace(diagnosed(0.0, 5.0), gradients=dominated)
+    assert "gradient_clip=2" in found.statement
+    assert "gradient_clip" not in replace(found, inputs=HARMFUL).statement
+    assert "gradient_clip" not in replace(found, gradients=GradientNorms(2.0, 20.0)).statement
+    assert "gradient_clip" not in replace(diagnosed(1.0, 0.1), gradients=dominated).statement  # the family is at fault
+
+
+def test_the_norms_of_the_gradient() -> None:
+    """One observation in 160 lies a thousand standard deviations away; its gradient is quadratic in that distance."""
+    x = MODEL.simulate(160, seed=0)
+    vi = avi.AmortizedVI(MODEL, avi.encoders.MLP(5, [8]), "full", freeze_model=True).setup(x, seed=0)
+    usual = read_gradients(vi.posterior(x, copy=False))
+    assert usual.problem == ""
+    x[3] += 1000.0
+    unusual = read_gradients(vi.posterior(x, copy=False))
+    assert unusual.typical == pytest.approx(usual.typical, rel=0.2)
+    assert unusual.largest > 1000 * usual.largest
+    assert unusual.problem != ""
+    assert all(parameter.grad is None for parameter in vi.guide.parameters())
+    assert read_gradients(vi.posterior(x)) is None  # a copy is not trained
+
+
 @pytest.mark.parametrize(
-    ("encoder", "gain", "state", "fault"),
+    ("encoder", "gain", "status", "fault"),
     [
-        (10.0, 0.2, "rising", "encoder"),
-        (0.3, 0.2, "rising", "optimizer"),
-        (1.0, 0.0, "too few epochs", "optimizer"),
+        (10.0, 0.2, "still rising", "encoder"),
+        (0.3, 0.2, "still rising", "optimizer"),
+        (1.0, math.nan, "budget", "optimizer"),
         (10.0, 0.0, "converged", "encoder"),
     ],
 )
-def test_the_largest_loss_decides(encoder: float, gain: float, state: str, fault: str) -> None:
-    found = diagnosed(0.05, encoder, state=state, gain=gain)
+def test_the_largest_loss_decides(encoder: float, gain: float, status: str, fault: str) -> None:
+    found = diagnosed(0.05, encoder, status=status, gain=gain)
     assert found.fault == fault
     if (gain, fault) == (0.2, "encoder"):
         assert "may gain only 0.2" in found.statement
@@ -119,14 +144,11 @@ def test_the_largest_loss_decides(encoder: float, gain: float, state: str, fault
 
 def test_what_is_charged_adds_up() -> None:
     """What training would gain of the encoder's loss is not charged twice; a straight line is no end of training."""
-    loss, slow = (
-        Loss(family=0.5, encoder=3.0, total=3.5, standard_error=0.0, missed=0.0),
-        diagnosed(0.5, 3.0, state="rising"),
-    )
-    assert charge(loss, slow.convergence, 1.0) == {"family": 0.5, "encoder": 2.0, "optimizer": 1.0}
-    for change in ({"pace": 0.9}, {"climb": 0.1}):
-        straight = replace(slow.convergence, training=replace(slow.convergence.training, **change))
-        assert charge(loss, straight, 1.0) == {"family": 0.5, "encoder": 0.0, "optimizer": 3.0}
+    loss = Loss(family=0.5, encoder=3.0, total=3.5, standard_error=0.0, missed=0.0)
+    slow = diagnosed(0.5, 3.0, status="still rising", gain=1.0).convergence
+    assert charge(loss, slow, 1.0) == {"family": 0.5, "encoder": 2.0, "optimizer": 1.0}
+    for climb in (2.0, 0.1):
+        assert charge(loss, replace(slow, climb=climb), 1.0) == {"family": 0.5, "encoder": 0.0, "optimizer": 3.0}
 
 
 def test_a_model_without_parameters_is_frozen() -> None:

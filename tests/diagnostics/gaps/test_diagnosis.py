@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
 import amortvi as avi
-from amortvi.diagnostics.convergence import Convergence
-from amortvi.diagnostics.convergence.trend import Trend
 from amortvi.diagnostics.evidence import Evidence
 from amortvi.diagnostics.gaps import Diagnosis, Gaps, diagnose
 from amortvi.errors import NotFittedError
+from amortvi.training import Convergence
+from amortvi.training.learning_curve import Gain
 from tests.exact import linear_gaussian, solved
 
 MODEL = linear_gaussian(4, 6)
@@ -51,8 +51,19 @@ def test_fits_with_known_faults(fault, family, bottleneck, tolerance, options) -
         assert found.loss.family == pytest.approx(MODEL.diagonal_gap() if family == "diagonal" else 0, abs=0.05)
 
 
-def diagnosed(approximation, amortization, *, reliable=True, state="converged", gain=0.0, frozen=False, spread=0.0):
-    """Return a diagnosis of 20 observations with these mean gaps and of a synthetic history."""
+def diagnosed(
+    approximation,
+    amortization,
+    *,
+    reliable=True,
+    status="converged",
+    gain=0.0,
+    frozen=False,
+    spread=0.0,
+    climb=100.0,
+    is_validated=False,
+):
+    """Return a diagnosis of 20 observations with these mean gaps and of a fit that ended like this."""
     zero = torch.zeros(20, dtype=torch.float64)
     varying = amortization * (1 + spread * torch.linspace(-1, 1, 20, dtype=torch.float64))
 
@@ -61,9 +72,8 @@ def diagnosed(approximation, amortization, *, reliable=True, state="converged", 
 
     amortized, refined = evidence(-approximation - varying, 0.9), evidence(-approximation, 0.5)
     gaps = Gaps("diagonal", amortized, {"diagonal": refined}, evidence(0.0, 0.3 if reliable else 0.9), tolerance=0.1)
-    trend = Trend(level=-1.0, slope=gain / (math.log(2) * 50), slope_se=0.0, window=10, epochs=50, quantile=2.0)
-    training = None if state == "too few epochs" else trend
-    return Diagnosis(gaps, Convergence(state, 50, training, None, 0.1, None, 50, learning_rate=1.0), frozen)
+    ended = Convergence(status, Gain(gain, 0.001), climb, is_validated)
+    return Diagnosis(gaps, ended, frozen)
 
 
 @pytest.mark.parametrize(
@@ -74,21 +84,22 @@ def diagnosed(approximation, amortization, *, reliable=True, state="converged", 
         (0.5, 1.0, {}, "encoder"),
         (0.5, 1.0, {"reliable": False}, "unreliable"),
         # Still rising: by more than the family loses, by less, and with a loss within the tolerance.
-        (0.5, 0.1, {"state": "rising", "gain": 2.0}, "optimizer"),
-        (3.0, 0.1, {"state": "rising", "gain": 2.0}, "family"),
-        (0.0, 0.0, {"state": "rising", "gain": 2.0}, "optimizer"),
+        (0.5, 0.1, {"status": "still rising", "gain": 2.0}, "optimizer"),
+        (3.0, 0.1, {"status": "still rising", "gain": 2.0}, "family"),
+        (0.0, 0.0, {"status": "still rising", "gain": 2.0}, "optimizer"),
         # The fault is the family's, but not the encoder's, before the fit has converged.
-        (0.5, 1.0, {"state": "too few epochs"}, "optimizer"),
-        (1.0, 0.5, {"state": "too few epochs"}, "family"),
+        (0.5, 1.0, {"status": "budget", "gain": math.nan}, "optimizer"),
+        (1.0, 0.5, {"status": "budget", "gain": math.nan}, "family"),
         # With a frozen model, training can gain no more than is lost.
-        (0.02, 0.02, {"state": "rising", "gain": 2.0, "frozen": True}, "ok"),
-        (0.2, 1.0, {"state": "rising", "gain": 9.0, "frozen": True}, "optimizer"),
+        (0.02, 0.02, {"status": "still rising", "gain": 2.0, "frozen": True}, "ok"),
+        (0.2, 1.0, {"status": "still rising", "gain": 9.0, "frozen": True}, "optimizer"),
         # Variation between observations does not make the mean loss less certain.
         (0.0, 6.0, {"spread": 0.95}, "encoder"),
-        # A falling or noisy bound has not converged; that of an encoder that overfits has.
-        (0.5, 1.0, {"state": "falling", "gain": -2.0}, "optimizer"),
-        (0.5, 1.0, {"state": "too much scatter"}, "optimizer"),
-        (0.5, 1.0, {"state": "overfitting", "gain": -2.0}, "encoder"),
+        # A falling or interrupted fit has not converged; one that overfits has, and so has one that was stopped early.
+        (0.5, 1.0, {"status": "falling", "gain": -2.0}, "optimizer"),
+        (0.5, 1.0, {"status": "interrupted"}, "optimizer"),
+        (0.5, 1.0, {"gain": -2.0, "is_validated": True}, "encoder"),
+        (0.5, 1.0, {"status": "stopped early", "is_validated": True}, "encoder"),
     ],
 )
 def test_the_rule(approximation: float, amortization: float, options: dict[str, Any], fault: str) -> None:
@@ -97,12 +108,13 @@ def test_the_rule(approximation: float, amortization: float, options: dict[str, 
     assert found.statement
 
 
-def test_the_advice_depends_on_the_history() -> None:
-    overfitted = diagnosed(0.5, 1.0, state="overfitting", gain=-2.0).statement
+def test_the_advice_depends_on_how_the_fit_ended() -> None:
+    overfitted = diagnosed(0.5, 1.0, gain=-2.0, is_validated=True).statement
     assert "overfits" in overfitted
     assert "a smaller encoder" in overfitted
-    assert "The learning rate was never lowered" in diagnosed(0.0, 1.0).statement
-    assert "a smaller learning rate" in diagnosed(0.0, 1.0, state="too much scatter").statement
+    assert "a larger encoder" in diagnosed(0.0, 1.0).statement
+    assert "a smaller learning rate" in diagnosed(0.0, 1.0, status="falling", gain=-2.0).statement
+    assert "too noisy to tell" in diagnosed(0.0, 1.0, status="budget").statement
 
 
 def test_unreliable_observations_are_counted() -> None:

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,8 @@ from torch.distributions import MultivariateNormal, StudentT
 import amortvi as avi
 from amortvi.diagnostics.evidence import evidence
 from amortvi.diagnostics.gaps import DefensiveMixture, defensive, gaps
+from amortvi.diagnostics.missed_mass import check
+from amortvi.diagnostics.simulation import Simulated, simulate_observations
 from amortvi.errors import FamilyError, NonFiniteError, OptionError
 from amortvi.families import Diagonal, FullCovariance
 from amortvi.importance import pareto_smoothed
@@ -181,3 +184,21 @@ def test_flows_stay_as_they_are() -> None:
     posterior = avi.AmortizedVI(model, avi.encoders.MLP(3, [4]), "flow").setup(x, seed=0).posterior(x)
     batch = posterior.first()
     assert type(defensive(posterior).network(batch)) is type(posterior.network(batch))
+
+
+def test_data_are_simulated_once(diagonal: avi.AmortizedVI, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both proposals are checked on the same data, as if each had simulated them."""
+    calls = []
+
+    def count(*args: Any, **kwargs: Any) -> Simulated:
+        calls.append(args)
+        return simulate_observations(*args, **kwargs)
+
+    monkeypatch.setattr(check, "simulate_observations", count)
+    found = gaps(diagonal, X[:5], simulations=30, draws=100)
+    assert len(calls) == 1
+    alone = evidence(diagonal, X[:5], simulations=30, draws=100, seed=0)
+    torch.testing.assert_close(found.amortized.missed.gap, alone.missed.gap)
+    assert len(found.proposed.missed.gap) == 30
+    gaps(diagonal, X[:5], simulations=0, draws=100)
+    assert len(calls) == 2  # by `evidence`

@@ -7,7 +7,7 @@ import pyro
 import pytest
 import torch
 from pyro import distributions as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Normal
 
 import amortvi as avi
@@ -19,14 +19,14 @@ from tests.exact import linear_gaussian, one_latent, solved, with_parameters
 
 MODEL = linear_gaussian()
 X = MODEL.simulate(40, seed=1)
+LARGE = 2.5
 
 
 def found_for(excess: Tensor, features: Tensor | None = None, counted: Tensor | None = None) -> MissedMass:
     """Return a result for simulated observations whose true latents exceed all weights by ``excess``."""
-    none = torch.zeros(0, dtype=torch.float64)
     features = torch.zeros(len(excess), 1, dtype=torch.float64) if features is None else features
     counted = torch.ones(len(excess), dtype=torch.bool) if counted is None else counted
-    return MissedMass(excess, excess, counted, features, 1000, "", none > 0, none, none, none > 0)
+    return MissedMass(1000, excess=excess, gap=excess, counted=counted, features=features)
 
 
 @pytest.mark.parametrize("widen", [1.0, 1.5])
@@ -182,3 +182,82 @@ def test_no_standard_error_is_shown_where_mass_is_missed() -> None:
     shown = str(replace(found, missed=failed.applied_to(features, found.standard_error)))
     assert "±" not in shown
     assert "miss 33%" in shown
+
+
+@pytest.mark.parametrize("raises", [False, True])
+@pytest.mark.parametrize("refined", [False, True])
+def test_simulated_observations_without_a_posterior_are_left_out(refined: bool, raises: bool) -> None:
+    """The encoder returns NaN, or fails, if the first feature is large."""
+
+    def partial(_: nn.Module, args: tuple[Tensor], output: Tensor) -> Tensor:
+        large = args[0][:, :1] > LARGE
+        if raises and bool(large.any()):
+            raise IndexError("index out of range")
+        return torch.where(large, torch.nan, output)
+
+    vi, x = solved(MODEL), X[X[:, 0] <= LARGE]
+    vi.encoder.register_forward_hook(partial)
+    simulated = simulate_observations(vi, 300, seed=3)
+    large = int((simulated.batch.args[0][:, 0] > LARGE).sum())
+    assert 5 < large < 100
+    posterior = vi.refine(x) if refined else vi.posterior(x)
+    found = evidence(vi, posterior=posterior, simulations=simulated, seed=0)
+    assert found.missed.left_out == large
+    assert len(found.missed.counted) == 300 - large
+    assert found.missed.gap.abs().max() < 0.1  # each of the others is compared with its own latents
+    assert found.reliable.all()
+    assert f"({large} others, without a finite posterior, are left out)" in str(found)
+
+
+def test_encoders_that_fail_on_all_simulated_observations() -> None:
+    vi = solved(MODEL)
+    posterior = vi.refine(X)
+    vi.encoder.register_forward_hook(lambda _, x, y: y * torch.nan)
+    found = evidence(vi, posterior=posterior, simulations=30, seed=0)
+    assert not found.missed.known
+    assert "not finite for 30 of 30 observations" in found.missed.reason
+
+
+def test_refinements_of_simulated_data_leave_the_random_state_alone() -> None:
+    """The search in the low-rank family starts from random numbers."""
+    vi = solved(MODEL)
+    posterior, state = vi.refine(X, family="low_rank"), torch.get_rng_state()
+    first, second = (evidence(vi, posterior=posterior, simulations=30, seed=0).missed for _ in range(2))
+    assert torch.equal(first.gap, second.gap)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def with_factor(x: Tensor) -> None:
+    """The likelihood is a factor, so data cannot be simulated."""
+    with pyro.plate("data", x.shape[0]):
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        pyro.factor("x", dist.Normal(z, 0.5).log_prob(x))
+
+
+def test_models_with_a_factor_can_be_checked_with_a_simulator() -> None:
+    """Without one, everything says what cannot be checked, why, and what to do."""
+
+    def simulator(count: int) -> tuple[dict[str, Tensor], Tensor]:
+        z = torch.randn(count)
+        return {"z": z}, z + 0.5 * torch.randn(count)
+
+    torch.manual_seed(0)
+    x = simulator(20)[1]
+    vi = avi.AmortizedVI(with_factor, avi.encoders.MLP(1, []), "full")
+    vi.fit(x, epochs=200, lr=0.03, seed=0, progress=False)
+    found = evidence(vi, x, seed=0), avi.gaps(vi, x, seed=0), avi.diagnose(vi, x, seed=0)
+    for result in found:
+        said = str(result)
+        assert (
+            "Whether the draws miss a part of the exact posterior cannot be checked: site 'x' is a pyro.factor" in said
+        )
+        assert "simulations=, the result of diagnostics.simulate_observations(vi, n, simulator=...)" in said
+        assert "annealed_evidence" in said
+        assert "reference" in said
+    assert found[0].reliable.all()
+    assert found[2].fault == "ok"
+    simulated = simulate_observations(vi, 100, simulator=simulator, seed=0)
+    for ask in (evidence, avi.gaps, avi.diagnose):
+        result = ask(vi, x, simulations=simulated, seed=0)
+        assert "cannot be checked" not in str(result)
+    assert evidence(vi, x, simulations=simulated, seed=0).missed.known

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from amortvi.data import Batch
-from amortvi.diagnostics.simulation.provenance import UNKNOWN, ElementTracker
 from amortvi.errors import ModelError
-from amortvi.model import Model, Site
+from amortvi.model.model import Model
+from amortvi.model.simulation.provenance import UNKNOWN, ElementTracker
+from amortvi.model.sites import Site
 
 __all__ = ["GIVE_SIMULATOR", "Places", "find_places"]
 
