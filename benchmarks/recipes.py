@@ -38,6 +38,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "rate 2e-3": {"lr": 2e-3},
     "rate 1e-2": {"lr": 1e-2},
     "no clipping": {"gradient_clip": None},
+    "usual averages of Adam": {"optimizer": torch.optim.Adam},
     "clipped at 1": {"gradient_clip": 1.0},
     "slow off-diagonals": {"off_diagonal_rate": 0.3},
     "before": {
@@ -46,6 +47,7 @@ RECIPES: dict[str, dict[str, Any]] = {
         "objective": avi.objectives.ELBO(gradient="reparameterized"),
         "lr": 1e-3,
         "gradient_clip": None,
+        "optimizer": torch.optim.Adam,
         "off_diagonal_rate": 0.3,
     },
 }

@@ -12,6 +12,7 @@ from amortvi._util.checks import optional, positive_float, positive_int, seed_or
 from amortvi.compile import CompileChoice, Verify, check_compile_choice, check_verify
 from amortvi.errors import OptionError
 from amortvi.objectives import ObjectiveChoice, make_objective
+from amortvi.training.adam import adam
 
 __all__ = [
     "EncoderOptions",
@@ -45,7 +46,8 @@ class FitOptions:
         lr: the largest learning rate.
         objective: ``"elbo"``, ``"iwae"`` (the importance-weighted bound of 5 draws), or an `objectives.Objective`, such as
             ``objectives.ELBO(kl_weight=objectives.LinearSchedule(epochs=20))``.
-        optimizer: a `torch.optim` class, or a callable ``(parameters, lr=...) -> Optimizer``.
+        optimizer: a `torch.optim` class, or a callable ``(parameters, lr=...) -> Optimizer``; by default Adam with
+            ``betas=(0.9, 0.95)``.
         lr_schedule: ``"auto"`` lowers the learning rate almost to zero when the bound no longer rises or, with a given number
             of epochs, over the second half of them; ``"constant"`` leaves it as it is; and a callable ``(optimizer) -> schedule
             of torch.optim.lr_scheduler`` steps once per epoch.
@@ -77,7 +79,7 @@ class FitOptions:
     batch_size: int | None = None
     lr: float = 5e-3
     objective: ObjectiveChoice = "elbo"
-    optimizer: OptimizerFactory = torch.optim.Adam
+    optimizer: OptimizerFactory = adam
     lr_schedule: LearningRateSchedule = "auto"
     standardize: bool = True
     gradient_clip: float | None = 10.0

@@ -67,7 +67,7 @@ def compiled_steps(problem: Problem, epochs: int) -> Competitor:
             avi.objectives.ELBO(),
             observations=len(problem.x),
             totals=totals,
-            optimizer=torch.optim.Adam(modules.parameters, lr=problem.lr),
+            optimizer=avi.FitOptions().optimizer(modules.parameters, lr=problem.lr),
             parameters=modules.parameters,
             gradient_clip=avi.FitOptions().gradient_clip,
         ),
