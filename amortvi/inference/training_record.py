@@ -48,11 +48,13 @@ class TrainingRecord:
         """
         if self.convergence is None or not self._trainer.records:
             raise NotFittedError("there is no fit to summarize: call fit first.")
-        last, seconds = self._trainer.records[-1], sum(record.seconds for record in self._trainer.records)
-        held_out = "" if math.isnan(last.validation_elbo) else f", validation ELBO {last.validation_elbo:.4g}"
-        epochs = f"{last.epoch} epoch{'s' * (last.epoch > 1)}"
+        records = self._trainer.records
+        seconds, epochs = sum(record.seconds for record in records), f"{len(records)} epoch{'s' * (len(records) > 1)}"
+        kept = next(record for record in reversed(records) if record.epoch == self.convergence.epoch)
+        best = "" if kept is records[-1] else f", best at epoch {kept.epoch}"
+        held_out = "" if math.isnan(kept.validation_elbo) else f", validation ELBO {kept.validation_elbo:.4g}"
         return (
-            f"{family_label(self.family)}: {epochs}, {seconds:.3g} s, training ELBO {last.elbo:.4g}{held_out} nats per "
+            f"{family_label(self.family)}: {epochs}, {seconds:.3g} s{best}: training ELBO {kept.elbo:.4g}{held_out} nats per "
             f"observation; {self.convergence}."
         )
 

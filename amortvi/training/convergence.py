@@ -35,12 +35,14 @@ class Convergence:
 
     Args:
         status: how the fit ended.
+        epoch: the epoch whose parameters were kept: the last one, or the one with the best validation ELBO.
         gain: what doubling the epochs would gain, and its standard error, in nats per observation.
         climb: by how much the training ELBO has risen since the first epoch of all fits, in nats per observation.
         is_validated: whether the bound is the validation ELBO.
     """
 
     status: Status
+    epoch: int
     gain: Gain
     climb: float
     is_validated: bool
@@ -74,7 +76,7 @@ class Convergence:
         if math.isnan(self.gain.value):
             return f"it was too short to tell: {FEWEST_EPOCHS} epochs at the full learning rate are needed"
         if self.gain.is_fall:
-            return f"the {bound} was falling" + (": the fit overfits" if self.overfits else "")
+            return f"the {bound} was falling" + (": training longer overfits" if self.overfits else "")
         states: dict[Status, str] = {"converged": "has leveled off", "still rising": "was still rising"}
         return (
             f"the {bound} {states.get(self.status, 'was too noisy to tell')}: twice as many epochs may gain "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from torch import Tensor
@@ -12,19 +13,24 @@ __all__ = ["EarlyStopping"]
 
 
 class EarlyStopping:
-    """Keeps the best values of ``tensors``, and stops a fit after ``patience`` epochs without better ones."""
+    """Keeps the best values of ``tensors``, and stops a fit after ``patience`` epochs without better ones, if it is given.
 
-    def __init__(self, patience: int, tensors: Sequence[Tensor]) -> None:
-        self._patience = patience
+    Attributes:
+        best_epoch: the number of the best epoch so far, or 0.
+    """
+
+    def __init__(self, patience: int | None, tensors: Sequence[Tensor]) -> None:
+        self.best_epoch = 0
+        self._patience = math.inf if patience is None else patience
         self._tensors = tensors
-        self._best_elbo = -float("inf")
+        self._best_elbo = -math.inf
         self._best: Snapshot | None = None
         self._epochs_since_best = 0
 
-    def should_stop(self, validation_elbo: float) -> bool:
+    def should_stop(self, epoch: int, validation_elbo: float) -> bool:
         """Record one epoch, and return whether to stop."""
         if validation_elbo > self._best_elbo:
-            self._best_elbo, self._epochs_since_best = validation_elbo, 0
+            self.best_epoch, self._best_elbo, self._epochs_since_best = epoch, validation_elbo, 0
             self._best = Snapshot(self._tensors)
         else:
             self._epochs_since_best += 1

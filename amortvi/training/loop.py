@@ -40,6 +40,9 @@ class Loop:
         train: the training data.
         validation: the validation data, if any.
         device: the device of the minibatches.
+
+    Attributes:
+        best_epoch: the epoch whose parameters were restored at the end, or 0.
     """
 
     options: FitOptions
@@ -51,6 +54,7 @@ class Loop:
     train: Observations
     validation: Observations | None
     device: torch.device
+    best_epoch: int = 0
     _objective_changed: bool = False
     _unlocked: float = 1.0
 
@@ -65,8 +69,7 @@ class Loop:
         Raises:
             NonFiniteError: a loss or gradient is not finite; the parameters are then those of the last good epoch.
         """
-        patience = self.options.patience
-        early_stopping = None if patience is None else EarlyStopping(patience, self.modules.tensors)
+        early_stopping = EarlyStopping(self.options.patience, self.modules.tensors) if self._keeps_best else None
         steps = self.train.steps(self.options.batch_size)
         bar = Progress(self.timetable.epochs, steps, visible=self.options.progress)
         try:
@@ -80,7 +83,7 @@ class Loop:
                     bound = epoch.elbo if self.validation is None else epoch.validation_elbo
                     self.timetable.record(bound, objective_changed=self._objective_changed)
                     bar.epoch(number, self.timetable.epochs, epoch.elbo, epoch.validation_elbo)
-                    if early_stopping is not None and early_stopping.should_stop(epoch.validation_elbo):
+                    if early_stopping is not None and early_stopping.should_stop(number, epoch.validation_elbo):
                         return "stopped early"
                     number += 1
         except KeyboardInterrupt:
@@ -88,8 +91,14 @@ class Loop:
         finally:
             if early_stopping is not None:
                 early_stopping.restore()
+                self.best_epoch = early_stopping.best_epoch
             self.modules.network.family.settle()
         return self.timetable.status
+
+    @property
+    def _keeps_best(self) -> bool:
+        """Whether the parameters of the best epoch are restored: with validation data, unless the user sets the epochs alone."""
+        return self.validation is not None and (self.options.epochs is None or self.options.patience is not None)
 
     def _check_data_in_memory(self) -> None:
         """Check data in memory before training; data of a loader are checked as they are read."""

@@ -112,7 +112,8 @@ class Trainer:
 
     def _judged(self, status: Status, loop: Loop) -> Convergence:
         climb = self.records[-1].elbo - self.records[0].elbo if self.records else 0.0
-        return Convergence(status, loop.timetable.gain, climb, is_validated=loop.validation is not None)
+        epoch = loop.best_epoch or (self.records[-1].epoch if self.records else 0)
+        return Convergence(status, epoch, loop.timetable.gain, climb, is_validated=loop.validation is not None)
 
     def _timetable(self, options: FitOptions, train: Observations) -> Timetable:
         steps = train.steps(options.batch_size) or _UNKNOWN_STEPS

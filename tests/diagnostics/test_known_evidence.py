@@ -18,7 +18,7 @@ from tests.exact import linear_gaussian, solved
 TOLERANCE = 0.1
 UNCLEAR = 0.15
 """Two causes that lose about the same, or a loss close to the tolerance, have no right verdict."""
-CONVERGED = Convergence("converged", Gain(0.0, 0.001), climb=100.0, is_validated=False)
+CONVERGED = Convergence("converged", 100, Gain(0.0, 0.001), climb=100.0, is_validated=False)
 ROWS = 60
 
 

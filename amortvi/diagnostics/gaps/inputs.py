@@ -18,6 +18,8 @@ _LARGE = 5.0
 """The largest root mean square of a feature with which a network trains well; that of a standardized feature is 1."""
 _SMALL = 0.02
 """The smallest standard deviation of a feature that a network sees easily."""
+_HARMFUL = 20.0
+"""A value that a network cannot ignore; standardized values of a rare feature, such as a pixel that is seldom on, reach ten."""
 _OUTLYING = 8.0
 """The number of standard deviations beyond which a value is due to a heavy tail: a normal one would occur once in 1e15."""
 
@@ -99,8 +101,7 @@ def _scale_of(parts: list[Tensor]) -> InputScale:
         distance = ((columns - mean).abs() / std)[:, varying]
         typical.append(float(columns.square().mean(0).sqrt().max()))
         variation.append(float(std.max()))
-        # What is rare but small, such as a pixel that is seldom on, does no harm.
-        harmful = (columns.abs().amax(0) > _LARGE)[varying]
+        harmful = (columns.abs().amax(0) > _HARMFUL)[varying]
         outlying.append(float(distance[:, harmful].max()) if bool(harmful.any()) else 0.0)
     largest = max(float(columns.abs().max()) for columns in parts)
     smallest = min(float(columns.min()) for columns in parts)

@@ -72,7 +72,7 @@ def diagnosed(
 
     amortized, refined = evidence(-approximation - varying, 0.9), evidence(-approximation, 0.5)
     gaps = Gaps("diagonal", amortized, {"diagonal": refined}, evidence(0.0, 0.3 if reliable else 0.9), tolerance=0.1)
-    ended = Convergence(status, Gain(gain, 0.001), climb, is_validated)
+    ended = Convergence(status, 50, Gain(gain, 0.001), climb, is_validated)
     return Diagnosis(gaps, ended, frozen)
 
 
