@@ -61,20 +61,27 @@ class Convergence:
         return self.is_validated and self.converged and self.gain.is_fall
 
     @property
-    def rises_slowly(self) -> bool:
-        """Whether the bound was still rising, but by little compared with its rise so far."""
-        return self.status == "still rising" and self.gain.value <= FAST * self.climb
+    def most_gain(self) -> float:
+        """What doubling the epochs may gain at most, in nats per observation; infinite if there is no upper limit.
+
+        There is none before the bound has begun to level off, that is, while it rises fast compared with its rise so far.
+        """
+        if self.converged:
+            return 0.0
+        limit = self.gain.value + 2 * self.gain.standard_error
+        is_known = self.status in ("still rising", "budget") and limit <= FAST * self.climb
+        return max(0.0, limit) if is_known else math.inf
 
     @property
     def reason(self) -> str:
         """The reason for the status, for the end of a sentence."""
         bound = "validation ELBO" if self.is_validated else "training ELBO"
         if self.status == "interrupted":
-            return "it was interrupted, or ended with an error"
+            return "the fit was interrupted, or ended with an error"
         if self.status == "stopped early":
             return "the validation ELBO had not risen for the epochs of patience"
         if math.isnan(self.gain.value):
-            return f"it was too short to tell: {FEWEST_EPOCHS} epochs at the full learning rate are needed"
+            return f"the fit was too short to tell: {FEWEST_EPOCHS} epochs at the full learning rate are needed"
         if self.gain.is_fall:
             return f"the {bound} was falling" + (": training longer overfits" if self.overfits else "")
         states: dict[Status, str] = {"converged": "has leveled off", "still rising": "was still rising"}

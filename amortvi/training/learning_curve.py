@@ -22,7 +22,7 @@ FEWEST_EPOCHS = 20
 
 _TOLERANCE, _RELATIVE_TOLERANCE = 0.01, 1e-4
 """A gain below this is negligible, in nats per observation or relative to the bound."""
-_WIDEST = 10
+_WIDEST = 30
 """The widest interval that is informative, in tolerances."""
 
 

@@ -81,7 +81,7 @@ def test_status_and_summary() -> None:
     vi.fit(X, epochs=1, lr=1e-5, progress=False)
     assert vi.status == "budget"
     assert "1 epoch," in vi.summary()
-    assert "budget (it was too short to tell" in vi.summary()
+    assert "budget (the fit was too short to tell" in vi.summary()
     assert repr(vi) == "AmortizedVI(family='full', epochs=1, status='budget')"
     vi.fit(X, epochs=40, lr=1e-3, lr_schedule="constant", progress=False)
     assert vi.status == "still rising"

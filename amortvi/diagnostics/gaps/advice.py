@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -64,9 +65,9 @@ def charge(loss: Loss, convergence: Convergence, gain: float) -> dict[Cause, flo
         convergence: how the fit ended.
         gain: the gain that more training would bring.
     """
-    has_ended = convergence.converged or convergence.rises_slowly
     hardly_begun = loss.encoder > _HARDLY_BEGUN * max(convergence.climb, 0.0)
-    optimizer = gain if has_ended and not hardly_begun else max(gain, loss.encoder)
+    may_gain_all = hardly_begun or math.isinf(convergence.most_gain)
+    optimizer = max(gain, loss.encoder) if may_gain_all else gain
     return {"family": loss.family, "encoder": loss.encoder - min(loss.encoder, optimizer), "optimizer": optimizer}
 
 
