@@ -91,6 +91,22 @@ def test_a_frozen_model_does_not_change(name: str) -> None:
 
 
 @every_model
+def test_the_encoder_alone_can_be_trained_on_replicates(name: str) -> None:
+    case = CASES[name]
+    vi = fit(case)
+    model = {key: value.clone() for key, value in vi.generative.state_dict().items()}
+    epochs = len(vi.history)
+    try:
+        vi.fit_encoder(case.x, epochs=2, batch_size=6, replicates=2, seed=1, progress=False)
+    except avi.errors.ModelError as error:
+        assert "simulat" in str(error) or "drawn" in str(error)  # data cannot be drawn from this model
+    else:
+        assert len(vi.history) == epochs + 2
+        assert np.isfinite(vi.history["elbo"]).all()
+    assert all(torch.equal(value, model[key]) for key, value in vi.generative.state_dict().items())
+
+
+@every_model
 def test_each_parameter_belongs_to_one_part(name: str) -> None:
     """Model and guide share no parameter, and every parameter is trained."""
     vi = fitted(name)

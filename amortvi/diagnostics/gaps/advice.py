@@ -93,8 +93,8 @@ def advise(fault: Cause, found: Gaps, loss: Loss, convergence: Convergence, gain
         return f"vi.refine closes the gap. {problem}{rising}"
     effect = "would gain most; vi.refine closes the gap."
     if convergence.overfits:
-        return f"{convergence.reason}. vi.fit_encoder, more data or a smaller encoder {effect}"
-    return f"vi.fit_encoder, a larger encoder, richer encoder inputs or more data {effect}{rising}"
+        return f"{convergence.reason}. Simulated data (vi.fit_encoder), more data or a smaller encoder {effect}"
+    return f"a larger encoder, simulated data (vi.fit_encoder), richer encoder inputs or more data {effect}{rising}"
 
 
 def _family_advice(found: Gaps, loss: Loss) -> str:

@@ -17,7 +17,7 @@ from amortvi.model.sites import Site
 __all__ = ["GIVE_SIMULATOR", "Places", "find_places"]
 
 GIVE_SIMULATOR = (
-    "Pass simulator=, a function of a number n that returns a dict of n draws of the latents and the observations simulated "
+    "Where simulator= is accepted, pass a function of a number n that returns n draws of the latents and the data simulated "
     "from them, in any form that fit accepts."
 )
 

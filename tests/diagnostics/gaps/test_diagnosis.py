@@ -90,6 +90,8 @@ def diagnosed(
         # The fault is the family's, but not the encoder's, before the fit has converged.
         (0.5, 1.0, {"status": "budget", "gain": math.nan}, "optimizer"),
         (1.0, 0.5, {"status": "budget", "gain": math.nan}, "family"),
+        # Noise that hides a small gain is no reason to blame the optimizer.
+        (0.5, 1.0, {"status": "budget"}, "encoder"),
         # With a frozen model, training can gain no more than is lost.
         (0.02, 0.02, {"status": "still rising", "gain": 2.0, "frozen": True}, "ok"),
         (0.2, 1.0, {"status": "still rising", "gain": 9.0, "frozen": True}, "optimizer"),
@@ -114,7 +116,7 @@ def test_the_advice_depends_on_how_the_fit_ended() -> None:
     assert "a smaller encoder" in overfitted
     assert "a larger encoder" in diagnosed(0.0, 1.0).statement
     assert "a smaller learning rate" in diagnosed(0.0, 1.0, status="falling", gain=-2.0).statement
-    assert "too noisy to tell" in diagnosed(0.0, 1.0, status="budget").statement
+    assert "too short to tell" in diagnosed(0.0, 1.0, status="budget", gain=math.nan).statement
 
 
 def test_unreliable_observations_are_counted() -> None:
