@@ -5,6 +5,8 @@ A replicate of an observation is drawn from its posterior predictive distributio
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from amortvi._util.memory import spans
@@ -29,8 +31,11 @@ def train_encoder(
     # The records are those of the trainer, so that the history continues.
     alone = Trainer(trainer.model, trainer.network, freeze_model=True, records=trainer.records)
     alone.run(options, observations, validation, device)
-    if trainer.convergence is None or trainer.convergence.converged:
-        trainer.convergence = alone.convergence
+    before, after = trainer.convergence, alone.convergence
+    assert after is not None
+    # An encoder that has converged does not make the earlier fit of the model converged.
+    hides = before is not None and not before.converged and after.converged
+    trainer.convergence = replace(before, epoch=after.epoch) if before is not None and hides else after
 
 
 class _Replicator:

@@ -9,6 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from amortvi._util.modes import evaluation_mode
+from amortvi.data import Batch
+from amortvi.errors import ModelError
 from amortvi.model import Model
 from amortvi.posterior import InferenceNetwork
 
@@ -43,6 +46,28 @@ class TrainedModules:
     def trained(self) -> tuple[nn.Module, ...]:
         """The network, and the model unless it is frozen."""
         return (self.network,) if self.freeze_model else self.modules
+
+    def check_separate(self, batch: Batch) -> None:
+        """Raise `ModelError` if a frozen model uses parameters of the network, which are trained.
+
+        A model may contain the encoder without using it.
+        """
+        own = {id(parameter) for parameter in self.parameters}
+        shared = {name: p for name, p in self.model.program.named_parameters() if id(p) in own}
+        if not self.freeze_model or not shared:
+            return
+        with torch.enable_grad(), evaluation_mode(self.model), self.model.program.own_parameters():
+            vector = next(iter(shared.values())).new_zeros(1, batch.size, self.model.latents.dim)
+            density = self.model.log_joint(batch, vector).sum()
+            found = (
+                torch.autograd.grad(density, list(shared.values()), allow_unused=True) if density.requires_grad else ()
+            )
+        used = [name for name, gradient in zip(shared, found, strict=False) if gradient is not None]
+        if used:
+            raise ModelError(
+                f"the model is not to be trained, but the encoder, which is, shares {', '.join(used)} with it: give the encoder "
+                f"parameters of its own, such as a copy of them."
+            )
 
     def train(self) -> None:
         """Set the network to training mode, and the model too unless it is frozen."""

@@ -60,7 +60,8 @@ def test_a_seed_makes_it_reproducible_and_leaves_the_random_state_untouched(comp
 
 def test_a_fit_that_had_not_converged_still_has_not() -> None:
     vi = make_vi().fit(X, **FEW)
-    assert vi.fit_encoder(X, epochs=60, lr_schedule="constant", seed=0, progress=False).status == "budget"
+    alone = {"epochs": 60, "lr": 1e-12, "lr_schedule": "constant", "seed": 0, "progress": False}
+    assert vi.fit_encoder(X, **alone).status == "budget"
 
 
 def test_replicates_are_drawn_anew_and_keep_covariates_and_masked_entries() -> None:
@@ -102,6 +103,33 @@ def test_the_first_copies_are_the_observations() -> None:
     rows = next(replicated.shuffled(9, torch.Generator().manual_seed(0))).gather().args[0]
     values = observed.args[0]
     assert torch.equal(rows.sort(dim=0).values, torch.cat([values, -values, -values]).sort(dim=0).values)
+
+
+def test_the_summary_is_that_of_the_last_epoch() -> None:
+    vi = make_vi().fit(X, **FEW).fit_encoder(X, epochs=60, seed=0, progress=False)
+    assert "62 epochs" in vi.summary()
+    assert "best" not in vi.summary()
+
+
+def test_weights_that_model_and_encoder_share_are_refused() -> None:
+    """A model that contains the encoder without using it is not."""
+    shared = torch.nn.Linear(2, 3)
+
+    class Transposed(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = shared
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x @ self.layer.weight
+
+    vi = avi.AmortizedVI(avi.models.VAE(shared, 2, "normal"), Transposed(), "full").fit(X, **FEW)
+    with pytest.raises(ModelError, match=r"shares model\.decoder\.weight"):
+        vi.fit_encoder(X, **FEW)
+    model = avi.models.VAE(torch.nn.Linear(2, 3), 2, "normal")
+    model.encoder = avi.encoders.MLP(3, [8])
+    vi = avi.AmortizedVI(model, model.encoder, "full").fit(X, **FEW)
+    assert len(vi.fit_encoder(X, **FEW).history) == 4
 
 
 def test_what_cannot_be_trained_is_refused() -> None:
