@@ -17,6 +17,7 @@ import torch
 from amortvi._util.checks import positive_int
 from amortvi._util.lazy import pandas as pd
 from amortvi.comparison.fits import FamilyFits, Fit, list_fits
+from amortvi.diagnostics.evidence import evidence
 from amortvi.diagnostics.gaps.diagnosis import Diagnosis, diagnose
 from amortvi.errors import AmortviWarning, NonFiniteError, OptionError
 from amortvi.families import require_parametric
@@ -28,12 +29,13 @@ __all__ = ["Score", "compare"]
 Score: TypeAlias = Literal["auto", "evidence", "elbo"]
 Scores: TypeAlias = npt.NDArray[np.float64]
 
-_COLUMNS = {"evidence": "iwae", "elbo": "elbo"}
-"""The column of `AmortizedVI.evaluate` that contains each score."""
+_SCORES = ("evidence", "elbo")
 _GAP_COLUMNS = ("evidence", "approximation_gap", "amortization_gap", "inference_gap")
 _PARTS = ("iwae", "reconstruction", "kl")
 _POINTS = 8
 """The number of latent vectors per observation at which two models are compared."""
+_MOST_UNRELIABLE = 0.5
+"""The largest share of observations with an unreliable evidence with which fits can be ranked by it."""
 _NOISE = 2
 """A difference of up to this many standard errors is within noise."""
 
@@ -68,14 +70,16 @@ def compare(
     Returns:
         One row per family, best first. Means over observations in nats: ``elbo``, ``elbo_se``, ``difference`` to the best
         score, ``difference_se``, ``iwae``, ``reconstruction``, ``kl``. Then ``score``, by which the families are ranked
-        (``"elbo"`` or ``"evidence"``), ``parameters`` (the number of trained parameters of encoder and family), ``epochs`` and
-        ``seconds`` per fit, ``converged`` (whether all fits have; see `AmortizedVI.status`), ``seeds``, ``seed_sd`` (the
-        standard deviation of the mean score between seeds; NaN for one seed), and ``verdict``: ``"best"``, ``"within noise of
-        the best"`` (within two standard errors of the difference, which include the variation between seeds), ``"worse"``, or
-        ``"unknown from one observation"``. With one seed, the verdict is about these fits only; several seeds show how much the
-        fits of one family vary. With ``gaps`` also ``evidence``, ``approximation_gap``, ``amortization_gap``, ``inference_gap``
-        (over the observations whose evidence is reliable), ``k_hat`` (the median) and ``fault``, the most frequent among seeds;
-        see `diagnose`.
+        (``"elbo"`` or ``"evidence"``), ``unreliable`` (the share of observations whose evidence cannot be estimated reliably,
+        because k-hat is above its threshold; 0 if the score is the ELBO), ``parameters`` (the number of trained parameters of
+        encoder and family), ``epochs`` and ``seconds`` per fit, ``converged`` (whether all fits have; see
+        `AmortizedVI.status`), ``seeds``, ``seed_sd`` (the standard deviation of the mean score between seeds; NaN for one
+        seed), and ``verdict``: ``"best"``, ``"within noise of the best"`` (within two standard errors of the difference, which
+        include the variation between seeds), ``"worse"``, ``"unreliable"`` (the evidence of this or of the best family is
+        unreliable for most observations), or ``"unknown from one observation"``. With one seed, the verdict is about these
+        fits only; several seeds show how much the fits of one family vary. With ``gaps`` also ``evidence``,
+        ``approximation_gap``, ``amortization_gap``, ``inference_gap`` (over the observations whose evidence is reliable),
+        ``k_hat`` (the median) and ``fault``, the most frequent among seeds; see `diagnose`.
 
     Raises:
         OptionError: ``fits`` is not the result of `fit_families` or a dict of estimators, or is empty; or an option is out of
@@ -97,19 +101,21 @@ def compare(
         found.setdefault(run.family, []).append(_score(run, data, score, particles, gaps, seed))
     # NaN counts as the worst score: every comparison with it is false.
     best = max(found, key=lambda family: float(np.nan_to_num(_mean_score(found[family]).mean(), nan=-np.inf)))
+    _warn_of_unreliable([family for family, fits in found.items() if _unreliable(fits) > _MOST_UNRELIABLE])
     rows = [_row(family, found[family], found[best]) for family in found]
     table = pd.DataFrame(rows).set_index("family").sort_values("difference", ascending=False)
-    table.insert(list(table.columns).index("parameters"), "score", score)
+    table.insert(list(table.columns).index("unreliable"), "score", score)
     return table
 
 
 @dataclass(frozen=True)
 class _Scored:
-    """One fit with its bounds and its score of each observation, ``(N,)``."""
+    """One fit with its bounds, its score of each observation, ``(N,)``, and the share of scores that are unreliable."""
 
     run: Fit
     bounds: pd.DataFrame
     score: Scores
+    unreliable: float
     diagnosis: Diagnosis | None
 
 
@@ -119,10 +125,14 @@ def _score(run: Fit, x: Any, score: str, particles: int, with_gaps: bool, seed: 
     except NonFiniteError as error:
         warnings.warn(f"the fit of {run.family!r} is ranked last: {error}", AmortviWarning, stacklevel=3)
         nothing = np.full(len(run.vi.posterior(x, copy=False).in_memory()), math.nan)
-        return _Scored(run, pd.DataFrame(dict.fromkeys(("elbo", *_PARTS), nothing)), nothing, None)
+        return _Scored(run, pd.DataFrame(dict.fromkeys(("elbo", *_PARTS), nothing)), nothing, 0.0, None)
     found = diagnose(run.vi, x, seed=seed) if with_gaps else None
-    values = found.gaps.evidence.numpy() if found and score == "evidence" else bounds[_COLUMNS[score]].to_numpy()
-    return _Scored(run, bounds, values, found)
+    if score == "elbo":
+        return _Scored(run, bounds, bounds["elbo"].to_numpy(), 0.0, found)
+    if found is not None:
+        return _Scored(run, bounds, found.gaps.evidence.numpy(), float((~found.gaps.reliable).double().mean()), found)
+    reliable = evidence(run.vi, x, draws=particles, simulations=0, seed=seed).reliable
+    return _Scored(run, bounds, bounds["iwae"].to_numpy(), float((~reliable).double().mean()), None)
 
 
 def _row(family: str, found: Sequence[_Scored], best: Sequence[_Scored]) -> dict[str, Any]:
@@ -138,17 +148,22 @@ def _row(family: str, found: Sequence[_Scored], best: Sequence[_Scored]) -> dict
         "difference_se": _standard_error(difference),
         **{name: float(np.mean([one.bounds[name] for one in found])) for name in _PARTS},
         **_gap_columns([one.diagnosis for one in found if one.diagnosis is not None]),
+        "unreliable": _unreliable(found),
         "parameters": sum(p.numel() for p in found[0].run.vi.guide.parameters() if p.requires_grad),
         "epochs": float(np.mean([len(one.run.vi.history) for one in found])),
         "converged": all(one.run.vi.status in FINISHED for one in found),
         "seconds": float(np.mean([one.run.seconds for one in found])),
         "seeds": len(found),
         "seed_sd": math.sqrt(_seed_variance(found) * len(found)) if len(found) > 1 else math.nan,
-        "verdict": "best" if found is best else _verdict(float(difference.mean()), error),
+        "verdict": _verdict(found, best, float(difference.mean()), error),
     }
 
 
-def _verdict(difference: float, error: float) -> str:
+def _verdict(found: Sequence[_Scored], best: Sequence[_Scored], difference: float, error: float) -> str:
+    if max(_unreliable(found), _unreliable(best)) > _MOST_UNRELIABLE:
+        return "unreliable"
+    if found is best:
+        return "best"
     if math.isnan(error) and math.isfinite(difference):
         return "unknown from one observation"
     # A difference of NaN is not within noise.
@@ -168,6 +183,21 @@ def _gap_columns(found: Sequence[Diagnosis]) -> dict[str, Any]:
     }
 
 
+def _unreliable(found: Sequence[_Scored]) -> float:
+    return float(np.mean([one.unreliable for one in found]))
+
+
+def _warn_of_unreliable(families: list[str]) -> None:
+    if families:
+        warnings.warn(
+            f"the evidence of {', '.join(map(repr, families))} may be nats too low, because k-hat is above its threshold for "
+            f"most observations. Pass gaps=True, which estimates it from refined posteriors, or more particles; or train the "
+            f"encoder further with fit_encoder.",
+            AmortviWarning,
+            stacklevel=3,
+        )
+
+
 def _mean_score(found: Sequence[_Scored]) -> Scores:
     """Return the score of each observation, averaged over seeds, ``(N,)``."""
     return np.mean([one.score for one in found], axis=0)
@@ -184,7 +214,7 @@ def _standard_error(values: Scores) -> float:
 
 
 def _check_score(by: Score, runs: Sequence[Fit]) -> str:
-    if by not in ("auto", *_COLUMNS):
+    if by not in ("auto", *_SCORES):
         raise OptionError(f"by must be 'auto', 'evidence' or 'elbo'; got {by!r}.")
     if by != "auto":
         return by

@@ -15,6 +15,9 @@ from amortvi.errors import AmortviWarning, DataError, FamilyError, NotFittedErro
 from tests.comparison.conftest import FAMILIES, SHORT, UNCHANGED, X, make_encoder, make_model, with_param
 from tests.exact import linear_gaussian, solved
 
+UNRELIABLE = "ignore:the evidence of .* may be nats too low"
+pytestmark = pytest.mark.filterwarnings(UNRELIABLE)
+
 MODEL = linear_gaussian()
 TEST = MODEL.simulate(200, seed=1)
 
@@ -28,6 +31,12 @@ def exact() -> dict[str, avi.AmortizedVI]:
 def table_by_hand(fits: FamilyFits, x: Tensor, particles: int, seed: int) -> pd.DataFrame:
     runs = {family: [fit.vi.evaluate(x, particles=particles, seed=seed) for fit in fits.of(family)] for family in fits}
     mean = {family: sum(tables) / len(tables) for family, tables in runs.items()}
+    unreliable = {
+        family: np.mean(
+            [avi.evidence(fit.vi, x, draws=particles, simulations=0, seed=seed).k_hat > 0.5 for fit in fits.of(family)]
+        )
+        for family in fits
+    }
     # The fits have different models, so the score is the evidence.
     best = max(mean, key=lambda family: mean[family]["iwae"].mean())
     rows = {}
@@ -44,13 +53,20 @@ def table_by_hand(fits: FamilyFits, x: Tensor, particles: int, seed: int) -> pd.
             "difference_se": paired.sem(),
             **mean[family][["iwae", "reconstruction", "kl"]].mean(),
             "score": "evidence",
+            "unreliable": unreliable[family],
             "parameters": sum(parameter.numel() for parameter in fits[family].guide.parameters()),
             "epochs": np.mean([len(fit.vi.history) for fit in fits.of(family)]),
             "converged": all(fit.vi.status == "converged" for fit in fits.of(family)),
             "seconds": np.mean([fit.seconds for fit in fits.of(family)]),
             "seeds": len(tables),
             "seed_sd": np.std(by_seed[0], ddof=1) if several else math.nan,
-            "verdict": "best" if family == best else "within noise of the best" if tied else "worse",
+            "verdict": "unreliable"
+            if max(unreliable[family], unreliable[best]) > 0.5
+            else "best"
+            if family == best
+            else "within noise of the best"
+            if tied
+            else "worse",
         }
     frame = pd.DataFrame.from_dict(rows, orient="index").sort_values("difference", ascending=False)
     return frame.astype({"parameters": int, "seeds": int}).rename_axis("family")
@@ -59,9 +75,10 @@ def table_by_hand(fits: FamilyFits, x: Tensor, particles: int, seed: int) -> pd.
 @pytest.mark.parametrize("seeds", [[3, 4], [3]])
 def test_the_table(fits: FamilyFits, seeds: list[int]) -> None:
     some = FamilyFits([fit for fit in fits.fits if fit.seed in seeds])
-    table = compare(some, X[:50], particles=7, seed=11)
-    pd.testing.assert_frame_equal(table, table_by_hand(some, X[:50], 7, 11))
-    assert tuple(table.iloc[0][["verdict", "difference", "difference_se"]]) == ("best", 0, 0)
+    # From 100 draws, k-hat is reliable below 0.5.
+    table = compare(some, X[:50], particles=100, seed=11)
+    pd.testing.assert_frame_equal(table, table_by_hand(some, X[:50], 100, 11))
+    assert tuple(table.iloc[0][["difference", "difference_se"]]) == (0, 0)
     assert table["score"].iloc[0] == "evidence"
 
 
@@ -156,15 +173,29 @@ def test_a_bound_of_nan_is_the_worst(fits: FamilyFits, order: list[str]) -> None
         broken.model.likelihood.log_scale.fill_(math.nan)
     named = {"broken": broken, "full": fits["full"]}
     with pytest.warns(AmortviWarning, match="the fit of 'broken' is ranked last"):
-        table = compare({name: named[name] for name in order}, X[:50], particles=3)
+        table = compare({name: named[name] for name in order}, X[:50], by="elbo", particles=3)
     assert list(table.index) == ["full", "broken"]
     assert list(table["verdict"]) == ["best", "worse"]
     assert table.loc["broken", ["elbo", "difference"]].isna().all()
     assert table["difference"]["full"] == 0
 
 
+@pytest.mark.filterwarnings("default:the evidence of")
+def test_evidence_that_cannot_be_estimated_ranks_nothing(fits: FamilyFits) -> None:
+    """Draws from encoders that have not been trained say nothing about the evidence; refined posteriors do."""
+    both = {name: avi.AmortizedVI(make_model(), make_encoder(), "diagonal").setup(X, seed=0) for name in "ab"}
+    with torch.no_grad():
+        both["b"].model.likelihood.log_scale.fill_(-2.0)
+    with pytest.warns(AmortviWarning, match=r"the evidence of .*'b' may be nats too low.*gaps=True"):
+        table = compare(both, X[:50])
+    assert table["unreliable"]["b"] > 0.5
+    assert list(table["verdict"]) == ["unreliable", "unreliable"]
+    assert "unreliable" not in set(compare(fits, X[:30], gaps=True)["verdict"])
+    assert (compare(both, X[:50], by="elbo")["unreliable"] == 0).all()
+
+
 def test_one_observation_has_no_standard_error(fits: FamilyFits) -> None:
-    table = compare(fits, X[:1], particles=3)
+    table = compare(fits, X[:1], by="elbo", particles=3)
     assert table[["elbo_se", "difference_se"]].isna().all(axis=None)
     assert list(table["verdict"]) == ["best", *["unknown from one observation"] * (len(table) - 1)]
     assert np.isfinite(table["elbo"]).all()

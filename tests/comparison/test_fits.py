@@ -46,6 +46,7 @@ def test_each_fit_is_that_of_an_estimator_of_its_own_in_any_order() -> None:
         pd.testing.assert_frame_equal(one, two)
 
 
+@pytest.mark.filterwarnings("ignore:the evidence of .* may be nats too low")
 def test_the_random_state_is_left_untouched() -> None:
     model, encoder = make_model(), make_encoder()
     before, numpy_before = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002

@@ -179,6 +179,10 @@ def _comparison(table: pd.DataFrame) -> Section:
         paragraphs.append(f"Within noise of the best (two standard errors): {', '.join(ties)}.")
     elif (others == "worse").all():
         paragraphs.append("The best is better than every other fit by more than two standard errors.")
+    elif (others == "unreliable").any():
+        paragraphs.append(
+            "For fits that are unreliable, the evidence is unknown for most observations: k-hat is too high."
+        )
     else:
         paragraphs.append("A single observation has no standard error, so it is unknown which differences are noise.")
     figure = draw_figure("Difference to the best ± one standard error.", plot_comparison, table, rows=len(table))
