@@ -65,7 +65,7 @@ def test_sticking_the_landing_converges_at_a_constant_learning_rate() -> None:
         for objective in (ELBO(5, gradient="sticking_the_landing"), ELBO(5, kl="sampled", gradient="reparameterized"))
     )
     assert noisy < 0.1
-    assert quiet < 0.01 * noisy
+    assert quiet < 0.03 * noisy
 
 
 def test_kl_weight_tempers_the_likelihood() -> None:
