@@ -13,15 +13,15 @@ __all__ = ["EarlyStopping"]
 
 
 class EarlyStopping:
-    """Keeps the best values of ``tensors``, and stops a fit after ``patience`` epochs without better ones, if it is given.
+    """Keeps the best values of ``tensors``, and stops a fit after ``patience`` epochs without better ones.
 
     Attributes:
         best_epoch: the number of the best epoch so far, or 0.
     """
 
-    def __init__(self, patience: int | None, tensors: Sequence[Tensor]) -> None:
+    def __init__(self, patience: int, tensors: Sequence[Tensor]) -> None:
         self.best_epoch = 0
-        self._patience = math.inf if patience is None else patience
+        self._patience = patience
         self._tensors = tensors
         self._best_elbo = -math.inf
         self._best: Snapshot | None = None

@@ -69,7 +69,8 @@ class Loop:
         Raises:
             NonFiniteError: a loss or gradient is not finite; the parameters are then those of the last good epoch.
         """
-        early_stopping = EarlyStopping(self.options.patience, self.modules.tensors) if self._keeps_best else None
+        patience = self.options.patience
+        early_stopping = None if patience is None else EarlyStopping(patience, self.modules.tensors)
         steps = self.train.steps(self.options.batch_size)
         bar = Progress(self.timetable.epochs, steps, visible=self.options.progress)
         try:
@@ -94,11 +95,6 @@ class Loop:
                 self.best_epoch = early_stopping.best_epoch
             self.modules.network.family.settle()
         return self.timetable.status
-
-    @property
-    def _keeps_best(self) -> bool:
-        """Whether the parameters of the best epoch are restored: with validation data, unless the user sets the epochs alone."""
-        return self.validation is not None and (self.options.epochs is None or self.options.patience is not None)
 
     def _check_data_in_memory(self) -> None:
         """Check data in memory before training; data of a loader are checked as they are read."""

@@ -39,7 +39,7 @@ class FitOptions:
 
     Args:
         validation_data: held-out observations, in any form that ``x`` can have, or the fraction of ``x`` to hold out, such as
-            ``0.1``; their ELBO is recorded in `history`. A fit that ends by itself then keeps the parameters of the best epoch.
+            ``0.1``; their ELBO is recorded in `history`.
         epochs: passes over the data. By default the fit ends by itself, once it has converged, or after 20,000 steps; see
             `AmortizedVI.status`.
         batch_size: observations per step; 128 by default. A `DataLoader` has its own batch size.
