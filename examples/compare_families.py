@@ -5,7 +5,7 @@ it aligns the latents with the axes along which a diagonal posterior loses littl
 frozen decoder with rotated latents. A rotation changes nothing for the model, but makes its exact posteriors
 correlated. The comparisons include the gaps: what each family loses, and what its encoder loses on new digits. All
 fits end by themselves, once their validation ELBO has leveled off. Writes the tables (CSV), the
-posteriors of the test digits for ArviZ (NetCDF) and figures (PNG) to `runs/compare_families/`. Takes half a minute.
+posteriors of the test digits for ArviZ (NetCDF) and figures (PNG) to `runs/compare_families/`. Takes about a minute.
 
     python examples/compare_families.py [--out runs/compare_families]
 """
