@@ -17,7 +17,7 @@ import torch
 from amortvi._util.checks import positive_int
 from amortvi._util.lazy import pandas as pd
 from amortvi.comparison.fits import FamilyFits, Fit, list_fits
-from amortvi.diagnostics.evidence import evidence
+from amortvi.diagnostics.evidence import MOST_UNRELIABLE, evidence
 from amortvi.diagnostics.gaps.diagnosis import Diagnosis, diagnose
 from amortvi.errors import AmortviWarning, NonFiniteError, OptionError
 from amortvi.families import require_parametric
@@ -34,8 +34,6 @@ _GAP_COLUMNS = ("evidence", "approximation_gap", "amortization_gap", "inference_
 _PARTS = ("iwae", "reconstruction", "kl")
 _POINTS = 8
 """The number of latent vectors per observation at which two models are compared."""
-_MOST_UNRELIABLE = 0.5
-"""The largest share of observations with an unreliable evidence with which fits can be ranked by it."""
 _NOISE = 2
 """A difference of up to this many standard errors is within noise."""
 
@@ -101,7 +99,7 @@ def compare(
         found.setdefault(run.family, []).append(_score(run, data, score, particles, gaps, seed))
     # NaN counts as the worst score: every comparison with it is false.
     best = max(found, key=lambda family: float(np.nan_to_num(_mean_score(found[family]).mean(), nan=-np.inf)))
-    _warn_of_unreliable([family for family, fits in found.items() if _unreliable(fits) > _MOST_UNRELIABLE])
+    _warn_of_unreliable([family for family, fits in found.items() if _unreliable(fits) > MOST_UNRELIABLE])
     rows = [_row(family, found[family], found[best]) for family in found]
     table = pd.DataFrame(rows).set_index("family").sort_values("difference", ascending=False)
     table.insert(list(table.columns).index("unreliable"), "score", score)
@@ -160,7 +158,7 @@ def _row(family: str, found: Sequence[_Scored], best: Sequence[_Scored]) -> dict
 
 
 def _verdict(found: Sequence[_Scored], best: Sequence[_Scored], difference: float, error: float) -> str:
-    if max(_unreliable(found), _unreliable(best)) > _MOST_UNRELIABLE:
+    if max(_unreliable(found), _unreliable(best)) > MOST_UNRELIABLE:
         return "unreliable"
     if found is best:
         return "best"

@@ -133,7 +133,11 @@ class TensorObservations(Observations):
         free, _ = torch.cuda.mem_get_info(device)
         needed = sum(value.numel() * value.element_size() for value in self.batch.tensors())
         # Half of the free memory is left to the networks and their gradients.
-        return TensorObservations(self.batch.to(device), self.name, self.index) if needed < free / 2 else self
+        return self.on(device) if needed < free / 2 else self
+
+    def on(self, device: torch.device) -> TensorObservations:
+        """Return the observations on ``device``."""
+        return TensorObservations(self.batch.to(device), self.name, self.index)
 
     def as_batch(self) -> Batch:
         return self.batch

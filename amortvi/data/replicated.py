@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import torch
 
 from amortvi.data.batch import Batch, Minibatch
-from amortvi.data.observations import Observations, TensorObservations
+from amortvi.data.observations import TensorObservations
 
 __all__ = ["ReplicatedObservations"]
 
@@ -37,8 +37,5 @@ class ReplicatedObservations(TensorObservations):
                 values[copy * size : (copy + 1) * size].copy_(new)
         yield from super().shuffled(batch_size, generator)
 
-    def resident(self, device: torch.device) -> Observations:
-        placed = super().resident(device)
-        if placed is self:
-            return self
+    def on(self, device: torch.device) -> ReplicatedObservations:
         return ReplicatedObservations(self._observed.to(device), self._replicate, self._times, self.name)

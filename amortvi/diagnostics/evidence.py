@@ -38,12 +38,12 @@ from amortvi.inference import AmortizedVI
 from amortvi.posterior import Posterior
 from amortvi.posterior.importance_sampling import WeightedDraws
 
-__all__ = ["Evidence", "evidence"]
+__all__ = ["MOST_UNRELIABLE", "Evidence", "evidence"]
 
 _FEWEST_DRAWS = 21
 """The fewest draws from which k-hat can be estimated, without which nothing is reliable."""
-_MOST_UNRELIABLE = 0.5
-"""The largest share of unreliable observations with which a mean has a meaningful standard error."""
+MOST_UNRELIABLE = 0.5
+"""The largest share of unreliable observations with which their mean can be estimated, and fits can be judged or ranked."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -111,7 +111,7 @@ class Evidence:
 
     def __str__(self) -> str:
         share, reliable = float(self.reliable.double().mean()), self.reliable
-        if 1 - share > _MOST_UNRELIABLE or (self.missed is not None and self.missed.failed):
+        if 1 - share > MOST_UNRELIABLE or (self.missed is not None and self.missed.failed):
             headline = f"mean log evidence unknown, probably above {float(self.log_evidence.mean()):.3f} nats"
         else:
             error = float(self.standard_error[reliable].square().sum().sqrt()) / int(reliable.sum())

@@ -32,10 +32,11 @@ def train_encoder(
     alone = Trainer(trainer.model, trainer.network, freeze_model=True, records=trainer.records)
     alone.run(options, observations, validation, device)
     before, after = trainer.convergence, alone.convergence
+    assert before is not None
     assert after is not None
     # An encoder that has converged does not make the earlier fit of the model converged.
-    hides = before is not None and not before.converged and after.converged
-    trainer.convergence = replace(before, epoch=after.epoch) if before is not None and hides else after
+    hides = after.converged and not before.converged
+    trainer.convergence = replace(before, epoch=after.epoch) if hides else after
 
 
 class _Replicator:

@@ -61,16 +61,12 @@ class Convergence:
         return self.is_validated and self.converged and self.gain.is_fall
 
     @property
-    def most_gain(self) -> float:
-        """What doubling the epochs may gain at most, in nats per observation; infinite if there is no upper limit.
-
-        There is none before the bound has begun to level off, that is, while it rises fast compared with its rise so far.
-        """
+    def is_unfinished(self) -> bool:
+        """Whether the bound is not known to have begun to level off, so that training longer may gain any amount."""
         if self.converged:
-            return 0.0
+            return False
         limit = self.gain.value + 2 * self.gain.standard_error
-        is_known = self.status in ("still rising", "budget") and limit <= FAST * self.climb
-        return max(0.0, limit) if is_known else math.inf
+        return self.status not in ("still rising", "budget") or not limit <= FAST * self.climb
 
     @property
     def reason(self) -> str:

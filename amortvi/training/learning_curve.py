@@ -18,8 +18,6 @@ __all__ = ["FEWEST_EPOCHS", "Gain", "gain_from_doubling"]
 
 FEWEST_EPOCHS = 20
 """With fewer epochs the gain is unknown."""
-
-
 _TOLERANCE, _RELATIVE_TOLERANCE = 0.01, 1e-4
 """A gain below this is negligible, in nats per observation or relative to the bound."""
 _WIDEST = 30

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from amortvi._util.modes import evaluation_mode
-from amortvi.data import Batch
+from amortvi.data import Observations
 from amortvi.errors import ModelError
 from amortvi.model import Model
 from amortvi.posterior import InferenceNetwork
@@ -47,15 +47,16 @@ class TrainedModules:
         """The network, and the model unless it is frozen."""
         return (self.network,) if self.freeze_model else self.modules
 
-    def check_separate(self, batch: Batch) -> None:
+    def check_separate(self, observations: Observations, device: torch.device) -> None:
         """Raise `ModelError` if a frozen model uses parameters of the network, which are trained.
 
-        A model may contain the encoder without using it.
+        A model may contain the encoder without using it, which a run of the model on one observation shows.
         """
         own = {id(parameter) for parameter in self.parameters}
         shared = {name: p for name, p in self.model.program.named_parameters() if id(p) in own}
         if not self.freeze_model or not shared:
             return
+        batch = observations.first(1).take(slice(0, 1)).to(device)
         with torch.enable_grad(), evaluation_mode(self.model), self.model.program.own_parameters():
             vector = next(iter(shared.values())).new_zeros(1, batch.size, self.model.latents.dim)
             density = self.model.log_joint(batch, vector).sum()

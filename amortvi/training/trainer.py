@@ -76,7 +76,7 @@ class Trainer:
             CaptureError: the steps are to be compiled and cannot be.
         """
         modules = TrainedModules(self.model, self.network, freeze_model=self.freeze_model)
-        modules.check_separate(train.first(1).take(slice(0, 1)).to(device))
+        modules.check_separate(train, device)
         optimizer = self._optimizer_for(options, modules)
         place_optimizer_state(optimizer, device)
         schedule = _make_schedule(options.lr_schedule, optimizer) if callable(options.lr_schedule) else None

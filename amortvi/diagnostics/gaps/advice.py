@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -66,8 +65,7 @@ def charge(loss: Loss, convergence: Convergence, gain: float) -> dict[Cause, flo
         gain: the gain that more training would bring.
     """
     hardly_begun = loss.encoder > _HARDLY_BEGUN * max(convergence.climb, 0.0)
-    may_gain_all = hardly_begun or math.isinf(convergence.most_gain)
-    optimizer = max(gain, loss.encoder) if may_gain_all else gain
+    optimizer = max(gain, loss.encoder) if hardly_begun or convergence.is_unfinished else gain
     return {"family": loss.family, "encoder": loss.encoder - min(loss.encoder, optimizer), "optimizer": optimizer}
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from amortvi._util.text import capitalized
+from amortvi.diagnostics.evidence import MOST_UNRELIABLE
 from amortvi.diagnostics.gaps.advice import Loss, advise, charge, losses
 from amortvi.diagnostics.gaps.gaps import Gaps, gaps
 from amortvi.diagnostics.gaps.gradients import GradientNorms, read_gradients
@@ -23,9 +24,6 @@ from amortvi.training import Convergence
 __all__ = ["Diagnosis", "Fault", "Loss", "diagnose"]
 
 Fault: TypeAlias = Literal["ok", "family", "encoder", "optimizer", "unreliable"]
-
-_MOST_UNRELIABLE = 0.5
-"""The largest fraction of unreliable observations with which a fit can be judged."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +128,7 @@ class Diagnosis:
 
 
 def _unreliable(found: Gaps) -> bool:
-    return int((~found.reliable).sum()) > _MOST_UNRELIABLE * len(found.reliable)
+    return int((~found.reliable).sum()) > MOST_UNRELIABLE * len(found.reliable)
 
 
 def diagnose(

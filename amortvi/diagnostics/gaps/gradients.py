@@ -53,7 +53,7 @@ def read_gradients(posterior: Posterior) -> GradientNorms | None:
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
     if not parameters:
         return None
-    norms: list[Tensor] = []
+    objective, norms = ELBO(), list[Tensor]()
     batch = posterior.observations.first(_ROWS).arguments().to(posterior.device)
     with (
         evaluation_mode(model, network),
@@ -63,7 +63,7 @@ def read_gradients(posterior: Posterior) -> GradientNorms | None:
         torch.enable_grad(),
     ):
         for rows in torch.arange(batch.size, device=posterior.device).split(_BATCH_SIZE):
-            loss = ELBO().estimate(model, network, batch.take(rows)).loss(batch.size)
+            loss = objective.estimate(model, network, batch.take(rows)).loss(batch.size)
             found = torch.autograd.grad(loss, parameters, allow_unused=True)
             norms.append(nn.utils.get_total_norm([gradient for gradient in found if gradient is not None]))
     values = torch.stack(norms).nan_to_num(nan=torch.inf).double()
