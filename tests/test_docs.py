@@ -94,15 +94,15 @@ def skeletons() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("check", avi.testing.FAMILY_CHECKS, ids=lambda check: check.__name__)
-@pytest.mark.parametrize("name", ["Banded", "Laplace"])
+@pytest.mark.parametrize("name", ["Bidiagonal", "Laplace"])
 def test_family_skeleton(
     name: str, check: Callable[[avi.families.FamilyChoice], None], skeletons: dict[str, Any]
 ) -> None:
     check(skeletons[name]())
 
 
-def test_banded_skeleton_agrees_with_torch(skeletons: dict[str, Any]) -> None:
-    family = skeletons["Banded"]().setup(4, 3).double()
+def test_bidiagonal_skeleton_agrees_with_torch(skeletons: dict[str, Any]) -> None:
+    family = skeletons["Bidiagonal"]().setup(4, 3).double()
     q = family.distribution(torch.linspace(-1.0, 1.0, 22, dtype=torch.float64).reshape(2, 11))
     reference = torch.distributions.MultivariateNormal(q.mean, q.covariance_matrix)
     z = torch.linspace(-2.0, 2.0, 24, dtype=torch.float64).reshape(3, 2, 4)

@@ -14,15 +14,38 @@ from amortvi.families.closed_forms import (
     marginals,
     moments,
 )
-from amortvi.families.diagonal import Diagonal
+from amortvi.families.draws import Draws, TransformedNoise, draw, has_fast_density
 from amortvi.families.flow import Flow
-from amortvi.families.full_covariance import FullCovariance
-from amortvi.families.gaussian import Gaussian, GaussianFamily, ScaleOperator
-from amortvi.families.low_rank import LowRank
+from amortvi.families.gaussians import (
+    Banded,
+    Diagonal,
+    FullCovariance,
+    Gaussian,
+    GaussianFamily,
+    LowRank,
+    ScaleOperator,
+)
+from amortvi.families.mixture import Mixture
+from amortvi.families.structured import Structured
+from amortvi.families.student_t import StudentT
+from amortvi.families.wrapped import WrappedFamily
+
+NAMED.update(
+    banded=Banded,
+    diagonal=Diagonal,
+    flow=Flow,
+    full=FullCovariance,
+    low_rank=LowRank,
+    mixture=Mixture,
+    structured=Structured,
+    student_t=StudentT,
+)
 
 __all__ = [
     "NAMED",
+    "Banded",
     "Diagonal",
+    "Draws",
     "Family",
     "FamilyChoice",
     "Flow",
@@ -30,11 +53,18 @@ __all__ = [
     "Gaussian",
     "GaussianFamily",
     "LowRank",
+    "Mixture",
     "ParametricFamily",
     "ScaleOperator",
     "StandardNormal",
+    "Structured",
+    "StudentT",
+    "TransformedNoise",
+    "WrappedFamily",
     "covariance",
+    "draw",
     "family_label",
+    "has_fast_density",
     "implausible",
     "kl_to_standard_normal",
     "make_family",

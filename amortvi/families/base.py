@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Self
 
 import torch
@@ -32,17 +33,23 @@ class Family(nn.Module, ABC):
     Attributes:
         dim: ``D``, the size of the unconstrained latent vector of one observation.
         context_features: ``C``, the size of the encoder's output for one observation.
+        sites: the unconstrained shapes of the latent sites that form the vector, for families with a structure in sites or time.
     """
 
     dim: int
     context_features: int
+    sites: Mapping[str, torch.Size]
 
-    def setup(self, dim: int, context_features: int) -> Self:
+    def __init__(self) -> None:
+        super().__init__()  # a subclass without options has this signature, from which its repr is made
+
+    def setup(self, dim: int, context_features: int, sites: Mapping[str, torch.Size] | None = None) -> Self:
         """Create the parameters for given sizes.
 
         Args:
             dim: ``D``.
             context_features: ``C``.
+            sites: the unconstrained shape of each latent site, in the order of the vector; by default one site of shape ``(D,)``.
 
         Returns:
             The family itself.
@@ -53,6 +60,7 @@ class Family(nn.Module, ABC):
         """
         self.dim = positive_int("dim", dim)
         self.context_features = positive_int("context_features", context_features)
+        self.sites = {"z": torch.Size([self.dim])} if sites is None else dict(sites)
         self.build()
         return self
 
@@ -132,6 +140,15 @@ class ParametricFamily(Family):
             f"parameters_near(loc, scale), which returns parameters close to a Gaussian of given location and scale."
         )
 
+    def starting_points(self, near: tuple[Tensor, Tensor], prior: tuple[Tensor, Tensor]) -> list[Tensor]:
+        """Return parameters from which an optimization starts, each ``(*B, P)``; the best result counts.
+
+        Args:
+            near: locations and standard deviations of a posterior of another family, each ``(*B, D)``.
+            prior: those of the prior.
+        """
+        return [self.parameters_near(*near)]
+
     def build(self) -> None:
         if self.head:
             self.to_parameters = Head.at_start(self)
@@ -147,9 +164,9 @@ class ParametricFamily(Family):
         """Return the posteriors for ``context`` of shape ``(*B, C)``."""
         return self.distribution(self.to_parameters(context))
 
-    def locked_parameters(self) -> slice:
-        """Return which parameters wait until the fit unlocks them; initially, they must have no effect if they are zero."""
-        return slice(0)
+    def locked_parameters(self) -> Tensor:
+        """Return which parameters wait until the fit unlocks them, boolean, ``(P,)``; at zero, they must have no effect."""
+        return torch.zeros(self.num_parameters, dtype=torch.bool)
 
     def unlock(self, fraction: float) -> None:
         if isinstance(self.to_parameters, Head):
@@ -163,10 +180,13 @@ class ParametricFamily(Family):
 
     def without_head(self) -> Self:
         """Return a frozen copy whose context is the parameter vector itself."""
-        bare = copy.deepcopy(self).requires_grad_(False)
-        bare.head, bare.to_parameters = False, nn.Identity()
-        bare.context_features = self.num_parameters
-        return bare
+        return copy.deepcopy(self).requires_grad_(False).remove_head()
+
+    def remove_head(self) -> Self:
+        """Remove the head of a family that is set up, and return the family."""
+        self.to_parameters = nn.Identity()
+        self.context_features = self.num_parameters
+        return self
 
 
 class Head(nn.Module):

@@ -3,28 +3,21 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TypeAlias
+
+import torch
 
 from amortvi.errors import AmortviError, FamilyError, quoted
 from amortvi.families.base import Family
-from amortvi.families.diagonal import Diagonal
-from amortvi.families.flow import Flow
-from amortvi.families.full_covariance import FullCovariance
-from amortvi.families.low_rank import LowRank
 
 __all__ = ["NAMED", "FamilyChoice", "family_label", "make_family", "resolve_family"]
 
 FamilyChoice: TypeAlias = str | Family | Callable[[], Family]
 """A name in `NAMED`; a family with its options, such as ``LowRank(rank=5)``; or a callable that returns one, such as a class."""
 
-NAMED: dict[str, Callable[[], Family]] = {
-    "diagonal": Diagonal,
-    "flow": Flow,
-    "full": FullCovariance,
-    "low_rank": LowRank,
-}
-"""The families that can be chosen by name."""
+NAMED: dict[str, Callable[[], Family]] = {}
+"""The families that can be chosen by name; the package `amortvi.families` fills it."""
 
 
 def resolve_family(choice: FamilyChoice) -> Family:
@@ -52,13 +45,16 @@ def resolve_family(choice: FamilyChoice) -> Family:
     return family
 
 
-def make_family(choice: FamilyChoice, dim: int, context_features: int) -> Family:
+def make_family(
+    choice: FamilyChoice, dim: int, context_features: int, sites: Mapping[str, torch.Size] | None = None
+) -> Family:
     """Return the chosen family, set up.
 
     Args:
         choice: see `FamilyChoice`.
         dim: the size of the unconstrained latent vector of one observation.
         context_features: the size of the encoder's output for one observation.
+        sites: the unconstrained shapes of the latent sites; see `Family.setup`.
 
     Raises:
         FamilyError: the choice is unknown, or cannot be built for these sizes.
@@ -67,13 +63,14 @@ def make_family(choice: FamilyChoice, dim: int, context_features: int) -> Family
         >>> make_family("full", dim=3, context_features=8).num_parameters
         9
     """
-    return resolve_family(choice).setup(dim, context_features)
+    return resolve_family(choice).setup(dim, context_features, sites)
 
 
 def family_label(choice: FamilyChoice) -> str:
     """Return the name under which tables list a family.
 
     Example:
+        >>> from amortvi.families import LowRank
         >>> family_label("full"), family_label(LowRank), family_label(LowRank(rank=5))
         ('full', 'LowRank', 'LowRank(rank=5)')
     """

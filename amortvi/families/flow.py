@@ -1,46 +1,72 @@
-r"""A conditional normalizing flow (Rezende and Mohamed, 2015; Kingma et al., 2016), built with zuko.
+r"""A conditional normalizing flow (Rezende and Mohamed, 2015), built with the transforms of zuko.
 
 .. math::
 
-    z = f_x(\epsilon), \quad \epsilon \sim N(0, s_0^2 I), \qquad
-    \log q(z \mid x) = \log N(\epsilon; 0, s_0^2 I) - \log\lvert\det \partial f_x / \partial \epsilon\rvert .
+    z = \mu(x) + A(x)\, f_x(\epsilon), \quad \epsilon \sim N(0, I),
 
-:math:`f_x` is a composition of affine coupling transforms whose coefficients are computed from the context by a masked
-network. The parameters of the family are the weights of that network, so no observation has parameters of its own: a flow
-cannot be refined. Its mean, covariance and KL are not known in closed form.
+    \log q(z \mid x) = \log N(\epsilon; 0, I) - \log\lvert\det \partial f_x / \partial \epsilon\rvert - \log\lvert\det A(x)\rvert .
+
+:math:`f_x` is a composition of inverse-autoregressive transforms (Kingma et al., 2016): a coordinate of a draw is a monotonic
+function of its own noise, with coefficients from a masked network that reads the noise of the coordinates before it. A draw
+takes one pass through each network, the density of a given value ``D`` of them. The monotonic functions are
+affine, or rational-quadratic splines (Durkan et al., 2019) followed by affine ones.
+
+:math:`f_x` starts as the identity, so a flow starts as the Gaussian :math:`N(\mu, A A^\top)`, and while the model is trained
+together with its posterior, the flow is locked like off-diagonal parameters. The hidden layers are bounded functions (tanh), so
+that an unusual observation cannot stretch the flow without limit.
+
+The networks are shared by all observations. What differs between them, and what refinement optimizes, are :math:`\mu`,
+:math:`A` and a few features that the networks read.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any, ClassVar
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, cast, get_args
 
 import torch
-from pyro.distributions import TorchDistribution
+import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.distributions import Distribution, Independent, Normal, Transform, constraints
+from torch.distributions import Distribution, Transform
 from torch.types import _size
 
-from amortvi._util.checks import layer_widths, positive_int
+from amortvi._util.checks import layer_widths, optional, positive_int
 from amortvi._util.lazy import require
-from amortvi.families.base import INITIAL_LOG_SCALE, Family
+from amortvi.errors import FamilyError, OptionError
+from amortvi.families.choice import FamilyChoice
+from amortvi.families.closed_forms import implausible
+from amortvi.families.draws import Draws, TransformedNoise, has_fast_density
+from amortvi.families.gaussians import Gaussian
+from amortvi.families.wrapped import WrappedFamily
 
 __all__ = ["Flow", "FlowDistribution"]
 
-_COUPLING = 2
-"""The number of network passes that invert a transform. Two make it a coupling transform, fast in both directions."""
+FlowKind = Literal["spline", "affine"]
+
+_RATE = 0.3
+"""The rate at which the flow changes, relative to the locations. At the full rate, it oscillates on bent posteriors."""
+_FAST_PASSES = 2
+"""An inverse with as many passes per transform takes about as long as a draw and its gradient."""
 
 
-class Flow(Family):
-    """Normalizing flow of affine coupling transforms; needs the extra ``flows``.
+class Flow(WrappedFamily):
+    """Inverse-autoregressive flow on top of a Gaussian; needs the extra ``flows``.
 
     Args:
-        transforms: the number of transforms.
+        transforms: the number of autoregressive transforms.
+        kind: ``"spline"``, which can also represent several modes, or ``"affine"``, which is faster.
+        passes: the number of groups of coordinates, each of which depends on those before it, and of the passes that invert a
+            transform: 2 makes it a coupling transform; by default, it is fully autoregressive.
         hidden: the widths of the hidden layers of each transform's network.
+        bins: the number of bins of a spline.
+        features: the number of features of an observation that the networks read.
+        base: the Gaussian family on top of which the flow is.
+        head: whether there is a linear head; without one, the context itself holds the parameters of ``base`` and the features.
 
     Raises:
-        OptionError: an option is not a positive integer.
+        OptionError: an option is out of range.
+        FamilyError: ``base`` is unknown; or, at setup, it is not Gaussian.
         MissingDependencyError: at setup, if zuko is not installed.
 
     Example:
@@ -49,70 +75,191 @@ class Flow(Family):
         torch.Size([10, 4, 3])
     """
 
-    def __init__(self, transforms: int = 3, *, hidden: Sequence[int] = (64, 64)) -> None:
-        super().__init__()
+    def __init__(
+        self,
+        transforms: int = 3,
+        *,
+        kind: FlowKind = "spline",
+        passes: int | None = None,
+        hidden: Sequence[int] = (64, 64),
+        bins: int = 8,
+        features: int = 16,
+        base: FamilyChoice = "full",
+        head: bool = True,
+    ) -> None:
+        super().__init__(base, head=head)
+        if kind not in get_args(FlowKind):
+            raise OptionError(f"kind must be 'spline' or 'affine'; got {kind!r}.")
         self.transforms = positive_int("transforms", transforms)
+        self.kind = kind
+        self.passes = optional(positive_int, "passes", passes)
         self.hidden = layer_widths("hidden", hidden)
-
-    transform: nn.Module
+        self.bins = positive_int("bins", bins, at_least=2)
+        self.features = positive_int("features", features)
 
     def build(self) -> None:
-        # Importing zuko disables argument validation for every distribution of the process. Its default for arg_constraints
-        # stays: it affects only classes without their own, and zuko's need it.
-        validate = Distribution._validate_args
-        try:
-            flows = require("zuko.flows", extra="flows", purpose="the family Flow")
-        finally:
-            Distribution.set_default_validate_args(validate)
-        flow = flows.MAF(
-            self.dim, self.context_features, self.transforms, passes=_COUPLING, hidden_features=self.hidden
-        )
-        self.transform = flow.transform
-
-    def forward(self, context: Tensor) -> FlowDistribution:
-        """Return the posteriors for ``context`` of shape ``(*B, C)``."""
-        return FlowDistribution(self.transform(context), context.new_zeros(*context.shape[:-1], self.dim))
-
-
-class FlowDistribution(TorchDistribution):
-    """The distribution of ``f(eps)`` for normal noise ``eps``; the density of the last draw is computed without inverting ``f``.
-
-    Args:
-        transform: ``f``, from ``(*S, *B, D)`` to the same shape.
-        loc: the mean of the noise, ``(*B, D)``.
-    """
-
-    arg_constraints: ClassVar[dict[str, Any]] = {}
-    support = constraints.real_vector
-    has_rsample = True
-
-    def __init__(self, transform: Transform, loc: Tensor) -> None:
-        self.transform = transform
-        self.loc = loc
-        self._drawn: tuple[Tensor, Tensor] | None = None
-        super().__init__(loc.shape[:-1], loc.shape[-1:], validate_args=False)
+        super().build()
+        if not isinstance(self.inner.distribution(torch.zeros(1, self.inner.num_parameters)), Gaussian):
+            raise FamilyError(f"base={self.base!r} must be a Gaussian family, such as 'full' or 'diagonal'.")
+        zuko = _import_zuko()
+        shapes: list[tuple[int, ...]] = [(), ()]
+        if self.kind == "spline":
+            shapes += [(self.bins,), (self.bins,), (self.bins - 1,)]
+        order = torch.arange(self.dim)
+        layers = []
+        for _ in range(self.transforms):
+            layer = zuko.flows.autoregressive.MaskedAutoregressiveTransform(
+                self.dim,
+                self.features,
+                passes=self.passes,
+                order=order,
+                univariate=_spline if self.kind == "spline" else _affine,
+                shapes=shapes,
+                hidden_features=self.hidden,
+                activation=nn.Tanh,
+            )
+            layer.hyper = _Gate(layer.hyper)
+            layers.append(layer)
+            order = order.flip(0)
+        self.layers = nn.ModuleList(layers)
 
     @property
-    def base(self) -> Distribution:
-        """The distribution of the noise."""
-        noise = Normal(self.loc, math.exp(INITIAL_LOG_SCALE), validate_args=False)
-        return Independent(noise, 1, validate_args=False)
+    def num_parameters(self) -> int:
+        return self.inner.num_parameters + self.features
+
+    def initial_parameters(self) -> Tensor:
+        return F.pad(self.inner.initial_parameters(), (0, self.features))
+
+    def learning_rates(self) -> Tensor:
+        return F.pad(self.inner.learning_rates(), (0, self.features), value=_RATE)
+
+    def locked_parameters(self) -> Tensor:
+        return F.pad(self.inner.locked_parameters(), (0, self.features), value=True)
+
+    def parameters_near(self, loc: Tensor, scale: Tensor) -> Tensor:
+        return F.pad(self.inner.parameters_near(loc, scale), (0, self.features))
+
+    def unlock(self, fraction: float) -> None:
+        super().unlock(fraction)
+        for gate in self._gates():
+            gate.strength.fill_(fraction)
+
+    def settle(self) -> None:
+        super().settle()
+        for gate in self._gates():
+            gate.settle()
+
+    def _gates(self) -> list[_Gate]:
+        return [cast(_Gate, layer.hyper) for layer in self.layers]
+
+    def distribution(self, parameters: Tensor) -> FlowDistribution:
+        """Return the posteriors with ``parameters`` of shape ``(*B, P)``."""
+        own, features = parameters.split([self.inner.num_parameters, self.features], dim=-1)
+        transforms = [layer(features) for layer in self.layers]
+        passes = min(self.dim, self.passes or self.dim)
+        return FlowDistribution(transforms, cast(Gaussian, self.inner.distribution(own)), passes)
+
+
+class _Gate(nn.Module):
+    """A network whose output is multiplied by a number between 0 and 1; it starts at zero output."""
+
+    strength: Tensor
+    """The current factor; compiled steps read it in each step."""
+
+    def __init__(self, network: nn.Sequential) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("strength", torch.ones(()), persistent=False)
+        for parameter in self._last.parameters():
+            nn.init.zeros_(parameter)
+
+    @property
+    def _last(self) -> nn.Module:
+        return self.network[-1]
+
+    def settle(self) -> None:
+        """Set the factor to one and keep the outputs."""
+        with torch.no_grad():
+            for parameter in self._last.parameters():
+                parameter.mul_(self.strength)
+        self.strength.fill_(1.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        output: Tensor = _RATE * self.strength * self.network(x)
+        return output
+
+
+class FlowDistribution(TransformedNoise):
+    """The distribution of ``loc + A f(eps)`` for normal noise ``eps``; the density of the last draw needs no inverse of ``f``.
+
+    Args:
+        transforms: the transforms that make up ``f``, each from ``(*S, *B, D)`` to the same shape.
+        gaussian: location and ``A``, batch shape ``*B``.
+        passes: the number of passes through a network that invert a transform.
+    """
+
+    def __init__(self, transforms: Sequence[Transform], gaussian: Gaussian, passes: int) -> None:
+        super().__init__(gaussian.loc)
+        self.passes = passes
+        self.transforms = transforms
+        self.gaussian = gaussian
 
     def expand(self, batch_shape: _size, _instance: None = None) -> FlowDistribution:
         """Return the same distributions with batch shape ``batch_shape``."""
-        return FlowDistribution(self.transform, self.loc.expand(torch.Size(batch_shape) + self.event_shape))
+        return FlowDistribution(self.transforms, self.gaussian.expand(batch_shape), self.passes)
 
-    def rsample(self, sample_shape: _size = ()) -> Tensor:
-        """Draw with gradients, shape ``(*sample_shape, *B, D)``."""
-        noise = self.base.rsample(torch.Size(sample_shape))
-        drawn, log_det = self.transform.call_and_ladj(noise)  # type: ignore[attr-defined]  # added by zuko
-        self._drawn = drawn, self.base.log_prob(noise) - log_det
+    def from_noise(self, noise: Tensor) -> Draws:
+        """Return the draws ``loc + A f(noise)``, ``(*S, *B, D)`` like the noise."""
+        value, log_prob = noise, self._log_prob_of_noise(noise)
+        for transform in self.transforms:
+            value, log_det = transform.call_and_ladj(value)  # type: ignore[attr-defined]  # added by zuko
+            log_prob = log_prob - log_det
+        drawn = self.gaussian.from_noise(value)
+        self.remember(drawn.vector, log_prob)
         return drawn
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Return ``log q(value)``, shape ``value.shape[:-1]``."""
-        drawn, log_prob = self._drawn or (None, None)
-        if value is drawn and log_prob is not None:
-            return log_prob
-        noise, log_det = self.transform.inv.call_and_ladj(value)  # type: ignore[attr-defined]  # added by zuko
-        return self.base.log_prob(noise) + log_det
+        log_prob = self.recall(value)
+        if log_prob is None:
+            noise, total = self.gaussian.scale.solve(value - self.loc), value.new_zeros(())
+            for transform in reversed(self.transforms):
+                noise, log_det = transform.inv.call_and_ladj(noise)  # type: ignore[attr-defined]  # added by zuko
+                total = total + log_det
+            log_prob = self._log_prob_of_noise(noise) + total
+        return log_prob - self.gaussian.scale.log_abs_det()
+
+    def _log_prob_of_noise(self, noise: Tensor) -> Tensor:
+        return -0.5 * (noise.square() + math.log(2 * math.pi)).sum(-1)
+
+
+@has_fast_density.register
+def _(q: FlowDistribution) -> bool:
+    return q.passes <= _FAST_PASSES
+
+
+@implausible.register
+def _(q: FlowDistribution) -> Tensor | None:
+    return implausible(q.gaussian)
+
+
+def _import_zuko() -> Any:
+    # Importing zuko disables argument validation for every distribution of the process. Its default for arg_constraints
+    # stays: it affects only classes without their own, and zuko's need it.
+    validate = Distribution._validate_args
+    try:
+        return require("zuko", extra="flows", purpose="the family Flow")
+    finally:
+        Distribution.set_default_validate_args(validate)
+
+
+def _affine(shift: Tensor, scale: Tensor) -> Transform:
+    transform: Callable[..., Transform] = _import_zuko().transforms.MonotonicAffineTransform
+    return transform(shift, scale)
+
+
+def _spline(shift: Tensor, scale: Tensor, widths: Tensor, heights: Tensor, derivatives: Tensor) -> Transform:
+    transforms = _import_zuko().transforms
+    spline = transforms.MonotonicRQSTransform(widths, heights, derivatives)
+    composed: Transform = transforms.ComposedTransform(spline, _affine(shift, scale))
+    return composed

@@ -12,6 +12,7 @@ from torch.distributions import Distribution
 from amortvi._util.checks import positive_int
 from amortvi._util.keyword_options import options_repr
 from amortvi.data import Batch
+from amortvi.families import draw
 from amortvi.model import Model
 from amortvi.objectives.gradients import stop_score_gradient
 from amortvi.posterior import InferenceNetwork, LogWeights, log_weights
@@ -55,7 +56,7 @@ class Objective(ABC):
     a tensor each time, but keeps a Python number constant.
 
     Args:
-        particles: ``K``, the number of draws for each observation.
+        particles: ``K``, the number of draws for each observation; from a mixture, for each of its components.
 
     Raises:
         OptionError: ``particles`` is not a positive integer.
@@ -68,8 +69,11 @@ class Objective(ABC):
         """Draw latents of each observation of a batch from its posterior, and reduce their log weights."""
         context = network.context(batch)
         q = network.family(context)
-        log_density = stop_score_gradient(network.family, context) if self.stops_score_gradient() else None
-        weights = log_weights(model, q, batch, self.particles, kl=self.kl_form(), log_density=log_density)
+        log_density = stop_score_gradient(network.family, context) if self.stops_score_gradient(q) else None
+        drawn = draw(q, self.particles)
+        weights = log_weights(
+            model, q, batch, drawn, kl=self.kl_form(q), log_density=log_density, theta=network.draw_globals()
+        )
         bound, surrogate = self.bound(weights), self.surrogate(weights, q)
         # The gradient of the objective is then that of the surrogate, so the bound has none.
         return Estimate(bound if surrogate is None else bound.detach(), weights, surrogate)
@@ -82,11 +86,11 @@ class Objective(ABC):
         """Return a quantity, ``(B,)``, whose gradient training follows, or ``None`` for the bound itself."""
         return None
 
-    def kl_form(self) -> KLForm:
-        """Return how the KL to the prior is computed; an objective that uses `LogWeights.log_weight` needs it sampled."""
+    def kl_form(self, q: Distribution) -> KLForm:
+        """Return how the KL of posteriors ``q`` is computed; an objective that uses `LogWeights.log_weight` needs it sampled."""
         return "sampled"
 
-    def stops_score_gradient(self) -> bool:
+    def stops_score_gradient(self, q: Distribution) -> bool:
         """Whether ``log q`` is differentiated through the draws alone, not through the parameters of the posterior."""
         return False
 

@@ -28,7 +28,7 @@ from torch.distributions import Distribution, Normal
 
 from amortvi._util.checks import nonnegative_float, optional, positive_float
 from amortvi.errors import OptionError
-from amortvi.families import marginals
+from amortvi.families import has_fast_density, marginals
 from amortvi.objectives.base import Objective
 from amortvi.objectives.free_bits import charge_per_dimension, charge_total
 from amortvi.objectives.schedules import ScheduledWeight, WeightSchedule
@@ -50,7 +50,8 @@ class ELBO(Objective):
         gradient: ``"sticking_the_landing"`` omits the score of the posterior, which is zero on average: the noise of the
             gradient then vanishes as the posterior becomes exact (Roeder et al., 2017; see `amortvi.objectives.gradients`).
             It needs the densities of the draws, so the KL is sampled. ``"reparameterized"`` differentiates the bound as it is;
-            ``"auto"`` does so with ``free_bits`` or ``kl="closed_form"``, which need the KL in closed form.
+            ``"auto"`` does so with ``free_bits`` or ``kl="closed_form"``, which need the KL in closed form, and for a flow, for
+            which the density of given draws is slow.
         kl_weight: the factor of the KL in training: a number, or a function of the passes over the data so far, such as
             `LinearSchedule` or `CyclicalSchedule`.
         free_bits: nats of KL per latent dimension, averaged over the minibatch, that training does not penalize. If the KL is
@@ -102,18 +103,18 @@ class ELBO(Objective):
     def advance(self, epochs: float) -> bool:
         return isinstance(self._weight, ScheduledWeight) and self._weight.advance(epochs)
 
-    def kl_form(self) -> KLForm:
-        return "sampled" if self.stops_score_gradient() else self.kl
+    def kl_form(self, q: Distribution) -> KLForm:
+        return "sampled" if self.stops_score_gradient(q) else self.kl
 
-    def stops_score_gradient(self) -> bool:
+    def stops_score_gradient(self, q: Distribution) -> bool:
         if self.gradient == "auto":
-            return self.free_bits is None and self.kl != "closed_form"
+            return self.free_bits is None and self.kl != "closed_form" and has_fast_density(q)
         return self.gradient == "sticking_the_landing"
 
     def bound(self, weights: LogWeights) -> Tensor:
         """Return the mean over draws, ``(B,)``."""
         if weights.closed_form_kl is None:
-            return weights.log_weight.mean(0)
+            return weights.mean_log_weight
         return weights.reconstruction - weights.closed_form_kl
 
     def surrogate(self, weights: LogWeights, q: Distribution) -> Tensor | None:

@@ -42,23 +42,39 @@ from typing import Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import Distribution
 from torch.func import functional_call
 
 from amortvi.errors import OptionError
-from amortvi.families import Family
+from amortvi.families import Family, has_fast_density
 from amortvi.posterior import LogWeights
 
-__all__ = ["GradientForm", "check_gradient", "doubly_reparameterized", "stop_score_gradient"]
+__all__ = ["GradientForm", "check_gradient", "doubly_reparameterized", "stop_score_gradient", "uses_dreg"]
 
-GradientForm: TypeAlias = Literal["plain", "dreg"]
-"""The gradient of a bound of several draws: from plain automatic differentiation, or doubly reparameterized."""
+GradientForm: TypeAlias = Literal["auto", "dreg", "plain"]
+"""The gradient of a bound of several draws: doubly reparameterized, or from plain automatic differentiation. ``"auto"`` is the
+first, except for a mixture, whose draws are stratified, and a flow, for which the density of given draws is slow."""
 
 
 def check_gradient(gradient: GradientForm) -> GradientForm:
     """Return ``gradient`` if it is a `GradientForm`, else raise `OptionError`."""
     if gradient not in get_args(GradientForm):
-        raise OptionError(f"gradient must be 'plain' or 'dreg'; got {gradient!r}.")
+        raise OptionError(f"gradient must be 'auto', 'dreg' or 'plain'; got {gradient!r}.")
     return gradient
+
+
+def uses_dreg(gradient: GradientForm, q: Distribution) -> bool:
+    """Return whether the gradient of a bound of several draws from ``q`` is doubly reparameterized.
+
+    Raises:
+        OptionError: that was chosen, but the draws of ``q`` are not differentiable functions of its parameters.
+    """
+    if gradient == "dreg" and not q.has_rsample:
+        raise OptionError(
+            f"gradient='dreg' is not possible for a {type(q).__name__}, whose draws are stratified by component: use "
+            f"gradient='auto' or gradient='plain'."
+        )
+    return gradient == "dreg" or (gradient == "auto" and q.has_rsample and has_fast_density(q))
 
 
 def stop_score_gradient(family: Family, context: Tensor) -> Callable[[Tensor], Tensor]:
@@ -87,8 +103,9 @@ def doubly_reparameterized(weights: LogWeights, order: float) -> Tensor:
     ``weights`` must come from `stop_score_gradient`; ``order`` is ``alpha``.
     """
     shares = torch.softmax((1 - order) * weights.log_weight.detach(), dim=0)
-    if weights.vector.requires_grad:
+    vector = weights.drawn.vector
+    if vector.requires_grad:
         # The gradients of model and posterior share one factor s_k per draw; the posterior has these in addition.
         factors = (order + (1 - order) * shares).unsqueeze(-1)
-        weights.vector.register_hook(lambda gradient: factors * gradient)
+        vector.register_hook(lambda gradient: factors * gradient)
     return (shares * weights.log_weight).sum(0)

@@ -20,14 +20,11 @@ noise.
 
 from __future__ import annotations
 
-import math
-
-import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
 from amortvi.objectives.base import Objective
-from amortvi.objectives.gradients import GradientForm, check_gradient, doubly_reparameterized
+from amortvi.objectives.gradients import GradientForm, check_gradient, doubly_reparameterized, uses_dreg
 from amortvi.posterior import LogWeights
 
 __all__ = ["IWAE"]
@@ -38,8 +35,8 @@ class IWAE(Objective):
 
     Args:
         particles: ``K``, the number of draws for each observation.
-        gradient: ``"dreg"``, doubly reparameterized, or ``"plain"``. Both are unbiased, but with many draws the noise of the
-            plain gradient dominates.
+        gradient: ``"dreg"``, doubly reparameterized, ``"plain"``, or ``"auto"``; see
+            `GradientForm`. All are unbiased, but with many draws the noise of the plain gradient dominates.
 
     Raises:
         OptionError: an option is out of range.
@@ -49,17 +46,17 @@ class IWAE(Objective):
         IWAE(particles=50)
     """
 
-    def __init__(self, particles: int = 5, *, gradient: GradientForm = "dreg") -> None:
+    def __init__(self, particles: int = 5, *, gradient: GradientForm = "auto") -> None:
         super().__init__(particles)
         self.gradient = check_gradient(gradient)
 
-    def stops_score_gradient(self) -> bool:
-        return self.gradient == "dreg"
+    def stops_score_gradient(self, q: Distribution) -> bool:
+        return uses_dreg(self.gradient, q)
 
     def bound(self, weights: LogWeights) -> Tensor:
         """Return the logarithm of the mean weight, ``(B,)``."""
-        return torch.logsumexp(weights.log_weight, dim=0) - math.log(self.particles)
+        return weights.log_mean_weight
 
     def surrogate(self, weights: LogWeights, q: Distribution) -> Tensor | None:
         """Return a quantity with the doubly reparameterized gradient, if it was chosen."""
-        return doubly_reparameterized(weights, order=0.0) if self.gradient == "dreg" else None
+        return doubly_reparameterized(weights, order=0.0) if uses_dreg(self.gradient, q) else None

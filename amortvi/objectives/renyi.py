@@ -25,7 +25,7 @@ from torch.distributions import Distribution
 
 from amortvi._util.checks import finite_float
 from amortvi.objectives.base import Objective
-from amortvi.objectives.gradients import GradientForm, check_gradient, doubly_reparameterized
+from amortvi.objectives.gradients import GradientForm, check_gradient, doubly_reparameterized, uses_dreg
 from amortvi.posterior import LogWeights
 
 __all__ = ["Renyi"]
@@ -37,7 +37,8 @@ class Renyi(Objective):
     Args:
         alpha: the order; 0 is `IWAE`, 1 the sampled `ELBO`.
         particles: ``K``, the number of draws for each observation; with one draw all orders are equal.
-        gradient: ``"dreg"``, doubly reparameterized, or ``"plain"``. Both are unbiased.
+        gradient: ``"dreg"``, doubly reparameterized, ``"plain"``, or ``"auto"``; see
+            `GradientForm`. All are unbiased.
 
     Raises:
         OptionError: an option is out of range.
@@ -47,23 +48,23 @@ class Renyi(Objective):
         Renyi(alpha=0.5, particles=10)
     """
 
-    def __init__(self, alpha: float, particles: int = 5, *, gradient: GradientForm = "dreg") -> None:
+    def __init__(self, alpha: float, particles: int = 5, *, gradient: GradientForm = "auto") -> None:
         super().__init__(particles)
         self.alpha = finite_float("alpha", alpha)
         self.gradient = check_gradient(gradient)
 
-    def stops_score_gradient(self) -> bool:
-        return self.gradient == "dreg"
+    def stops_score_gradient(self, q: Distribution) -> bool:
+        return uses_dreg(self.gradient, q)
 
     def bound(self, weights: LogWeights) -> Tensor:
         """Return the bound of order ``alpha``, ``(B,)``."""
         log_weight, power = weights.log_weight, 1 - self.alpha
         if power == 0:
-            return log_weight.mean(0)
+            return weights.mean_log_weight
         # Near order 1 the quotient of two numbers close to zero is computed; expm1 and log1p keep it accurate.
         largest = log_weight.detach().amax(0) if power > 0 else log_weight.detach().amin(0)
-        return largest + (power * (log_weight - largest)).expm1().mean(0).log1p() / power
+        return largest + weights.drawn.mean((power * (log_weight - largest)).expm1()).log1p() / power
 
     def surrogate(self, weights: LogWeights, q: Distribution) -> Tensor | None:
         """Return a quantity with the doubly reparameterized gradient, if it was chosen."""
-        return doubly_reparameterized(weights, order=self.alpha) if self.gradient == "dreg" else None
+        return doubly_reparameterized(weights, order=self.alpha) if uses_dreg(self.gradient, q) else None

@@ -23,10 +23,10 @@ from torch import Tensor, nn
 from amortvi._util.random import random_state
 from amortvi.compile.recording import record
 from amortvi.data import Batch
-from amortvi.families import Diagonal
+from amortvi.families import Diagonal, Draws
 from amortvi.model.library import LinearGaussian
 from amortvi.objectives import Estimate, Objective
-from amortvi.posterior import AmortizedGuide
+from amortvi.posterior import AmortizedGuide, LogWeights
 
 __all__ = ["OBJECTIVE_CHECKS"]
 
@@ -125,6 +125,23 @@ def check_below_evidence(objective: Objective) -> None:
     estimates, evidence = _bounds(objective, guide, x, runs=100).mean(1), _model().log_evidence(x).mean()
     allowed = _STANDARD_ERRORS * estimates.std() / math.sqrt(len(estimates))
     assert bool(estimates.mean() <= evidence + allowed), f"{estimates.mean():.4f} exceeds the evidence {evidence:.4f}"
+
+
+def check_stratified_draws(objective: Objective) -> None:
+    """A draw that is listed twice, with a third and two thirds of its share, counts as the draw itself."""
+    generator = torch.Generator().manual_seed(0)
+    log_weight = torch.randn(objective.particles, 4, generator=generator, dtype=torch.float64)
+    once, twice = log_weight, torch.cat([log_weight, log_weight])
+    shares = torch.tensor([1.0, 2.0], dtype=torch.float64).repeat_interleave(objective.particles) / 3
+    log_share = (shares / objective.particles).log().unsqueeze(-1).expand_as(twice)
+    expected = objective.bound(_weights(once, None))
+    assert torch.allclose(objective.bound(_weights(twice, log_share)), expected), "the shares of the draws are ignored"
+
+
+def _weights(log_weight: Tensor, log_share: Tensor | None) -> LogWeights:
+    zero = torch.zeros_like(log_weight)
+    drawn = Draws(zero.unsqueeze(-1), log_share)
+    return LogWeights({"x": log_weight}, {"z": zero}, zero, None, torch.zeros(()), drawn)
 
 
 def check_batch_size(objective: Objective) -> None:

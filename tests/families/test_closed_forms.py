@@ -52,10 +52,10 @@ def test_draws_from_given_noise(q: families.Gaussian) -> None:
     """With noise ``eps``, the draw is ``loc + A eps``, and ``A A'`` is the covariance."""
     dim = q.event_shape[0]
     basis = torch.eye(dim, dtype=DOUBLE).reshape(dim, *(1,) * len(q.batch_shape), dim).expand(dim, *q.batch_shape, dim)
-    factor = (q.from_noise(basis) - q.mean).movedim(0, -1)
+    factor = (q.from_noise(basis).vector - q.mean).movedim(0, -1)
     torch.testing.assert_close(factor @ factor.mT, q.covariance_matrix)
     torch.testing.assert_close(torch.linalg.slogdet(factor).logabsdet, q.scale.log_abs_det())
-    torch.testing.assert_close(q.scale.solve(q.from_noise(basis) - q.mean), basis)
+    torch.testing.assert_close(q.scale.solve(q.from_noise(basis).vector - q.mean), basis)
 
 
 def test_standard_normal() -> None:

@@ -10,48 +10,73 @@ from torch.distributions import Independent, Normal
 import amortvi as avi
 from amortvi.errors import MissingDependencyError
 from amortvi.families import Flow
-from amortvi.families.base import INITIAL_LOG_SCALE
 from tests.exact import linear_gaussian
 
 DOUBLE = torch.float64
 
 
-def flow(dim: int) -> Flow:
+KINDS = pytest.mark.parametrize("kind", ["spline", "affine"])
+
+
+def flow(dim: int, kind: str = "spline", *, perturbed: bool = True) -> Flow:
     torch.manual_seed(0)
-    return Flow(transforms=2, hidden=[16]).setup(dim, 2).double()
+    family = Flow(transforms=2, kind=kind, hidden=[16], bins=4).setup(dim, 2).double()
+    with torch.no_grad():
+        for parameter in family.layers.parameters() if perturbed else ():
+            parameter.add_(0.4 * torch.randn_like(parameter))
+    return family
 
 
+@KINDS
 @pytest.mark.parametrize("dim", [1, 2, 3, 4])
-def test_density_is_the_change_of_variables(dim: int) -> None:
+def test_density_is_the_change_of_variables(dim: int, kind: str) -> None:
     """The log-determinant of autograd's Jacobian of the map from noise to draw."""
-    q = flow(dim)(torch.randn(2, dtype=DOUBLE))
-    noise = torch.randn(dim, dtype=DOUBLE) * 0.2
-    jacobian = torch.autograd.functional.jacobian(q.transform, noise)
-    base = Independent(Normal(torch.zeros(dim, dtype=DOUBLE), torch.tensor(INITIAL_LOG_SCALE, dtype=DOUBLE).exp()), 1)
+    q = flow(dim, kind)(torch.randn(2, dtype=DOUBLE))
+    noise = torch.randn(dim, dtype=DOUBLE)
+    jacobian = torch.autograd.functional.jacobian(lambda value: q.from_noise(value).vector, noise)
+    base = Independent(Normal(torch.zeros(dim, dtype=DOUBLE), 1.0), 1)
     expected = base.log_prob(noise) - torch.linalg.slogdet(jacobian).logabsdet
-    torch.testing.assert_close(q.log_prob(q.transform(noise)), expected)
+    torch.testing.assert_close(q.log_prob(q.from_noise(noise).vector.clone()), expected)
+
+
+@KINDS
+def test_starts_as_its_gaussian(kind: str) -> None:
+    family, context = flow(3, kind, perturbed=False), torch.randn(4, 2, dtype=DOUBLE)
+    q = family(context)
+    z = torch.randn(10, 4, 3, dtype=DOUBLE)
+    torch.testing.assert_close(q.log_prob(z), q.gaussian.log_prob(z))
+
+
+@KINDS
+def test_a_locked_flow_is_its_gaussian_and_settles_without_a_change(kind: str) -> None:
+    family, context = flow(3, kind), torch.randn(4, 2, dtype=DOUBLE)
+    z = torch.randn(4, 3, dtype=DOUBLE)
+    family.unlock(0.0)
+    locked = family(context).log_prob(z)
+    torch.testing.assert_close(locked, family(context).gaussian.log_prob(z))
+    family.unlock(0.5)
+    before = family(context).log_prob(z)
+    assert not torch.allclose(before, locked, atol=1e-3)
+    family.settle()
+    torch.testing.assert_close(family(context).log_prob(z), before)
 
 
 def test_last_draw_is_scored_without_the_inverse(monkeypatch: pytest.MonkeyPatch) -> None:
     q = flow(3)(torch.randn(4, 2, dtype=DOUBLE))
     z = q.rsample((5,))
     expected = q.log_prob(z.clone())
-    monkeypatch.setattr(type(q.transform), "inv", property(lambda self: pytest.fail("an inverse")))
+    monkeypatch.setattr(type(q.transforms[0]), "inv", property(lambda self: pytest.fail("an inverse")))
     torch.testing.assert_close(q.log_prob(z), expected)
 
 
-def test_the_posterior_is_not_gaussian() -> None:
-    """The scale of a coordinate depends on the others, which no Gaussian can represent."""
-    family = flow(2)
-    with torch.no_grad():
-        for parameter in family.parameters():
-            parameter.mul_(3.0)
-    q = family(torch.zeros(2, dtype=DOUBLE))
+@KINDS
+def test_the_posterior_is_not_gaussian(kind: str) -> None:
+    q = flow(2, kind)(torch.zeros(2, dtype=DOUBLE))
     # The log density of a Gaussian has a constant Hessian.
     one, other = (
         torch.autograd.functional.hessian(q.log_prob, z) for z in torch.tensor([[0.0, 0.0], [0.0, 0.3]]).double()
     )
-    assert (one - other).abs().max() > 1e-6 * one.abs().max()
+    assert (one - other).abs().max() > 1e-3 * one.abs().max()
 
 
 def test_a_fitted_flow_approximates_the_exact_posterior() -> None:
@@ -59,13 +84,13 @@ def test_a_fitted_flow_approximates_the_exact_posterior() -> None:
     x = model.simulate(100, seed=0)
     torch.manual_seed(0)
     vi = avi.AmortizedVI(model, avi.encoders.MLP(3, []), Flow(transforms=2, hidden=[16]), freeze_model=True)
-    vi.fit(x, epochs=40, batch_size=25, lr=1e-2, seed=0, progress=False)
+    vi.fit(x, epochs=150, batch_size=25, lr=1e-2, seed=0, progress=False)
     exact = model.posterior(x)
     initial = exact.mean / exact.variance.sqrt()  # the error of a posterior that ignores the data
     error = (vi.posterior(x).mean["z"] - exact.mean) / exact.variance.sqrt()
     assert error.square().mean() < 0.2 * initial.square().mean()
     gap = model.log_evidence(x).mean() - float(vi.evaluate(x, particles=200, seed=0)["elbo"].mean())
-    assert gap < 0.4
+    assert -0.05 < gap < 0.05
 
 
 PROGRAM = """
@@ -87,7 +112,7 @@ def test_importing_zuko_changes_no_validation() -> None:
 
 
 def test_a_missing_zuko_is_reported_with_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "zuko.flows", None)  # importing it then fails
+    monkeypatch.setitem(sys.modules, "zuko", None)  # importing it then fails
     family = Flow()  # can be chosen, shown and compared
     with pytest.raises(MissingDependencyError, match=r"the family Flow needs zuko, .* 'amortvi\[flows\]'"):
         family.setup(3, 2)

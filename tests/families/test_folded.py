@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from amortvi.families.folded import FoldedTriangle, folded_order
+from amortvi.families.gaussians.folded import FoldedTriangle, folded_order
 from tests.properties import PROPERTY
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from amortvi._util.random import random_state
 from amortvi.errors import OptionError
-from amortvi.families import Diagonal
+from amortvi.families import Diagonal, Draws
 from amortvi.objectives import ELBO, IWAE, Objective, Renyi
 from amortvi.posterior import LogWeights
 from tests.exact import linear_gaussian, solved
@@ -57,7 +57,7 @@ def test_iwae_increases_from_the_elbo_to_the_evidence(batch_size: int, runs: int
 
 def weights_of(log_weight: Tensor) -> LogWeights:
     zero = torch.zeros_like(log_weight)
-    return LogWeights({"x": log_weight}, {"z": zero}, zero, None, torch.zeros(()), zero.unsqueeze(-1))
+    return LogWeights({"x": log_weight}, {"z": zero}, zero, None, torch.zeros(()), Draws(zero.unsqueeze(-1)))
 
 
 def log_weights(dtype: torch.dtype = torch.float64) -> Tensor:
@@ -133,7 +133,7 @@ def test_options() -> None:
     assert repr(IWAE(50)) == "IWAE(particles=50)"
     assert repr(Renyi(2, 3, gradient="plain")) == "Renyi(alpha=2.0, particles=3, gradient='plain')"
     for make in (IWAE, lambda **options: Renyi(0.5, **options)):
-        with pytest.raises(OptionError, match="gradient must be 'plain' or 'dreg'; got 'stl'"):
+        with pytest.raises(OptionError, match="gradient must be 'auto', 'dreg' or 'plain'; got 'stl'"):
             make(gradient="stl")
     for alpha in (math.inf, math.nan, "0.5", None):
         with pytest.raises(OptionError, match="alpha must be a finite number; got"):

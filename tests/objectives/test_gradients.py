@@ -9,6 +9,7 @@ import torch
 from pyro import distributions as dist
 from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
+from torch.distributions import Distribution
 
 from amortvi import models
 from amortvi._util.random import random_state
@@ -63,7 +64,7 @@ def test_gradient_is_unbiased(objective: Objective, order: float, draws: int, pr
 class _NoScore(Objective):
     """The importance-weighted bound without the score, which is a biased gradient for several draws."""
 
-    def stops_score_gradient(self) -> bool:
+    def stops_score_gradient(self, q: Distribution) -> bool:
         return True
 
     def bound(self, weights: LogWeights) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch.distributions import Distribution
 
 from amortvi.families import Diagonal
-from amortvi.families.diagonal import DiagonalScale
+from amortvi.families.gaussians.diagonal import DiagonalScale
 from amortvi.testing import FAMILY_CHECKS
 
 

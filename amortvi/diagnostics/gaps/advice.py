@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+import torch
+
 from amortvi.diagnostics.gaps.gaps import Gaps
 from amortvi.training import Convergence
 
-__all__ = ["Cause", "Loss", "advise", "charge", "losses"]
+__all__ = ["Cause", "Loss", "advise", "charge", "loss_beyond", "losses"]
 
 Cause: TypeAlias = Literal["family", "encoder", "optimizer"]
 
@@ -17,7 +19,7 @@ _HARDLY_BEGUN = 10
 _MOST = 0.5
 """The share of a loss that a remedy must recover to be recommended without reservation."""
 _ELSEWHERE = (
-    "'flow' (needs the extra `flows`), or a model whose posteriors are closer to normal, for example in a non-centered "
+    "a mixture with more components, 'flow' (needs the extra `flows`), or a model whose posteriors are closer to normal, for example in a non-centered "
     "parameterization"
 )
 
@@ -51,6 +53,12 @@ def losses(found: Gaps) -> Loss:
         standard_error=float(found.inference_se[reliable].square().sum().sqrt()) / max(1, int(reliable.sum())),
         missed=float(found.missed[reliable].mean()),
     )
+
+
+def loss_beyond(found: Gaps) -> float:
+    """Return what the best of the refined families loses, in nats per observation."""
+    elbos = torch.stack([bound.elbo for bound in found.refined.values()])[:, found.reliable]
+    return float((found.evidence[found.reliable] - elbos).mean(-1).amin())
 
 
 def charge(loss: Loss, convergence: Convergence, gain: float) -> dict[Cause, float]:

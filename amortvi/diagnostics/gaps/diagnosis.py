@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeAlias
 
 from amortvi._util.text import capitalized
 from amortvi.diagnostics.evidence import MOST_UNRELIABLE
-from amortvi.diagnostics.gaps.advice import Loss, advise, charge, losses
+from amortvi.diagnostics.gaps.advice import Loss, advise, charge, loss_beyond, losses
 from amortvi.diagnostics.gaps.gaps import Gaps, gaps
 from amortvi.diagnostics.gaps.gradients import GradientNorms, read_gradients
 from amortvi.diagnostics.gaps.inputs import InputScale, read_inputs
@@ -143,6 +143,9 @@ def diagnose(
 ) -> Diagnosis:
     """Diagnose whether a fit is limited by its posterior family, its encoder, its optimizer, or not at all.
 
+    The refined posteriors of a Gaussian with full covariance and, where that is not close to the exact posterior, of a mixture of
+    Gaussians show what another family would gain.
+
     Args:
         vi: a fitted estimator, whose family can be refined.
         x: observations, as for `AmortizedVI.fit`; held-out ones show what is lost on new data.
@@ -171,7 +174,11 @@ def diagnose(
     """
     if vi.convergence is None:
         raise NotFittedError("there is no fit to diagnose: call fit first.")
-    found = gaps(vi, x, draws=draws, simulations=simulations, tolerance=tolerance, seed=seed)
+    options = {"draws": draws, "simulations": simulations, "tolerance": tolerance, "seed": seed}
+    found = gaps(vi, x, **options)
+    if _unreliable(found) or loss_beyond(found) > tolerance:
+        # No Gaussian is close to the exact posterior.
+        found = gaps(vi, x, ["full", "mixture"], **options)
     frozen = vi.freeze_model or next(vi.generative.parameters(), None) is None
     posterior = vi.posterior(x, copy=False)
     examined = examine_thoroughly(vi, x, found, seed=seed) if thorough else None

@@ -15,7 +15,7 @@ from torch.distributions import Distribution
 
 from amortvi._util.random import random_state
 from amortvi.data import Batch
-from amortvi.families import ParametricFamily
+from amortvi.families import Draws, ParametricFamily, TransformedNoise
 from amortvi.model import Model
 
 __all__ = ["Noise", "ObservationELBO", "matched_noise"]
@@ -44,7 +44,7 @@ class Noise:
     """The noise of ``K`` draws of each observation.
 
     Args:
-        standard: normal noise, ``(K, D)``, the same for every observation; see `matched_noise`.
+        standard: normal noise, ``(K, noise_dim)``, the same for every observation; see `matched_noise`.
         seed: the seed for distributions that are not transformations of normal noise.
     """
 
@@ -77,8 +77,8 @@ class ObservationELBO:
     def __call__(self, parameters: Tensor, noise: Noise) -> Tensor:
         """Return the ELBO, ``(B,)``, at ``parameters``, ``(B, P)``."""
         q = self.family.distribution(parameters)
-        vector = self._draw(q, parameters, noise)
-        return (self.model.log_joint(self.batch, vector) - q.log_prob(vector)).mean(0)
+        drawn = self._draw(q, parameters, noise)
+        return drawn.mean(self.model.log_joint(self.batch, drawn.vector) - q.log_prob(drawn.vector))
 
     def with_gradient(self, parameters: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
         """Return the ELBO, ``(B,)``, and its gradient, ``(B, P)``."""
@@ -95,19 +95,18 @@ class ObservationELBO:
         """
         with torch.enable_grad():
             point = parameters.detach().requires_grad_()
-            vector = self._draw(self.family.distribution(point), point, noise)
-            log_q = self.family.distribution(point.detach()).log_prob(vector)
-            (gradient,) = torch.autograd.grad((self.model.log_joint(self.batch, vector) - log_q).mean(0).sum(), point)
+            drawn = self._draw(self.family.distribution(point), point, noise)
+            log_q = self.family.distribution(point.detach()).log_prob(drawn.vector)
+            elbo = drawn.mean(self.model.log_joint(self.batch, drawn.vector) - log_q)
+            (gradient,) = torch.autograd.grad(elbo.sum(), point)
         return gradient
 
-    def _draw(self, q: Distribution, parameters: Tensor, noise: Noise) -> Tensor:
-        draws, dim = noise.standard.shape
-        from_noise = getattr(q, "from_noise", None)
-        if from_noise is not None:
-            expanded = noise.standard.to(parameters).unsqueeze(1).expand(draws, self.batch.size, dim)
-            drawn: Tensor = from_noise(expanded)
-            return drawn
+    def _draw(self, q: Distribution, parameters: Tensor, noise: Noise) -> Draws:
+        if isinstance(q, TransformedNoise):
+            draws, dim = noise.standard.shape
+            return q.from_noise(noise.standard.to(parameters).unsqueeze(1).expand(draws, self.batch.size, dim))
         # Drawn for all observations together, so that the noise of one does not depend on which others have converged.
         everyone = self.all_parameters.index_copy(0, self.rows, parameters)
         with random_state(noise.seed, parameters.device):
-            return self.family.distribution(everyone).rsample(torch.Size([draws]))[:, self.rows]
+            drawn = self.family.distribution(everyone).rsample(noise.standard.shape[:1])
+        return Draws(drawn[:, self.rows])

@@ -22,6 +22,7 @@ from amortvi.errors import FamilyError, NonFiniteError, OptionError
 from amortvi.families import Diagonal, FullCovariance
 from amortvi.importance import pareto_smoothed
 from tests.exact import linear_gaussian, solved
+from tests.families.network_family import NetworkFamily
 
 MODEL = linear_gaussian(4, 6)
 X = MODEL.simulate(60, seed=1)
@@ -121,7 +122,8 @@ def test_one_observation_without_a_bound_does_not_affect_the_others() -> None:
         ({"families": "full"}, OptionError, "families"),
         ({"families": ["full", "full"]}, OptionError, "families"),
         ({"families": ["fulll"]}, FamilyError, "family"),
-        ({"families": ["flow"]}, FamilyError, "Flow"),
+        ({"families": ["flow"]}, FamilyError, "refine cannot start with family=Flow"),
+        ({"families": [NetworkFamily]}, FamilyError, "NetworkFamily has none"),
         ({"draws": 0}, OptionError, "draws"),
         ({"draws": 20}, OptionError, "draws .* 21"),
         ({"tolerance": -1}, OptionError, "tolerance"),
@@ -133,9 +135,9 @@ def test_bad_options(diagonal: avi.AmortizedVI, options, error, argument) -> Non
         gaps(diagonal, X[:3], **options)
 
 
-def test_flows_are_refused() -> None:
-    vi = avi.AmortizedVI(MODEL, avi.encoders.MLP(6, [4]), "flow").to(dtype=torch.float64)
-    with pytest.raises(FamilyError, match="Flow"):
+def test_families_without_parameters_for_each_observation_are_refused() -> None:
+    vi = avi.AmortizedVI(MODEL, avi.encoders.MLP(6, [4]), NetworkFamily).to(dtype=torch.float64)
+    with pytest.raises(FamilyError, match="NetworkFamily has none"):
         gaps(vi.setup(X, seed=0), X)
 
 
@@ -145,7 +147,7 @@ def test_draws_follow_the_density() -> None:
     family = FullCovariance().setup(3, 1)
     found = DefensiveMixture(family.distribution(0.5 * torch.randn(family.num_parameters, dtype=torch.float64)))
     target = MultivariateNormal(found.gaussian.mean, found.gaussian.covariance_matrix)
-    draws = found.rsample(torch.Size([100_000]))
+    draws = found.sample(torch.Size([100_000]))
     weights = (target.log_prob(draws) - found.log_prob(draws)).exp()
     assert float(weights.max()) <= 2 + 1e-9
     centered = draws - found.gaussian.mean
@@ -160,7 +162,7 @@ def test_weights_of_a_target_with_heavier_tails_are_bounded() -> None:
     torch.manual_seed(0)
     gaussian = Diagonal().setup(1, 1).distribution(torch.zeros(50, 2, dtype=torch.float64))
     target = StudentT(torch.tensor(3.0, dtype=torch.float64))
-    plain, guarded = (q.rsample(torch.Size([4000])) for q in (gaussian, DefensiveMixture(gaussian)))
+    plain, guarded = (q.sample(torch.Size([4000])) for q in (gaussian, DefensiveMixture(gaussian)))
     plain_weights = target.log_prob(plain[..., 0]) - gaussian.log_prob(plain)
     guarded_weights = target.log_prob(guarded[..., 0]) - DefensiveMixture(gaussian).log_prob(guarded)
     assert float(guarded_weights.max()) <= math.log(2) + 1e-9

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from amortvi._util.checks import optional, positive_int
 from amortvi.errors import FamilyError
-from amortvi.families.gaussian import GaussianFamily, ScaleOperator, from_columns, to_columns
+from amortvi.families.gaussians.gaussian import GaussianFamily, ScaleOperator, from_columns, to_columns
 
 __all__ = ["LowRank", "LowRankScale"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from amortvi.families.gaussian import GaussianFamily, ScaleOperator
+from amortvi.families.gaussians.gaussian import GaussianFamily, ScaleOperator
 
 __all__ = ["Diagonal", "DiagonalScale"]
 

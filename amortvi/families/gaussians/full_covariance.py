@@ -10,8 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from amortvi.families.folded import FoldedTriangle, folded_order
-from amortvi.families.gaussian import GaussianFamily, ScaleOperator, from_columns, to_columns
+from amortvi.families.gaussians.folded import FoldedTriangle, folded_order
+from amortvi.families.gaussians.gaussian import GaussianFamily, ScaleOperator, from_columns, to_columns
 
 __all__ = ["FullCovariance", "TriangularScale"]
 

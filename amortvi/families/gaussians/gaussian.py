@@ -21,18 +21,17 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from pyro.distributions import TorchDistribution
 from torch import Tensor
-from torch.distributions import Distribution, Normal, constraints, register_kl
+from torch.distributions import Distribution, Normal, register_kl
 from torch.types import _size
 
 from amortvi._util.checks import positive_float
 from amortvi.families.base import INITIAL_LOG_SCALE, ParametricFamily
 from amortvi.families.closed_forms import StandardNormal, implausible, marginals
+from amortvi.families.draws import Draws, TransformedNoise
 
 __all__ = [
     "LARGEST_LOG_SCALE",
@@ -113,7 +112,7 @@ class ScaleOperator(ABC):
         """Return the operator with batch shape ``batch_shape``."""
 
 
-class Gaussian(TorchDistribution):
+class Gaussian(TransformedNoise):
     """The Gaussian with location ``loc`` and covariance ``A A'``, where ``A`` is ``scale``.
 
     Args:
@@ -122,7 +121,7 @@ class Gaussian(TorchDistribution):
         implausible: returns which posteriors have implausible parameters, ``(*B,)``, if that is known.
 
     Example:
-        >>> from amortvi.families.diagonal import DiagonalScale
+        >>> from amortvi.families.gaussians.diagonal import DiagonalScale
         >>> q = Gaussian(torch.zeros(3, 2), DiagonalScale(torch.zeros(3, 2)))
         >>> q.batch_shape, q.event_shape
         (torch.Size([3]), torch.Size([2]))
@@ -130,16 +129,10 @@ class Gaussian(TorchDistribution):
         tensor([0., 0., 0.])
     """
 
-    arg_constraints: ClassVar[dict[str, Any]] = {}
-    support = constraints.real_vector
-    has_rsample = True
-
     def __init__(self, loc: Tensor, scale: ScaleOperator, implausible: Callable[[], Tensor] | None = None) -> None:
-        self.loc = loc
+        super().__init__(loc)
         self.scale = scale
         self.implausible = implausible
-        self._drawn: tuple[Tensor, Tensor] | None = None
-        super().__init__(loc.shape[:-1], loc.shape[-1:], validate_args=False)
 
     def expand(self, batch_shape: _size, _instance: None = None) -> Gaussian:
         """Return the same Gaussians with batch shape ``batch_shape``."""
@@ -166,21 +159,16 @@ class Gaussian(TorchDistribution):
         """The covariance, shape ``(*B, D, D)``."""
         return self.scale.covariance()
 
-    def rsample(self, sample_shape: _size = ()) -> Tensor:
-        """Draw ``loc + A eps`` with gradients, shape ``(*sample_shape, *B, D)``."""
-        shape = self._extended_shape(torch.Size(sample_shape))
-        return self.from_noise(torch.randn(shape, dtype=self.loc.dtype, device=self.loc.device))
-
-    def from_noise(self, noise: Tensor) -> Tensor:
-        """Return the draws ``loc + A noise`` made from standard normal noise, ``(*S, *B, D)`` like the noise."""
+    def from_noise(self, noise: Tensor) -> Draws:
+        """Return the draws ``loc + A noise``, ``(*S, *B, D)`` like the noise."""
         drawn = self.loc + self.scale.matmul(noise)
-        self._drawn = drawn, noise
-        return drawn
+        self.remember(drawn, noise)
+        return Draws(drawn)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Return ``log q(value)``, shape ``value.shape[:-1]``; for the last draw no solve is needed."""
-        drawn, noise = self._drawn or (None, None)
-        if value is not drawn or noise is None:
+        noise = self.recall(value)
+        if noise is None:
             noise = self.scale.solve(value - self.loc)
         constant = 0.5 * self.event_shape[0] * math.log(2 * math.pi)
         return -0.5 * noise.square().sum(-1) - self.scale.log_abs_det() - constant
@@ -212,7 +200,7 @@ class GaussianFamily(ParametricFamily):
 
     The parameters are ``(loc, log_scale, off_diagonal)``: ``D`` locations, ``D`` log scales, and parameters that correlate the
     coordinates. Scales start as constants, so every Gaussian family starts close to the diagonal one. Parameters of ``A`` for
-    which no posterior is plausible are bounded; see ``amortvi.families.gaussian``.
+    which no posterior is plausible are bounded; see ``amortvi.families.gaussians``.
 
     Args:
         off_diagonal_rate: the learning rate of the off-diagonal parameters relative to that of the locations; it is divided
@@ -277,8 +265,8 @@ class GaussianFamily(ParametricFamily):
         off_diagonal = [self.off_diagonal_rate / self.dim] * self.num_off_diagonal
         return torch.tensor([1.0] * self.dim + [SCALE_RATE] * self.dim + off_diagonal)
 
-    def locked_parameters(self) -> slice:
-        return slice(2 * self.dim, None)
+    def locked_parameters(self) -> Tensor:
+        return torch.arange(self.num_parameters) >= 2 * self.dim
 
     def parameters_near(self, loc: Tensor, scale: Tensor) -> Tensor:
         off_diagonal = self.initial_off_diagonal().to(loc)
