@@ -2,7 +2,9 @@
 
 from amortvi.data.batch import Batch, Minibatch
 from amortvi.data.chunks import Chunk, iter_batches, iter_chunks, map_chunks
+from amortvi.data.missing import mask_missing
 from amortvi.data.observations import DEFAULT_BATCH_SIZE, Observations, TensorObservations
+from amortvi.data.padding import Padded, pad
 from amortvi.data.reading import as_observations
 
 __all__ = [
@@ -11,9 +13,12 @@ __all__ = [
     "Chunk",
     "Minibatch",
     "Observations",
+    "Padded",
     "TensorObservations",
     "as_observations",
     "iter_batches",
     "iter_chunks",
     "map_chunks",
+    "mask_missing",
+    "pad",
 ]

@@ -74,12 +74,13 @@ def _from_array(name: str, value: Any, dtype: torch.dtype) -> Tensor:
         array = _from_frame(name, value) if hasattr(value, "iloc") else np.asarray(value)
     except (TypeError, ValueError, RuntimeError) as error:
         raise DataError(
-            f"{name} cannot be read as one array of numbers: {error} Pass several arguments of the model as a tuple."
+            f"{name} cannot be read as one array of numbers: {error} Pass several arguments of the model as a tuple, and "
+            f"arrays of unequal length, such as sets or sequences, as avi.pad({name})."
         ) from error
     if array.dtype.kind not in "biuf":
         raise DataError(
             f"{name} must hold numbers; got {type(value).__name__} of dtype {array.dtype}. Encode categories as integers "
-            f"or indicators, and missing values as a mask."
+            f"or indicators, missing values as a mask, and arrays of unequal length as avi.pad({name})."
         )
     # torch cannot read other byte orders, reversed views, or unsigned and extended types.
     if array.dtype.name not in _READABLE:
@@ -131,9 +132,10 @@ def check_finite(name: str, tensor: Tensor, first_row: int | None = 0) -> None:
         shown = ", ".join(str(int(row)) for row in rows[:5] + first_row) + (", ..." if len(rows) > 5 else "")
         where = f"first at [{first}], in {len(rows)} row{'s' * (len(rows) != 1)} ({shown})"
     raise DataError(
-        f"{name} has {nans} NaN and {infinities} infinite values, {where}. Drop those rows; or fill the values with a finite "
-        f"number, pass a mask to the model as another argument, and exclude them with pyro.poutine.mask(mask=mask) around "
-        f"their pyro.sample, or elementwise with dist.Normal(...).mask(mask).to_event(1)."
+        f"{name} has {nans} NaN and {infinities} infinite values, {where}. Drop those rows; or fill the missing values with "
+        f"x, observed = avi.mask_missing({name}), pass both to the model, and exclude them with "
+        f"pyro.poutine.mask(mask=observed) around their pyro.sample, or elementwise with "
+        f"dist.Normal(...).mask(observed).to_event(1)."
     )
 
 

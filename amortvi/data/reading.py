@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 from amortvi.data.convert import to_batch
 from amortvi.data.loader import LoaderObservations
 from amortvi.data.observations import Observations, TensorObservations
+from amortvi.data.padding import Padded
 
 __all__ = ["as_observations"]
 
@@ -20,7 +21,7 @@ def as_observations(x: Any, dtype: torch.dtype, name: str = "x") -> Observations
 
     Args:
         x: a tensor, NumPy array, DataFrame, Series or list of numbers; a tuple (positional arguments) or mapping (keyword
-            arguments) of these; or a torch `Dataset` or `DataLoader` with such items.
+            arguments) of these; the result of `pad`; or a torch `Dataset` or `DataLoader` with such items.
         dtype: the floating type of model and encoder.
         name: the name of ``x`` in messages.
 
@@ -34,5 +35,6 @@ def as_observations(x: Any, dtype: torch.dtype, name: str = "x") -> Observations
     if isinstance(x, Dataset | DataLoader):
         return LoaderObservations(x, name, dtype)
     parts = x if isinstance(x, tuple) else x.values() if isinstance(x, Mapping) else (x,)
-    index = next((part.index for part in parts if hasattr(part, "iloc")), None)
+    indices = (part.index for part in parts if hasattr(part, "iloc"))
+    index = x.labels if isinstance(x, Padded) else next(indices, None)
     return TensorObservations(to_batch(name, x, dtype), name, index)
