@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from amortvi import encoders, errors, families, importance, objectives
 from amortvi._util import __version__
-from amortvi.data import Observations, datasets
+from amortvi.data import Observations, Padded, datasets, mask_missing, pad
 from amortvi.inference import AmortizedVI
 from amortvi.model import library as models
 from amortvi.posterior import AmortizedGuide, Posterior
@@ -42,6 +42,7 @@ __all__ = [
     "FamilyFits",
     "FitOptions",
     "Gaps",
+    "Padded",
     "Posterior",
     "Reference",
     "__version__",
@@ -61,8 +62,10 @@ __all__ = [
     "gaps",
     "importance",
     "latent_usage",
+    "mask_missing",
     "models",
     "objectives",
+    "pad",
     "plots",
     "predictive_check",
     "reference",

@@ -51,8 +51,10 @@ def compare(
 
     Models are compared by their held-out evidence ``log p(x)``, estimated by the importance-weighted bound with ``particles``
     draws. If the model is the same in all fits, because it is frozen or has no parameters, so is the evidence, and the fits are
-    compared by the ELBO. All fits see the same observations, so differences are paired: the standard error of a mean difference
-    is much smaller than that of the scores. With several seeds, the score of an observation is its mean over seeds.
+    compared by the ELBO. Global latents belong to the posterior of each fit, so models with them are always compared by the
+    evidence: the log predictive density, averaged over the posterior of the global latents. All fits see the same observations,
+    so differences are paired: the standard error of a mean difference is much smaller than that of the scores. With several
+    seeds, the score of an observation is its mean over seeds.
 
     Args:
         fits: the result of `fit_families`, or fitted estimators by name.
@@ -220,9 +222,14 @@ def _check_score(by: Score, runs: Sequence[Fit]) -> str:
 
 
 def _have_same_density(first: AmortizedVI, second: AmortizedVI) -> bool:
-    """Return whether two models, which may be copies, are equal, so that all data have the same evidence."""
-    if first.model is second.model:
+    """Return whether two models, which may be copies, are equal, so that all data have the same evidence.
+
+    The density of data under a model with global latents is an average over their posterior, which differs between fits.
+    """
+    if first is second or (first.model is second.model and not first.generative.structure.globals):
         return True
+    if first.generative.structure.globals or second.generative.structure.globals:
+        return False
     example, dim = first.example, first.generative.latents.dim
     if second.generative.latents.dim != dim:
         return False

@@ -17,6 +17,7 @@ from amortvi.errors import OptionError
 from amortvi.families import FamilyChoice, family_label, resolve_family
 from amortvi.inference import AmortizedVI
 from amortvi.model import Program
+from amortvi.posterior.global_latents import GlobalGuideChoice
 from amortvi.training import FitOptions
 
 __all__ = ["FamilyFits", "Fit", "fit_families", "list_fits"]
@@ -97,6 +98,7 @@ def fit_families(
     seeds: Sequence[int] = (0,),
     freeze_model: bool = False,
     plate: str | None = None,
+    global_guide: GlobalGuideChoice | None = None,
     **fit: Any,
 ) -> FamilyFits:
     """Fit several posterior families, each with its own copy of encoder and model.
@@ -114,6 +116,8 @@ def fit_families(
         freeze_model: whether to train the posteriors only. All fits then share the given model, and the options ``device`` and
             ``dtype`` apply to that model itself.
         plate: the name of the data plate, if several qualify.
+        global_guide: makes the posterior of the global latents of each fit, which is trained even if the model is frozen; see
+            `AmortizedGuide`.
         **fit: further options of `AmortizedVI.fit`, except ``seed``; see `amortvi.FitOptions`.
 
     Returns:
@@ -140,7 +144,7 @@ def fit_families(
     program = model if isinstance(model, Program) else Program(model)
     copied = _copies(program, encoder, freeze_model=freeze_model)
     for family in choices.values():
-        vi = AmortizedVI(*copied, family, plate=plate)
+        vi = AmortizedVI(*copied, family, plate=plate, global_guide=global_guide)
         vi.to(device=options.device, dtype=options.dtype).setup(x, seed=seeds[0])
     if not freeze_model:
         # A program that uses outer modules cannot be copied, but only knows that it does once it has run.
@@ -153,7 +157,9 @@ def fit_families(
             _reset_parameters(start[1:] if freeze_model else start, derived_seed(seed, Stream.RESTART))
         for label, family in choices.items():
             own_program, own_encoder = _copies(*start, freeze_model=freeze_model)
-            vi = AmortizedVI(own_program, own_encoder, family, plate=plate, freeze_model=freeze_model)
+            vi = AmortizedVI(
+                own_program, own_encoder, family, plate=plate, freeze_model=freeze_model, global_guide=global_guide
+            )
             began = time.perf_counter()
             vi.fit(x, seed=seed, **fit)
             found[label].append(Fit(label, seed, vi, time.perf_counter() - began))

@@ -114,7 +114,7 @@ class PosteriorAnalysis(ABC):
             posterior: the initial posterior; by default that of the encoder.
             method: ``"lbfgs"`` maximizes the ELBO on fixed noise, to any accuracy; ``"adam"`` follows noisy gradients, for
                 posteriors so far from Gaussian that fixed noise does not represent them.
-            draws: draws per ELBO; by default four per dimension, but at least 32.
+            draws: draws per ELBO; by default four per dimension, but at least 32, or 256 if the family is not Gaussian.
             lr: Adam's learning rate.
             tolerance: an observation has converged when its ELBO can rise by less than this, in nats.
             max_steps: the maximum number of steps; a warning reports the observations that have not converged.
@@ -145,6 +145,10 @@ class PosteriorAnalysis(ABC):
     ) -> pd.DataFrame:
         """Return lower bounds of ``log p(x)`` in nats, one row per observation.
 
+        With global latents theta, each draw has its own, from their posterior: the bounds are those of the log predictive density
+        of an observation, ``log E[p(x | theta)]``. The weights ``p(x, z | theta) / q(z | x)`` contain neither ``p(theta)`` nor
+        ``q(theta)``, which belong to the whole data set.
+
         Args:
             x: observations, as for `fit`.
             posterior: the posterior of ``x`` to evaluate; by default that of the encoder.
@@ -171,6 +175,8 @@ class PosteriorAnalysis(ABC):
     ) -> dict[str, Tensor]:
         """Draw new data for each observation from the posterior predictive distribution.
 
+        All observations of a draw share its global latents.
+
         Args:
             x: observations, as for `fit`.
             draws: draws for each observation.
@@ -190,7 +196,7 @@ class PosteriorAnalysis(ABC):
             return predict(posterior, count)
 
     def sample_prior(self, n: int, x: Any = None, *, seed: int | None = None) -> dict[str, Tensor]:
-        """Draw latents and data from the model alone.
+        """Draw latents and data from the model alone; each draw has its own global latents.
 
         Args:
             n: the number of draws.
@@ -198,7 +204,7 @@ class PosteriorAnalysis(ABC):
             seed: reproduces the draws and leaves the caller's random state untouched.
 
         Returns:
-            For each site in the data plate ``(n, *nested, *event)``.
+            For each site in the data plate ``(n, *nested, *event)``; for each global latent ``(n, *shape)``.
 
         Raises:
             NotFittedError: no data have been seen.
@@ -226,7 +232,8 @@ class PosteriorAnalysis(ABC):
         Groups: ``posterior`` (with deterministic sites), ``sample_stats`` (``log_q``, ``log_joint`` and ``log_weight`` of each
         observation), ``log_likelihood`` (of each observation), ``observed_data``, ``constant_data`` (the model's other
         arguments), ``posterior_predictive``, ``prior`` and ``prior_predictive``. Dimensions: ``chain`` (one), ``draw``, the
-        name of the data plate, nested plates, and ``<site>_dim_<i>``; the index of a DataFrame labels the observations.
+        name of the data plate, nested plates, and ``<site>_dim_<i>``; the index of a DataFrame labels the observations. Global
+        latents have ``chain``, ``draw`` and dimensions of their own; everything else is given those of its draw.
 
         The draws are independent draws from ``q``, not from the exact posterior; ``log_weight`` corrects for that. With
         ``resample=True`` the draws are already corrected, so ``log_weight`` is omitted, and the attribute ``resampled_from``
@@ -251,7 +258,7 @@ class PosteriorAnalysis(ABC):
         Raises:
             NotFittedError: no data have been seen.
             DataError: the observations cannot be used.
-            OptionError: a number of draws is out of range.
+            OptionError: a number of draws is out of range, or ``resample`` is true, but the model has global latents.
             NonFiniteError: with ``resample``, an observation has a weight that is NaN or infinite, or no positive weight.
         """
         options = ExportOptions(draws, posterior_predictive, prior_draws, resample, proposals)

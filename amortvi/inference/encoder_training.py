@@ -5,9 +5,12 @@ A replicate of an observation is drawn from its posterior predictive distributio
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
+from torch import nn
 
 from amortvi._util.memory import spans
 from amortvi._util.modes import evaluation_mode
@@ -30,13 +33,28 @@ def train_encoder(
     observations = ReplicatedObservations(x, replicate, options.replicates, "x")
     # The records are those of the trainer, so that the history continues.
     alone = Trainer(trainer.model, trainer.network, freeze_model=True, records=trainer.records)
-    alone.run(options, observations, validation, device)
+    # Replicates are no data, from which the global latents could be learned.
+    with _frozen(trainer.network.global_posterior):
+        alone.run(options, observations, validation, device)
     before, after = trainer.convergence, alone.convergence
     assert before is not None
     assert after is not None
     # An encoder that has converged does not make the earlier fit of the model converged.
     hides = after.converged and not before.converged
     trainer.convergence = replace(before, epoch=after.epoch) if hides else after
+
+
+@contextlib.contextmanager
+def _frozen(module: nn.Module | None) -> Iterator[None]:
+    """Exclude the parameters of a module from training."""
+    parameters = [] if module is None else [parameter for parameter in module.parameters() if parameter.requires_grad]
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
 
 
 class _Replicator:

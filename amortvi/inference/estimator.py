@@ -21,6 +21,7 @@ from amortvi.inference.training_record import TrainingRecord
 from amortvi.io import RunState, load_run, save_run
 from amortvi.model import Model
 from amortvi.posterior import AmortizedGuide, Posterior
+from amortvi.posterior.global_latents import GlobalGuideChoice
 from amortvi.training import EncoderOptions, FitOptions, Trainer
 
 __all__ = ["AfterFit", "AmortizedVI"]
@@ -34,18 +35,20 @@ class AmortizedVI(EstimatorState, TrainingRecord, PosteriorAnalysis):
     """Amortized variational inference for a Pyro model with latents for each observation.
 
     Args:
-        model: a Pyro model with batch-first arguments, one plate over the observations, and continuous latents inside it. It
-            is trained in place, unless it is frozen.
+        model: a Pyro model with batch-first arguments, one plate over the observations, and continuous latents inside it; there
+            may be global latents outside it. It is trained in place, unless it is frozen.
         encoder: an `nn.Module` called with the model's arguments that returns a context ``(B, C)``. It is trained in place.
         family: a name (``"diagonal"``, ``"full"``, ``"low_rank"``, ``"flow"``), a family class, or a family with options such
             as ``LowRank(rank=5)``.
         plate: the name of the data plate, if several qualify.
         freeze_model: whether to train only the posterior and leave the model's parameters as they are.
+        global_guide: makes the posterior of the global latents; see `AmortizedGuide`.
 
     Raises:
         ModelError: the model is not callable.
         EncoderError: the encoder is not an `nn.Module`.
         FamilyError: the family is unknown.
+        OptionError: ``global_guide`` is neither a class nor a function.
 
     Example:
         >>> import torch, amortvi as avi
@@ -69,9 +72,10 @@ class AmortizedVI(EstimatorState, TrainingRecord, PosteriorAnalysis):
         *,
         plate: str | None = None,
         freeze_model: bool = False,
+        global_guide: GlobalGuideChoice | None = None,
     ) -> None:
         self._model = Model(model.program if isinstance(model, Model) else model, plate=plate)
-        self._guide = AmortizedGuide(self._model, encoder, family)
+        self._guide = AmortizedGuide(self._model, encoder, family, global_guide=global_guide)
         self._trainer = Trainer(self._model, self._guide.network, freeze_model)
         self.family = family
 
@@ -263,6 +267,7 @@ class AmortizedVI(EstimatorState, TrainingRecord, PosteriorAnalysis):
         family: FamilyChoice | None = None,
         *,
         plate: str | None = None,
+        global_guide: GlobalGuideChoice | None = None,
     ) -> AmortizedVI:
         """Load a saved run into a model and an encoder that are built as before.
 
@@ -272,15 +277,17 @@ class AmortizedVI(EstimatorState, TrainingRecord, PosteriorAnalysis):
             encoder: the encoder; its parameters are overwritten.
             family: required unless the family was chosen by name.
             plate: the name of the data plate, if it was given to the saved estimator.
+            global_guide: makes the posterior of the global latents, if it was given to the saved estimator.
 
         Returns:
             The estimator as it was saved; a further `fit` continues the training.
 
         Raises:
-            CheckpointError: the folder cannot be read, or belongs to another model, encoder or family.
+            CheckpointError: the folder cannot be read, or belongs to another model, encoder, family or global guide.
         """
         saved = load_run(path)
-        vi = cls(model, encoder, saved.family(family), plate=plate, freeze_model=saved.freeze_model)
+        options: dict[str, Any] = {"plate": plate, "freeze_model": saved.freeze_model, "global_guide": global_guide}
+        vi = cls(model, encoder, saved.family(family), **options)
         vi.to(dtype=saved.dtype)
         vi._example = saved.restore(vi._model, vi._guide, vi._trainer)
         vi._objective = saved.objective

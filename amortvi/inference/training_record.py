@@ -27,7 +27,11 @@ class TrainingRecord:
 
     @property
     def history(self) -> pd.DataFrame:
-        """One row per epoch: ELBO, reconstruction and KL in nats per observation, learning rate, seconds."""
+        """One row per epoch: ELBO, reconstruction and KL in nats per observation, learning rate, seconds.
+
+        The KL is that of the latents in the data plate. The ELBO also contains the terms outside the plate, such as the KL of the
+        global latents, divided by the number of observations.
+        """
         return history_frame(self._trainer.records)
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -21,19 +21,25 @@ DATA_GROUPS = ("observed_data", "constant_data")
 
 
 def assemble(
-    groups: Groups, plate: str, nested: Mapping[str, list[str]], index: Any | None, attrs: Mapping[str, str]
+    groups: Groups,
+    plate: str,
+    nested: Mapping[str, list[str]],
+    index: Any | None,
+    attrs: Mapping[str, str],
+    shared: Set[str] = frozenset(),
 ) -> Any:
     """Return groups of variables as `arviz.InferenceData` (ArviZ 0.x) or `xarray.DataTree` (ArviZ 1.x).
 
     Args:
         groups: the variables of each group by name: ``(chains, draws, N, *nested, *event)``, or ``(N, *nested, *event)`` in
-            `DATA_GROUPS`.
+            `DATA_GROUPS`; ``(chains, draws, *shape)`` for the sites ``shared``.
         plate: the name of the data plate.
         nested: for each site, the plates around it other than the data plate, outermost first.
         index: the user's labels of the observations, if any.
         attrs: attributes of the result and of each group.
+        shared: the global latents, which have no dimension of the observations.
     """
-    names = _Names(plate, nested)
+    names = _Names(plate, nested, shared)
     datasets = {group: _dataset(names, group, values, index, attrs) for group, values in groups.items()}
     if int(arviz.__version__.partition(".")[0]) < 1:
         return arviz.InferenceData(attrs=dict(attrs), **datasets)
@@ -45,9 +51,10 @@ def assemble(
 class _Names:
     """Distinct names of variables and dimensions: xarray treats a variable named like a dimension as its index."""
 
-    def __init__(self, plate: str, nested: Mapping[str, list[str]]) -> None:
+    def __init__(self, plate: str, nested: Mapping[str, list[str]], shared: Set[str]) -> None:
         self.plate = plate
         self.nested = nested
+        self.shared = shared
         self._dimensions = {self.dimension(name) for name in (plate, *itertools.chain(*nested.values()))}
 
     def dimension(self, plate: str) -> str:
@@ -61,7 +68,9 @@ class _Names:
     def dimensions(self, group: str, name: str, count: int) -> list[str]:
         """Return the names of the ``count`` dimensions of a variable."""
         data = self.dimension(self.plate)
-        lead = [data] if group in DATA_GROUPS else ["chain", "draw", data]
+        lead = [data] if group in DATA_GROUPS else ["chain", "draw"]
+        if group not in DATA_GROUPS and name not in self.shared:
+            lead.append(data)
         # A log-probability is summed over nested plates, and an argument of the model may have the name of a site.
         summed = group in ("sample_stats", "log_likelihood", "constant_data")
         inner = [] if summed else [self.dimension(plate) for plate in self.nested.get(name, [])]

@@ -21,6 +21,7 @@ from amortvi.errors import AmortviError, CheckpointError
 from amortvi.families import NAMED, FamilyChoice, family_label
 from amortvi.model import Model
 from amortvi.posterior import AmortizedGuide
+from amortvi.posterior.global_latents import guide_label
 from amortvi.training import Convergence, EpochRecord, Trainer
 
 __all__ = ["RunState", "SavedRun", "load_run", "save_run"]
@@ -28,8 +29,20 @@ __all__ = ["RunState", "SavedRun", "load_run", "save_run"]
 _TENSORS, _DESCRIPTION = "tensors.pt", "run.json"
 _FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in _FLOATING}
-_DESCRIPTION_KEYS = {"family", "dtype", "latents", "objective", "freeze_model", "history", "convergence", "sha256"}
+_DESCRIPTION_KEYS = {
+    "family",
+    "dtype",
+    "latents",
+    "globals",
+    "global_guide",
+    "objective",
+    "freeze_model",
+    "history",
+    "convergence",
+    "sha256",
+}
 _TENSOR_KEYS = {"model", "guide", "optimizer", "example_args", "example_kwargs"}
+_KINDS = {"latents": "latents", "globals": "global latents"}
 _STANDARDIZATION = "network.standardization."
 _AS_SAVED = "build model, encoder and family as they were when the run was saved."
 
@@ -72,6 +85,8 @@ def save_run(run: RunState, family: FamilyChoice, path: str | Path) -> None:
         "family": label if isinstance(family, str) else f"{label}, not chosen by name",
         "dtype": str(parameters.dtype).removeprefix("torch."),
         "latents": _latents(run.guide),
+        "globals": _globals(run.guide),
+        "global_guide": guide_label(run.guide.network.global_posterior),
         "objective": run.objective,
         "freeze_model": run.trainer.freeze_model,
         "history": [asdict(record) for record in run.trainer.records],
@@ -147,7 +162,7 @@ class SavedRun:
         """Load the run into newly constructed objects, and return the example.
 
         Raises:
-            CheckpointError: the run belongs to another model, encoder or family; no parameter has been overwritten.
+            CheckpointError: the run belongs to another model, encoder, family or global guide; no parameter has been overwritten.
         """
         example = Batch(tuple(self.tensors["example_args"]), self.tensors["example_kwargs"])
         device = next((tensor.device for module in (guide, model) for tensor in _tensors(module)), torch.device("cpu"))
@@ -163,11 +178,18 @@ class SavedRun:
                 f"the run in {self.folder} does not belong to this model, encoder or family, which fail on its data; "
                 f"{_AS_SAVED} {error}"
             ) from error
-        saved = self.description["latents"]
-        if saved != _latents(guide):
+        for kind, here in (("latents", _latents(guide)), ("globals", _globals(guide))):
+            saved = self.description[kind]
+            if saved != here:
+                raise CheckpointError(
+                    f"the run in {self.folder} belongs to a model with the {_KINDS[kind]} {saved} (name: shape); this one has "
+                    f"{here}; {_AS_SAVED}"
+                )
+        saved, label = self.description["global_guide"], guide_label(guide.network.global_posterior)
+        if saved != label:
             raise CheckpointError(
-                f"the run in {self.folder} belongs to a model with the latents {saved} (name: shape); this one has "
-                f"{_latents(guide)}; {_AS_SAVED}"
+                f"the global latents of the run in {self.folder} have the guide {saved}, here {label}: pass the one of the run "
+                f"as global_guide=..."
             )
         self._check("the model", model, self.tensors["model"])
         self._check("encoder and family", guide, self.tensors["guide"])
@@ -196,6 +218,11 @@ class SavedRun:
 def _latents(guide: AmortizedGuide) -> dict[str, list[int]]:
     """Return the names and shapes of the latent sites, by which a model is recognized."""
     return {site.name: list(site.shape) for site in guide.latents.sites}
+
+
+def _globals(guide: AmortizedGuide) -> dict[str, list[int]]:
+    """Return the names and shapes of the global latents."""
+    return {site.name: list(site.shape) for site in guide.model.structure.globals}
 
 
 def _tensors(module: nn.Module) -> Iterator[Tensor]:

@@ -16,7 +16,7 @@ from amortvi._util.checks import nonnegative_int, positive_int
 from amortvi._util.memory import Gathered
 from amortvi.data import Batch, Chunk
 from amortvi.io.arviz_layout import DATA_GROUPS, Groups, assemble
-from amortvi.model import Model, Site, log_jacobian, sum_sites
+from amortvi.model import Model, Site, draw_spans, log_jacobian, sample_globals, sum_sites
 from amortvi.posterior import Posterior
 from amortvi.posterior.deterministic import deterministic_values
 from amortvi.posterior.importance_sampling import check_proposals, resample_chunk, warn_of_unreliable_draws
@@ -51,9 +51,14 @@ def to_arviz(posterior: Posterior, options: ExportOptions, attrs: Mapping[str, s
 
     ``attrs`` are recorded beside the attributes of the posterior.
     """
-    exporter = _Exporter(posterior.model, options)
+    posterior.check_resamples(options.resample)
+    model = posterior.model
+    theta = posterior.network.sample_globals(options.draws)
+    with model.inference_mode():
+        prior = sample_globals(model, posterior.first().arguments(), options.prior_draws) if options.prior_draws else {}
+    exporter = _Exporter(model, options, theta, prior)
     single = replace(options, draws=1, prior_draws=min(1, options.prior_draws), resample=False, proposals=None)
-    probe = _Exporter(posterior.model, single)
+    probe = _Exporter(model, single, theta, prior)
     found = posterior.map_chunks(
         exporter.compute,
         draws=max(options.draws, options.prior_draws, options.proposals or 0),
@@ -71,16 +76,26 @@ def to_arviz(posterior: Posterior, options: ExportOptions, attrs: Mapping[str, s
     if options.proposals is not None:
         warn_of_unreliable_draws(found.pop(_K_HAT).flatten(), options.proposals)
         attrs["resampled_from"] = f"{options.proposals} draws of the posterior family"
+    found |= {f"posterior/{name}": value.cpu() for name, value in theta.items()}
+    found |= {f"prior/{name}": value.cpu() for name, value in prior.items()}
     groups = _without_observed_arguments(_grouped(found))
-    return assemble(groups, posterior.model.structure.plate, exporter.nested, posterior.index, attrs)
+    return assemble(groups, model.structure.plate, exporter.nested, posterior.index, attrs, {*theta})
 
 
 class _Exporter:
-    """Computes all groups for a chunk of observations, and records the nested plates of each site."""
+    """Computes all groups for a chunk of observations, and records the nested plates of each site.
 
-    def __init__(self, model: Model, options: ExportOptions) -> None:
+    Global latents have one value for each draw, ``(draws, *shape)``: those of ``theta`` are posterior draws, those of ``prior``
+    prior draws.
+    """
+
+    def __init__(
+        self, model: Model, options: ExportOptions, theta: Mapping[str, Tensor], prior: Mapping[str, Tensor]
+    ) -> None:
         self.model = model
         self.options = options
+        self.theta = theta
+        self.prior = prior
         self.nested: dict[str, list[str]] = {}
 
     def compute(self, chunk: Chunk, q: Distribution) -> dict[str, Tensor]:
@@ -106,24 +121,26 @@ class _Exporter:
         groups["observed_data"] = {name: value.unsqueeze(0) for name, value in observed.items()}
         groups["constant_data"] = {name: value.unsqueeze(0) for name, value in _named_arguments(model, chunk.batch)}
         if options.posterior_predictive:
-            drawn = self._simulate(chunk, values, options.draws)
+            drawn = self._simulate(chunk, values, options.draws, self.theta)
             groups["posterior_predictive"] = {name: drawn[name] for name in drawn if name in observed}
         if options.prior_draws:
-            drawn = self._simulate(chunk, None, options.prior_draws)
+            drawn = self._simulate(chunk, None, options.prior_draws, self.prior)
             groups["prior"] = {name: drawn[name] for name in drawn if name not in observed}
             groups["prior_predictive"] = {name: drawn[name] for name in drawn if name in observed}
         return found | {f"{group}/{name}": value for group in _GROUPS for name, value in groups.get(group, {}).items()}
 
-    def _simulate(self, chunk: Chunk, values: Mapping[str, Tensor] | None, draws: int) -> dict[str, Tensor]:
-        return self.model.simulate(chunk.batch, values, draws, draws_at_once=chunk.draws_at_once)
+    def _simulate(
+        self, chunk: Chunk, values: Mapping[str, Tensor] | None, draws: int, theta: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        return self.model.simulate(chunk.batch, values, draws, theta=theta, draws_at_once=chunk.draws_at_once)
 
     def _score(self, chunk: Chunk, values: Mapping[str, Tensor]) -> tuple[Groups, dict[str, Tensor]]:
         """Return the log-probabilities and deterministic sites of all draws, and the data."""
         collected = {group: Gathered(chunk.draws) for group in ("log_joint", "log_likelihood", "posterior")}
         observed: dict[str, Tensor] = {}
-        for span in chunk.draw_spans():
+        for span, shared in draw_spans(self.theta, chunk.draws, chunk.draws_at_once):
             part = {name: value[span.start : span.stop] for name, value in values.items()}
-            scores = self.model.log_probs(chunk.batch, part)
+            scores = self.model.log_probs(chunk.batch, part, theta=shared)
             deterministic, observed = self._read(scores.sites, len(span) * chunk.batch.size)
             # ArviZ computes in the type that it is given; in single precision, its importance sampling returns NaN or a wrong
             # number for observations that fit badly.

@@ -123,6 +123,11 @@ class LatentVector:
         return {site.name for site in self.sites}
 
     @property
+    def shapes(self) -> dict[str, torch.Size]:
+        """The unconstrained shape of each site."""
+        return {site.name: site.unconstrained_shape for site in self.sites}
+
+    @property
     def labels(self) -> list[str]:
         """A label for each coordinate of the vector: its site and its position there."""
         return [label for site in self.sites for label in element_labels(site.name, site.unconstrained_shape)]

@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import reduce
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pyro
 import torch
 from torch import Tensor, nn
 
-from amortvi._util.memory import Gathered, spans
+from amortvi._util.memory import Gathered
 from amortvi._util.modes import evaluation_mode
 from amortvi._util.random import random_state
 from amortvi.data import Batch
 from amortvi.errors import AmortviError, ModelError, NotFittedError, quoted
-from amortvi.model.latents import LatentVector, sum_from
+from amortvi.model.global_sites import draw_spans
+from amortvi.model.latents import LatentVector
 from amortvi.model.program import Program
 from amortvi.model.requirements import check_support
+from amortvi.model.site_log_probs import SiteLogProbs, log_jacobian, sum_per_observation, sum_sites
 from amortvi.model.sites import Site, SiteReader
 from amortvi.model.structure import ModelStructure, read_structure
 
-__all__ = ["Model", "SiteLogProbs", "log_jacobian", "sum_per_observation", "sum_sites"]
+__all__ = ["Model"]
 
 _FIXED_SITES = (
     "a site must not appear or disappear depending on the data: always sample it, and exclude what does not count with "
@@ -31,28 +31,14 @@ _FIXED_SITES = (
 )
 
 
-@dataclass(frozen=True)
-class SiteLogProbs:
-    """Log-probabilities of the sites in one run of the model.
-
-    They are *unscaled*: the factor of a subsampled plate belongs to sums over the data, not to an observation.
-
-    Args:
-        local: for each site inside the data plate, ``(K, B)``.
-        global_log_prob: the sum over all sites outside the data plate, a scalar.
-        sites: the sites of the run, on ``K * B`` observations.
-    """
-
-    local: Mapping[str, Tensor]
-    global_log_prob: Tensor
-    sites: Sequence[Site]
-
-
 class Model(nn.Module):
     """The generative model ``p(x, z)``.
 
     `setup` reads its structure from an example. ``K`` draws of the latents are always processed as ``K`` copies of the batch,
     so every model that accepts a batch accepts them, including models with convolutions and reshapes.
+
+    Global latents, theta, are sites outside the data plate, shared by all observations. A run of the model has one value of each:
+    the one that is given as ``theta``, or else that of `global_point`.
 
     Args:
         program: a Pyro model, or a `Program` whose parameters are shared.
@@ -75,6 +61,9 @@ class Model(nn.Module):
         super().__init__()
         self.program = program if isinstance(program, Program) else Program(program)
         self.plate = plate
+        self.global_point: Callable[[], Mapping[str, Tensor]] = dict
+        """Returns the global latents at which the model is evaluated unless others are given: the medians of their posterior."""
+        self._given: Mapping[str, Tensor] | None = None
         self._structure: ModelStructure | None = None
 
     def setup(self, example: Batch, observations: int) -> Model:
@@ -113,14 +102,26 @@ class Model(nn.Module):
         return self.program(*args, **kwargs)
 
     @contextlib.contextmanager
-    def inference_mode(self) -> Iterator[None]:
+    def inference_mode(self, theta: Mapping[str, Tensor] | None = None) -> Iterator[None]:
         """Use the model for anything but training.
 
         It runs in evaluation mode, without gradients, with its own parameters in Pyro's store, and without validation by the
         distributions, because `check_data` checks the data once instead of at every call.
+
+        Args:
+            theta: the global latents of all runs that are not given others, ``(*shape)`` each; by default those of the context
+                around this one, or of `global_point`.
         """
+        before = self._given
         with torch.no_grad(), evaluation_mode(self), pyro.validation_enabled(False), self.program.own_parameters():
-            yield
+            self._given = self._theta() if theta is None else theta
+            try:
+                yield
+            finally:
+                self._given = before
+
+    def _theta(self) -> Mapping[str, Tensor]:
+        return self.global_point() if self._given is None else self._given
 
     def run(
         self,
@@ -128,6 +129,7 @@ class Model(nn.Module):
         *,
         values: Mapping[str, Tensor] | None = None,
         draw_data: bool = False,
+        draw_globals: bool = False,
         visit: Callable[[Site], None] | None = None,
     ) -> list[Site]:
         """Run the program once and return its sites, in order.
@@ -135,13 +137,15 @@ class Model(nn.Module):
         Args:
             batch: ``B`` observations.
             values: values for sites by name, in model layout.
+            draw_globals: whether global latents without a value are drawn from their prior.
             draw_data: whether the observed sites inside the data plate are drawn instead of observed.
             visit: called with each site as soon as it has its value.
 
         Raises:
             ModelError: the program fails, or its data plate does not have the size of the batch.
         """
-        reader = SiteReader(self.structure.plate, batch.size, values=values, draw_data=draw_data, visit=visit)
+        given = {**({} if draw_globals else self._theta()), **(values or {})}
+        reader = SiteReader(self.structure.plate, batch.size, values=given, draw_data=draw_data, visit=visit)
         try:
             with reader:
                 self.program(*batch.args, **batch.kwargs)
@@ -152,28 +156,37 @@ class Model(nn.Module):
             raise ModelError(f"the model failed on {batch.describe()}: {quoted(error)}{hint}") from error
         return reader.sites
 
-    def log_probs(self, batch: Batch, values: Mapping[str, Tensor], *, skip_priors: bool = False) -> SiteLogProbs:
+    def log_probs(
+        self,
+        batch: Batch,
+        values: Mapping[str, Tensor],
+        *,
+        theta: Mapping[str, Tensor] | None = None,
+        skip_priors: bool = False,
+    ) -> SiteLogProbs:
         """Return the log-probability of each site, given values of the latents.
 
         Args:
             batch: ``B`` observations.
             values: the latent sites in observation layout, ``(K, B, *shape)``.
-            skip_priors: whether to omit the latent sites.
+            theta: the global latents, shared by all draws and observations, ``(*shape)`` each; by default `global_point`.
+            skip_priors: whether to omit the latent sites in the data plate.
 
         Raises:
             ModelError: the model fails, its data plate does not have the size of the batch, or its sites have changed.
         """
         draws = next(iter(values.values())).shape[0]
         copies = batch.arguments().repeat(draws)
+        shared = theta or self._theta()
         local: dict[str, Tensor] = {}
         total = torch.zeros(())
 
         def score(site: Site) -> None:
             nonlocal total
-            is_latent = site.name in values
-            if not is_latent and site.is_latent:
-                raise ModelError(f"latent site {site.name!r} was not in the model at setup: {_FIXED_SITES}")
-            if is_latent and skip_priors:
+            is_local = site.name in values
+            if site.is_latent and not is_local and site.name not in shared:
+                raise self._without_value(site.name)
+            if is_local and skip_priors:
                 return
             log_prob, frame = site.log_prob(self.structure.plate), site.frame(self.structure.plate)
             if frame is None:
@@ -181,13 +194,18 @@ class Model(nn.Module):
             else:
                 local[site.name] = sum_per_observation(log_prob, frame.dim, copies.size).reshape(draws, batch.size)
 
-        sites = self.run(copies, values=self.to_model_layout(values), visit=score)
-        missing = self.latents.names - {site.name for site in sites}
+        sites = self.run(copies, values={**shared, **self.to_model_layout(values)}, visit=score)
+        missing = (self.latents.names | shared.keys()) - {site.name for site in sites}
         if missing:
             raise ModelError(f"the model did not reach its latent sites {sorted(missing)} this time: {_FIXED_SITES}")
         if not local.keys() - self.latents.names:
             raise ModelError(f"the model observed nothing in plate {self.structure.plate!r} this time: {_FIXED_SITES}")
         return SiteLogProbs(local, total, sites)
+
+    def _without_value(self, name: str) -> ModelError:
+        if any(site.name == name for site in self.structure.globals):
+            return ModelError(f"global latent {name!r} needs a value: pass theta=, or set global_point.")
+        return ModelError(f"latent site {name!r} was not in the model at setup: {_FIXED_SITES}")
 
     def to_model_layout(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Convert latents, each ``(K, B, *shape)``, to model layout for ``K * B`` observations."""
@@ -197,7 +215,8 @@ class Model(nn.Module):
         """Return the log joint density of the data and of *unconstrained* latents, for each observation.
 
         It equals ``log p(x, T(u)) + log |det J_T(u)|``, up to a constant the log density of the exact posterior of the vector
-        ``u``, for which the families are distributions. Sites outside the data plate are omitted.
+        ``u``, for which the families are distributions. Sites outside the data plate are omitted; the
+        global latents are those of `global_point`.
 
         Args:
             batch: ``B`` observations.
@@ -214,7 +233,13 @@ class Model(nn.Module):
         return log_joint + log_jacobian(log_dets, log_joint)
 
     def simulate(
-        self, batch: Batch, values: Mapping[str, Tensor] | None, draws: int, *, draws_at_once: int | None = None
+        self,
+        batch: Batch,
+        values: Mapping[str, Tensor] | None,
+        draws: int,
+        *,
+        theta: Mapping[str, Tensor] | None = None,
+        draws_at_once: int | None = None,
     ) -> dict[str, Tensor]:
         """Draw the observed sites from the model, inside `inference_mode`.
 
@@ -222,6 +247,7 @@ class Model(nn.Module):
             batch: ``B`` observations, for sizes and covariates.
             values: the latents in observation layout, ``(K, B, *shape)``; ``None`` draws them from the prior.
             draws: ``K``, the number of draws for each observation.
+            theta: the global latents of each draw, ``(K, *shape)``; by default those of `global_point` for all draws.
             draws_at_once: the number of draws processed together; all of them by default.
 
         Returns:
@@ -229,11 +255,11 @@ class Model(nn.Module):
             ``(K, B, *nested, *event)``, on the CPU.
         """
         plate, gathered = self.structure.plate, Gathered(draws)
-        for span in spans(draws, draws_at_once or draws):
+        for span, shared in draw_spans(theta, draws, draws_at_once or draws):
             copies = batch.arguments().repeat(len(span))
             part = {name: value[span.start : span.stop] for name, value in (values or {}).items()}
             given, drawn = self.to_model_layout(part) if part else {}, {}
-            for site in self.run(copies, values=given, draw_data=True):
+            for site in self.run(copies, values={**(shared or {}), **given}, draw_data=True):
                 value = site.by_observation(site.value, plate, copies.size)
                 if value is not None and site.name not in given:
                     drawn[site.name] = value.unflatten(0, (len(span), batch.size))
@@ -264,22 +290,3 @@ class Model(nn.Module):
                 f"contributes to the density but draws no data. Write the likelihood as a distribution, with pyro.sample(..., "
                 f"obs=x), to predict from it."
             )
-
-
-def sum_sites(terms: Mapping[str, Tensor]) -> Tensor:
-    """Add the terms of all sites."""
-    return reduce(torch.add, terms.values())
-
-
-def sum_per_observation(log_prob: Tensor, dim: int, observations: int) -> Tensor:
-    """Sum a log-probability in model layout over all dimensions except ``dim``, the data plate: ``(observations,)``."""
-    if log_prob.dim() < -dim:
-        return log_prob.sum().expand(observations)
-    if log_prob.dim() > 1:
-        log_prob = log_prob.movedim(dim, 0).flatten(1).sum(-1)
-    return log_prob.expand(observations)
-
-
-def log_jacobian(log_dets: Mapping[str, Tensor], like: Tensor) -> Tensor | float:
-    """Add ``log |det J|`` of the transforms of all sites, shaped like ``like``, ``(*S, B)``; 0 if there are none."""
-    return sum((sum_from(log_det, like.dim()) for log_det in log_dets.values()), start=0.0)

@@ -1,8 +1,8 @@
-r"""The prior of each coordinate of the unconstrained latent vector.
+r"""The priors of the latents: of each coordinate of the unconstrained latent vector, and draws of the global latents.
 
-It is the *marginal* prior, with density :math:`p_j(u_j) = E[p_j(u_j \mid \text{other latents})]`. If the prior of a
-coordinate does not depend on other latents, one run of the model gives the exact density; otherwise, the density is averaged
-over runs with latents drawn from the prior.
+The prior of a coordinate is the *marginal* prior, with density
+:math:`p_j(u_j) = E[p_j(u_j \mid \text{other latents})]`. If it does not depend on other latents, one run of the model gives the
+exact density; otherwise, the density is averaged over runs with latents drawn from the prior.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from amortvi.model.latents import LatentSite
 from amortvi.model.model import Model
 from amortvi.model.sites import distribution_layers
 
-__all__ = ["PriorRuns", "priors_depend_on_latents"]
+__all__ = ["PriorRuns", "priors_depend_on_latents", "sample_globals"]
 
 _TOLERANCE = 1e-4
 """Log densities that differ by less are considered equal up to rounding, in single precision."""
@@ -93,6 +93,24 @@ def priors_depend_on_latents(model: Model, batch: Batch) -> bool:
     runs = PriorRuns(model, batch, 2)
     first, second = runs.conditional_log_prob(runs.vector[:1])[0]
     return not torch.allclose(first, second, rtol=_TOLERANCE, atol=_TOLERANCE, equal_nan=True)
+
+
+def sample_globals(model: Model, batch: Batch, draws: int) -> dict[str, Tensor]:
+    """Draw the global latents from their prior, inside `Model.inference_mode`.
+
+    Args:
+        model: the generative model.
+        batch: observations on which the model can run.
+        draws: the number of draws, each of which is one run of the model.
+
+    Returns:
+        ``(draws, *shape)`` for each global latent; empty if there are none.
+    """
+    names = {site.name for site in model.structure.globals}
+    if not names:
+        return {}
+    runs = [{s.name: s.value for s in model.run(batch, draw_globals=True) if s.name in names} for _ in range(draws)]
+    return {name: torch.stack([run[name] for run in runs]) for name in runs[0]}
 
 
 class _MixtureOfMarginals:

@@ -15,7 +15,6 @@ from amortvi.model.supports import inner_support
 
 __all__ = [
     "check_latent",
-    "check_local",
     "check_observed",
     "check_support",
     "find_plate",
@@ -100,17 +99,6 @@ def find_plate(
             f"plate=..."
         )
     return candidates[0]
-
-
-def check_local(latent: Sequence[Site], plate: str) -> None:
-    """Raise `ModelError` unless every latent is inside the data plate."""
-    for site in latent:
-        if plate not in _plate_names(site):
-            raise ModelError(
-                f"latent site {site.name!r} is outside plate {plate!r}, so all observations share it and no encoder of a "
-                f"single observation can infer it: make it a parameter (pyro.param, PyroParam or nn.Parameter), or move it "
-                f"inside the plate."
-            )
 
 
 def check_observed(sites: Sequence[Site], plate: str, example: Batch, observations: int) -> None:

@@ -9,14 +9,15 @@ import torch
 from pyro.util import check_site_shape
 from torch import Tensor
 from torch.distributions import Normal
+from torch.distributions.constraints import Constraint
 
 from amortvi.data import Batch
 from amortvi.errors import AmortviError, ModelError, quoted
+from amortvi.model.global_sites import GlobalSite, check_fixed, global_site
 from amortvi.model.latents import LatentSite, LatentVector
 from amortvi.model.program import Program
 from amortvi.model.requirements import (
     check_latent,
-    check_local,
     check_observed,
     check_support,
     find_plate,
@@ -38,6 +39,7 @@ class ModelStructure:
         dim: its batch dimension, negative.
         full_size: the declared size of the plate if the observations are a subsample, else ``None``.
         latents: the latent sites of one observation.
+        globals: the latent sites outside the data plate, shared by all observations.
         standard_normal_prior: whether the prior of every latent is a fixed ``N(0, I)``.
         predicted: the observed and deterministic sites in the data plate, of which new values can be drawn.
         unvalidated: the observed sites whose distribution has ``validate_args=False``, so that any data are accepted.
@@ -47,6 +49,7 @@ class ModelStructure:
     dim: int
     full_size: int | None
     latents: LatentVector
+    globals: tuple[GlobalSite, ...]
     standard_normal_prior: bool
     predicted: tuple[str, ...]
     unvalidated: frozenset[str]
@@ -77,8 +80,12 @@ def read_structure(program: Program, example: Batch, observations: int, plate: s
     name = find_plate(sites, latent, example, observations, plate)
     if name in random_plates:
         raise plate_draws_rows(name)
-    check_local(latent, name)
     check_observed(sites, name, example, observations)
+    local, shared = _latents_by_place(latent, name)
+    if shared and observations > 1:
+        fewer = _run(program, example.take(slice(0, observations - 1)), observations - 1)[0]
+        local_again, shared_again = _latents_by_place(fewer, name)
+        check_fixed([*local, *shared], [*local_again, *shared_again], name)
     frames = [frame for site in latent for frame in site.plates if frame.name == name]
     if len({frame.dim for frame in frames}) > 1:
         raise ModelError(
@@ -89,7 +96,8 @@ def read_structure(program: Program, example: Batch, observations: int, plate: s
         plate=name,
         dim=frames[0].dim,
         full_size=full_size if full_size != observations else None,
-        latents=LatentVector([_latent_site(site, name) for site in latent]),
+        latents=LatentVector(local),
+        globals=tuple(shared),
         standard_normal_prior=_has_standard_normal_prior(program, example, latent, name),
         predicted=tuple(site.name for site in sites if _is_predicted(site, name, observations)),
         unvalidated=_unvalidated(sites),
@@ -159,42 +167,65 @@ def _is_predicted(site: Site, plate: str, observations: int) -> bool:
     return not site.is_latent and site.by_observation(site.value, plate, observations) is not None
 
 
-def _latent_site(site: Site, plate: str) -> LatentSite:
+def _latents_by_place(sites: list[Site], plate: str) -> tuple[list[LatentSite], list[GlobalSite]]:
+    """Return the latent sites inside and outside the data plate."""
+    local, shared = list[LatentSite](), list[GlobalSite]()
+    for site in sites:
+        if not site.is_latent:
+            continue
+        _check_plates(site, plate)
+        if site.frame(plate) is None:
+            shared.append(global_site(site))
+            _check_bijection(site.name, shared[-1].support)
+        else:
+            local.append(_latent_site(site, plate))
+    return local, shared
+
+
+def _check_plates(site: Site, plate: str) -> None:
     for frame in site.plates:
         if frame.name != plate and frame.full_size != frame.size:
             raise ModelError(
                 f"latent site {site.name!r} is in plate {frame.name!r}, which selects {frame.size} of {frame.full_size} at "
                 f"random, so its position does not identify a latent: make that plate complete."
             )
-    layout = site.layout(plate)
-    support = fixed_support(site.name, site.distribution.support, layout)
+
+
+def _check_bijection(name: str, support: Constraint) -> None:
     if not has_bijection(support):
         raise ModelError(
-            f"no bijection from unconstrained numbers to the support {support} of latent site {site.name!r} is known: sample "
+            f"no bijection from unconstrained numbers to the support {support} of latent site {name!r} is known: sample "
             f"a latent with another support and transform it in the model."
         )
+
+
+def _latent_site(site: Site, plate: str) -> LatentSite:
+    layout = site.layout(plate)
+    support = fixed_support(site.name, site.distribution.support, layout)
+    _check_bijection(site.name, support)
     return LatentSite(site.name, layout, site.distribution.event_shape, support)
 
 
 def _has_standard_normal_prior(program: Program, example: Batch, latent: list[Site], plate: str) -> bool:
-    """Whether the prior of every latent is ``N(0, I)`` for any data, not only on the example.
+    """Whether the prior of every latent in the data plate is ``N(0, I)`` for any data, not only on the example.
 
-    Gradients reveal a prior that depends on the data, for example on a covariate that is zero in the example.
+    Gradients reveal a prior that depends on the data, for example on a covariate that is zero in the example, or on a global
+    latent.
     """
-    if not all(_is_standard_normal(site, plate) for site in latent):
+    if not all(_is_standard_normal(site, plate) for site in latent if site.frame(plate) is not None):
         return False
 
     def tracked(value: Tensor) -> Tensor:
         return value.detach().clone().requires_grad_().clone() if value.is_floating_point() else value
 
     inputs = example.map(tracked)
-    reader = SiteReader()
+    reader = SiteReader(values={site.name: tracked(site.value) for site in latent if site.frame(plate) is None})
     try:
         with torch.enable_grad(), reader:
             program(*inputs.args, **inputs.kwargs)
     except Exception:  # the program does not accept inputs that require gradients: the prior is then taken to vary
         return False
-    return all(_is_standard_normal(site, plate) for site in reader if site.is_latent)
+    return all(_is_standard_normal(site, plate) for site in reader if site.is_latent and site.frame(plate) is not None)
 
 
 def _is_standard_normal(site: Site, plate: str) -> bool:

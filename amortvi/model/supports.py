@@ -13,11 +13,12 @@ from torch.distributions import biject_to, constraints
 from amortvi.errors import ModelError
 from amortvi.model.plates import PlateLayout
 
-__all__ = ["common_support", "fixed_support", "has_bijection", "inner_support"]
+__all__ = ["common_support", "fixed_global_support", "fixed_support", "has_bijection", "inner_support", "same_bounds"]
 
 # Before torch 2.8, the support of a mixture was that of its components.
 _MIXTURE: Any = getattr(constraints, "MixtureSameFamilyConstraint", ())
 _WRAPPERS: Any = (constraints.independent, _MIXTURE)
+_BOUNDS = ("lower_bound", "upper_bound")
 
 
 def has_bijection(support: constraints.Constraint) -> bool:
@@ -44,11 +45,7 @@ def fixed_support(name: str, support: constraints.Constraint, layout: PlateLayou
     """
 
     def bound_of_one(attribute: str, value: Tensor) -> Tensor:
-        if value.requires_grad:
-            raise ModelError(
-                f"the support of latent site {name!r} has a trainable bound ({attribute}), so the posterior would leave it as "
-                f"the bound moves: sample a site with a fixed support, and shift and scale it in the model."
-            )
+        _check_not_trained(name, attribute, value)
         if value.dim() == 0:
             return value
         rows = layout.to_observations(value.detach())
@@ -61,6 +58,29 @@ def fixed_support(name: str, support: constraints.Constraint, layout: PlateLayou
         return rows[0]
 
     return _map_bounds(common_support(name, support), bound_of_one)
+
+
+def fixed_global_support(name: str, support: constraints.Constraint) -> constraints.Constraint:
+    """Return the ``support`` of a site outside the data plate, without wrappers; raise `ModelError` for a trained bound."""
+
+    def bound(attribute: str, value: Tensor) -> Tensor:
+        _check_not_trained(name, attribute, value)
+        return value.detach()
+
+    return _map_bounds(common_support(name, support), bound)
+
+
+def same_bounds(one: constraints.Constraint, other: constraints.Constraint) -> bool:
+    """Whether two supports without wrappers have the same type and equal bounds.
+
+    Example:
+        >>> same_bounds(constraints.interval(0.0, 1.0), constraints.interval(0.0, torch.tensor(1.0)))
+        True
+        >>> same_bounds(constraints.greater_than(0.0), constraints.greater_than(1.0))
+        False
+    """
+    bounds = [(getattr(one, name, None), getattr(other, name, None)) for name in _BOUNDS]
+    return type(one) is type(other) and all(_equal(*pair) for pair in bounds)
 
 
 def common_support(name: str, support: constraints.Constraint) -> constraints.Constraint:
@@ -92,10 +112,24 @@ def common_support(name: str, support: constraints.Constraint) -> constraints.Co
 
 def _map_bounds(support: constraints.Constraint, change: Callable[[str, Tensor], Tensor]) -> constraints.Constraint:
     """Return ``support`` with ``change`` applied to its tensor bounds, each with its name."""
-    bounds = {name: getattr(support, name) for name in ("lower_bound", "upper_bound") if hasattr(support, name)}
+    bounds = {name: getattr(support, name) for name in _BOUNDS if hasattr(support, name)}
     if not any(isinstance(value, Tensor) for value in bounds.values()):
         return support
     return type(support)(*(change(n, v) if isinstance(v, Tensor) else v for n, v in bounds.items()))
+
+
+def _equal(one: Any, other: Any) -> bool:
+    if one is None or other is None:
+        return one is other
+    return torch.equal(*torch.broadcast_tensors(torch.as_tensor(one), torch.as_tensor(other)))
+
+
+def _check_not_trained(name: str, attribute: str, bound: Tensor) -> None:
+    if bound.requires_grad:
+        raise ModelError(
+            f"the support of latent site {name!r} has a trainable bound ({attribute}), so the posterior would leave it as "
+            f"the bound moves: sample a site with a fixed support, and shift and scale it in the model."
+        )
 
 
 def _is_constant(value: Tensor, dim: int) -> bool:

@@ -67,7 +67,9 @@ class ChunkedPosterior:
         return sum(batch.size for batch in self.observations.batches()) if self.size is None else self.size
 
     def __repr__(self) -> str:
-        sites = ", ".join(f"{site.name}: {tuple(site.shape)}" for site in self.latents.sites)
+        shapes = {site.name: site.shape for site in self.latents.sites}
+        shapes |= {site.name: site.shape for site in self.model.structure.globals}
+        sites = ", ".join(f"{name}: {tuple(shape)}" for name, shape in shapes.items())
         number = "observations" if self.size is None else f"{self.size} observation{'s' * (self.size != 1)}"
         return f"{type(self).__name__}({type(self.family).__name__}, {number}, {sites})"
 
@@ -119,7 +121,8 @@ class ChunkedPosterior:
     ) -> dict[str, Tensor]:
         """Apply ``compute`` to chunks of observations with their posteriors, and collect the results.
 
-        Model and network run in evaluation mode, without gradients; see `Model.inference_mode` and `amortvi.data.map_chunks`.
+        Model and network run in evaluation mode, without gradients; see `Model.inference_mode` and `amortvi.data.map_chunks`. The
+        model has the medians of the global latents, unless ``compute`` gives it others.
 
         Args:
             compute: takes a chunk with its posteriors, batch shape ``(B,)`` and event shape ``(D,)``.
@@ -140,7 +143,7 @@ class ChunkedPosterior:
         def measure(chunk: Chunk) -> object:
             return self._apply(probe or compute, chunk)
 
-        with self.model.inference_mode(), evaluation_mode(self.network):
+        with self.model.inference_mode(self.network.global_medians()), evaluation_mode(self.network):
             return map_chunks(
                 self.observations, run, device=self.device, draws=draws, observation_dim=observation_dim, probe=measure
             )
@@ -192,6 +195,7 @@ class ChunkedPosterior:
         draws: int,
         reduce: Callable[[WeightedDraws], Mapping[str, Tensor]],
         *,
+        theta: Mapping[str, Tensor] | None = None,
         observation_dim: int = 0,
         keep_draws: bool = False,
     ) -> dict[str, Tensor]:
@@ -200,6 +204,7 @@ class ChunkedPosterior:
         Args:
             draws: ``K``, the number of draws for each observation.
             reduce: takes the weighted draws of a chunk of observations; returns tensors by name.
+            theta: the global latents of each draw, ``(K, *shape)``; by default their medians for all draws.
             observation_dim: the dimension of these tensors that indexes observations.
             keep_draws: whether ``reduce`` needs the draws themselves.
 
@@ -207,7 +212,7 @@ class ChunkedPosterior:
             DataError: a value is outside the support of the model's likelihood.
         """
         return self.map_chunks(
-            lambda chunk, q: reduce(weighted_draws(self.model, chunk, q, keep_draws=keep_draws)),
+            lambda chunk, q: reduce(weighted_draws(self.model, chunk, q, theta=theta, keep_draws=keep_draws)),
             probe=self.probe_weights,
             draws=draws,
             observation_dim=observation_dim,

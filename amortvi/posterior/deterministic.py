@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from amortvi._util.memory import Gathered, spans
+from amortvi._util.memory import Gathered
 from amortvi._util.random import random_state
 from amortvi.data import Batch, Chunk
-from amortvi.model import Model, Site
+from amortvi.model import Model, Site, draw_spans
 
 __all__ = ["deterministic_shapes", "deterministic_sites", "deterministic_values"]
 
@@ -38,23 +38,26 @@ def deterministic_shapes(model: Model, example: Batch) -> dict[str, torch.Size]:
     return {name: value.shape[1:] for name, value in found.items()}
 
 
-def deterministic_sites(model: Model, chunk: Chunk, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def deterministic_sites(
+    model: Model, chunk: Chunk, values: Mapping[str, Tensor], theta: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
     """Compute the deterministic sites from values of the latents, inside `Model.inference_mode`.
 
     Args:
         model: the generative model.
         chunk: ``B`` observations; at most ``chunk.draws_at_once`` draws are processed together.
         values: the latents in observation layout, ``(K, B, *shape)``.
+        theta: the global latents of each draw, ``(K, *shape)``; empty if there are none.
 
     Returns:
         Values by name, ``(K, B, *nested, *event)``, on the CPU.
     """
     draws = next(iter(values.values())).shape[0]
     gathered = Gathered(draws)
-    for span in spans(draws, chunk.draws_at_once):
+    for span, shared in draw_spans(theta, draws, chunk.draws_at_once):
         copies = chunk.batch.arguments().repeat(len(span))
         part = {name: value[span.start : span.stop] for name, value in values.items()}
-        sites = model.run(copies, values=model.to_model_layout(part))
+        sites = model.run(copies, values={**(shared or {}), **model.to_model_layout(part)})
         found = deterministic_values(sites, model.structure.plate, copies.size)
         gathered.add({name: value.unflatten(0, (len(span), chunk.batch.size)) for name, value in found.items()})
     return gathered.result()

@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from amortvi._util.lazy import pandas as pd
+from amortvi._util.memory import Gathered
 from amortvi.data import Batch, Chunk, TensorObservations, map_chunks
-from amortvi.model import Model
+from amortvi.model import Model, draw_spans, sample_globals
 from amortvi.posterior.importance_sampling import WeightedDraws
 from amortvi.posterior.log_weights import closed_form_kl
 from amortvi.posterior.non_finite import (
@@ -31,7 +32,8 @@ _IMPLAUSIBLE, _LATENTS = "/implausible", "/latents"
 
 def evaluate(posterior: Posterior, particles: int) -> pd.DataFrame:
     """Return bounds of ``log p(x)`` from ``particles`` draws for each observation; see `amortvi.AmortizedVI.evaluate`."""
-    bounds = posterior.importance_sample(particles, lambda weighted: _bounds(posterior.model, weighted))
+    theta = posterior.network.sample_globals(particles)
+    bounds = posterior.importance_sample(particles, lambda weighted: _bounds(posterior.model, weighted), theta=theta)
     flagged = bounds.pop(_IMPLAUSIBLE)
     for name in ("kl", "elbo", "iwae"):
         # The model may give every draw zero probability.
@@ -61,10 +63,11 @@ def predict(posterior: Posterior, draws: int) -> dict[str, Tensor]:
     """Draw new data for each observation from the posterior predictive distribution; see `amortvi.AmortizedVI.predict`."""
     model = posterior.model
     model.check_predicts()
+    theta = posterior.network.sample_globals(draws)
 
     def compute(chunk: Chunk, q: Distribution) -> Mapping[str, Tensor]:
         values, _ = model.latents.constrain(q.sample(torch.Size([chunk.draws])))
-        drawn = model.simulate(chunk.batch, values, chunk.draws, draws_at_once=chunk.draws_at_once)
+        drawn = model.simulate(chunk.batch, values, chunk.draws, theta=theta, draws_at_once=chunk.draws_at_once)
         return {**drawn, _LATENTS: draws_not_finite(values)}
 
     found = posterior.map_chunks(compute, draws=draws, observation_dim=1)
@@ -82,9 +85,18 @@ def sample_prior(model: Model, source: Batch, draws: int, device: torch.device) 
         device: where the model is.
     """
     rows = TensorObservations(source.arguments().take(torch.arange(draws) % source.size), "x")
-
-    def compute(chunk: Chunk) -> Mapping[str, Tensor]:
-        return {name: value[0] for name, value in model.simulate(chunk.batch, None, 1).items()}
-
     with model.inference_mode():
-        return map_chunks(rows, compute, device=device)
+        theta = sample_globals(model, rows.first(1).to(device), draws)
+
+        def compute(chunk: Chunk) -> Mapping[str, Tensor]:
+            # A draw is one row, so with global latents each row is a run of its own.
+            gathered, count = Gathered(len(chunk.rows)), len(chunk.rows)
+            own = {name: value[chunk.rows.start : chunk.rows.stop] for name, value in theta.items()}
+            for span, shared in draw_spans(own, count, count):
+                part = chunk.batch.take(slice(span.start, span.stop))
+                one = {name: value.unsqueeze(0) for name, value in (shared or {}).items()}
+                gathered.add({name: value[0] for name, value in model.simulate(part, None, 1, theta=one).items()})
+            return gathered.result()
+
+        found = map_chunks(rows, compute, device=device)
+    return found | {name: value.cpu() for name, value in theta.items()}

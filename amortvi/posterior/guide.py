@@ -10,38 +10,29 @@ from typing import Any
 import pyro
 import torch
 from pyro import poutine
-from pyro.distributions import Delta, Distribution, TorchDistribution
+from pyro.distributions import TorchDistribution
 from pyro.poutine.indep_messenger import IndepMessenger
 from pyro.poutine.runtime import effectful
 from torch import Tensor, nn
-from torch.distributions import register_kl
 
 from amortvi._util.modes import evaluation_mode
 from amortvi.data import Batch
+from amortvi.errors import ModelError
 from amortvi.families import Family, FamilyChoice, family_label, resolve_family
 from amortvi.model import LatentVector, Model, check_row_independence
+from amortvi.posterior.global_latents import GlobalGuideChoice, GlobalPosterior, PointMass, check_guide
 from amortvi.posterior.moments import site_quantiles
 from amortvi.posterior.network import InferenceNetwork
 
 __all__ = ["AmortizedGuide"]
 
 
-class PointMass(Delta):
-    """A point mass at a transformed latent, with the density of the change of variables."""
-
-
-@register_kl(PointMass, Distribution)  # type: ignore[untyped-decorator]  # torch's decorator is not annotated
-def _kl_point_mass(q: PointMass, p: Distribution) -> Tensor:
-    # Pyro's rule for Delta omits the density, and with it the Jacobian in TraceMeanField_ELBO.
-    log_density: Tensor = q.log_density
-    return log_density - p.log_prob(q.v)
-
-
 class AmortizedGuide(nn.Module):
-    """The posterior ``q(z | x)`` of every latent in the model's data plate, computed from the observation.
+    """The posterior ``q(theta) prod_i q(z_i | x_i)`` of all latents of a model, the local ones computed from the observation.
 
     The latents of one observation, whatever their number, shapes, nested plates and supports, form one unconstrained vector
     of size ``D``. The family gives its distribution, and each latent receives its part in its own shape and support. The
+    latents outside the data plate, which all observations share, have an automatic guide of Pyro, independent of the others. The
     guide works with `pyro.infer.SVI` and `pyro.infer.Predictive`. Its parameters are those of an `nn.Module` and never enter
     Pyro's global param store.
 
@@ -51,10 +42,13 @@ class AmortizedGuide(nn.Module):
         family: a name (``"diagonal"``, ``"full"``, ``"low_rank"``, ``"flow"``), a family class, or a family with options such
             as ``LowRank(rank=5)``.
         plate: the name of the data plate, if several qualify.
+        global_guide: makes the guide of the latents outside the data plate, if there are any: a class such as
+            `pyro.infer.autoguide.AutoMultivariateNormal`, or a function from a model to such a guide; by default `AutoNormal`.
 
     Raises:
         EncoderError: the encoder is not an `nn.Module`.
         FamilyError: the family is unknown.
+        OptionError: ``global_guide`` is neither a class nor a function.
 
     Example:
         >>> import pyro
@@ -78,11 +72,13 @@ class AmortizedGuide(nn.Module):
         family: FamilyChoice = "diagonal",
         *,
         plate: str | None = None,
+        global_guide: GlobalGuideChoice | None = None,
     ) -> None:
         super().__init__()
         # Not registered as a submodule: the parameters of the model are not the guide's.
         object.__setattr__(self, "model", model if isinstance(model, Model) else Model(model, plate=plate))
         self.network = InferenceNetwork(encoder, resolve_family(family), family_label(family))
+        self._global_guide = check_guide(global_guide)
         self._is_set_up = False
 
     @property
@@ -104,7 +100,8 @@ class AmortizedGuide(nn.Module):
 
         Raises:
             EncoderError: the encoder fails on the example, does not return a ``(B, C)`` context, or mixes the rows of a batch.
-            ModelError: the model is not supported, or mixes the rows of a batch.
+            ModelError: the model is not supported, mixes the rows of a batch, or has no global latents for ``global_guide``.
+            OptionError: ``global_guide`` does not return an `AutoGuide`.
             FamilyError: the family cannot be built for this model.
         """
         if self._is_set_up:
@@ -116,10 +113,24 @@ class AmortizedGuide(nn.Module):
                 context = self.network.context(example)
                 self.network.check_row_independence(example, context)
             self.model.setup(example, context.shape[0])
+            self._setup_globals(example, context)
             check_row_independence(self.model, example)
-        self.family.setup(self.latents.dim, context.shape[1]).to(context)
+        self.family.setup(self.latents.dim, context.shape[1], self.latents.shapes).to(context)
         self._is_set_up = True
         return self
+
+    def _setup_globals(self, example: Batch, like: Tensor) -> None:
+        names = {site.name for site in self.model.structure.globals}
+        if not names and self._global_guide is not None:
+            raise ModelError(
+                f"global_guide={self._global_guide!r} has no effect, because every latent of the model is in plate "
+                f"{self.model.structure.plate!r}: omit it, or move the latents that all observations share out of the plate."
+            )
+        if names:
+            with self.model.inference_mode():
+                sites = [site for site in self.model.run(example, draw_globals=True) if site.name in names]
+            self.network.global_posterior = GlobalPosterior(sites, self._global_guide).to(like)
+        self.model.global_point = self.network.global_medians
 
     def get_posterior(self, *args: Any, **kwargs: Any) -> torch.distributions.Distribution:
         """Return the distribution of the unconstrained latent vector: batch shape ``(B,)``, event shape ``(D,)``."""
@@ -142,12 +153,13 @@ class AmortizedGuide(nn.Module):
         self._announce_parameters()
         structure, context = self.model.structure, self.network.context(Batch(args, kwargs))
         observations = context.shape[0]
+        shared = {} if self.network.global_posterior is None else self.network.global_posterior()
         posterior = self.family(context.reshape(observations, *(1,) * (-structure.dim - 1), -1))
         weight = 1.0 if structure.full_size is None else structure.full_size / observations
         # A plate would add a subsample site, which would be replayed into the model's plate; an IndepMessenger has none.
         with poutine.scale(scale=weight), IndepMessenger(structure.plate, observations, dim=structure.dim):
             vector = pyro.sample(f"_{structure.plate}_latent", _as_pyro(posterior), infer={"is_auxiliary": True})
-            return self._emit_sites(vector, observations)
+            return {**shared, **self._emit_sites(vector, observations)}
 
     def _emit_sites(self, vector: Tensor, observations: int) -> dict[str, Tensor]:
         """Emit each site as a point mass at its part of ``vector``, with the density of the change of variables.

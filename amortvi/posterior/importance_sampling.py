@@ -9,6 +9,7 @@ which k-hat measures.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,8 +20,10 @@ from torch.distributions import Distribution
 from amortvi._util.checks import positive_int
 from amortvi.data import Batch, Chunk
 from amortvi.errors import AmortviWarning, NonFiniteError, OptionError
+from amortvi.families import Draws
 from amortvi.importance import k_hat_threshold, pareto_smoothed, resample
-from amortvi.model import Model
+from amortvi.model import Model, draw_spans
+from amortvi.posterior.global_latents import GlobalDraw
 from amortvi.posterior.log_weights import log_weights
 
 __all__ = ["WeightedDraws", "check_proposals", "resample_chunk", "warn_of_unreliable_draws", "weighted_draws"]
@@ -50,17 +53,34 @@ class WeightedDraws:
     vector: Tensor | None
 
 
-def weighted_draws(model: Model, chunk: Chunk, q: Distribution, *, keep_draws: bool = False) -> WeightedDraws:
-    """Draw ``chunk.draws`` times from each posterior and compute the log weights, inside `Model.inference_mode`."""
+def weighted_draws(
+    model: Model,
+    chunk: Chunk,
+    q: Distribution,
+    *,
+    theta: Mapping[str, Tensor] | None = None,
+    keep_draws: bool = False,
+) -> WeightedDraws:
+    """Draw ``chunk.draws`` times from each posterior and compute the log weights, inside `Model.inference_mode`.
+
+    Args:
+        model: the generative model.
+        chunk: ``B`` observations.
+        q: their posteriors.
+        theta: the global latents of each draw, ``(chunk.draws, *shape)``; by default `Model.global_point` for all draws. The
+            weights are those of the latents of an observation given these values, without ``p(theta)`` and ``q(theta)``.
+        keep_draws: whether to keep the draws.
+    """
     ratios, weights, vectors = [], [], []
-    for span in chunk.draw_spans():
-        drawn = log_weights(model, q, chunk.batch, len(span))
+    for span, shared in draw_spans(theta, chunk.draws, chunk.draws_at_once):
+        independent = Draws(q.sample(torch.Size([len(span)])))
+        drawn = log_weights(model, q, chunk.batch, independent, theta=GlobalDraw(shared or {}))
         # Sums over draws need double precision, which not every accelerator has.
         ratio = drawn.log_ratio.cpu().double()
         ratios.append(ratio)
         weights.append(drawn.log_likelihood.cpu().double() - ratio)
         if keep_draws:
-            vectors.append(drawn.vector.cpu())
+            vectors.append(drawn.drawn.vector.cpu())
     vector = torch.cat(vectors) if keep_draws else None
     return WeightedDraws(chunk.batch, chunk.rows, q, torch.cat(weights), torch.cat(ratios), vector)
 

@@ -17,14 +17,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
 from amortvi.data import Batch
 from amortvi.errors import OptionError
-from amortvi.families import kl_to_standard_normal
+from amortvi.families import Draws, kl_to_standard_normal
 from amortvi.model import Model, log_jacobian, sum_sites
+from amortvi.posterior.global_latents import GlobalDraw
 
 __all__ = ["KLForm", "LogWeights", "closed_form_kl", "log_weights"]
 
@@ -41,8 +41,9 @@ class LogWeights:
         log_priors: for each latent site its log-probability, ``(K, B)``.
         log_posterior: ``log q(z | x)`` in the support of the sites, ``(K, B)``.
         closed_form_kl: ``KL(q || p(z))``, ``(B,)``, computed instead of ``log_priors`` and ``log_posterior``.
-        global_log_prob: the log-probability of the sites outside the data plate, a scalar that belongs to the whole data set.
-        vector: the draws, unconstrained, ``(K, B, D)``.
+        global_log_prob: the log-probability of the sites outside the data plate, minus ``log q`` of the global latents among
+            them: a scalar that belongs to the whole data set.
+        drawn: the draws.
     """
 
     log_likelihoods: Mapping[str, Tensor]
@@ -50,7 +51,7 @@ class LogWeights:
     log_posterior: Tensor | None
     closed_form_kl: Tensor | None
     global_log_prob: Tensor
-    vector: Tensor
+    drawn: Draws
 
     @property
     def log_likelihood(self) -> Tensor:
@@ -69,14 +70,24 @@ class LogWeights:
         return self.log_likelihood - self.log_ratio
 
     @property
+    def mean_log_weight(self) -> Tensor:
+        """The estimate of ``E_q[log w]``, the ELBO, ``(B,)``."""
+        return self.drawn.mean(self.log_weight)
+
+    @property
+    def log_mean_weight(self) -> Tensor:
+        """The logarithm of the estimate of ``E_q[w]``, the evidence, ``(B,)``."""
+        return self.drawn.log_mean_exp(self.log_weight)
+
+    @property
     def reconstruction(self) -> Tensor:
         """The estimate of ``E_q[log p(x | z)]``, ``(B,)``."""
-        return self.log_likelihood.mean(0)
+        return self.drawn.mean(self.log_likelihood)
 
     @property
     def kl(self) -> Tensor:
         """``KL(q || p(z))``, in closed form if that was computed, otherwise estimated, ``(B,)``."""
-        return self.log_ratio.mean(0) if self.closed_form_kl is None else self.closed_form_kl
+        return self.drawn.mean(self.log_ratio) if self.closed_form_kl is None else self.closed_form_kl
 
     def terms(self) -> dict[str, Tensor]:
         """Return every term by its description, to locate one that is not finite."""
@@ -94,33 +105,36 @@ def log_weights(
     model: Model,
     q: Distribution,
     batch: Batch,
-    draws: int,
+    drawn: Draws,
     *,
     kl: KLForm = "sampled",
     log_density: Callable[[Tensor], Tensor] | None = None,
+    theta: GlobalDraw | None = None,
 ) -> LogWeights:
-    """Draw latents of each observation from its posterior and evaluate their densities under model and posterior.
+    """Evaluate the densities of draws of the latents under model and posterior.
 
     Args:
         model: the generative model.
-        q: the posteriors, batch shape ``(B,)``, event shape ``(D,)``, reparameterized.
+        q: the posteriors, batch shape ``(B,)``, event shape ``(D,)``.
         batch: ``B`` observations.
-        draws: ``K``.
+        drawn: ``K`` draws from ``q``, with gradients if those of the log weights are needed.
         kl: how to compute the KL to the prior.
         log_density: maps draws, ``(K, B, D)``, to ``log q``, ``(K, B)``; by default the density of ``q`` itself.
+        theta: the global latents, shared by all draws and observations; by default `Model.global_point`.
 
     Raises:
         ModelError: the model fails, or the size of its data plate does not match the batch.
         OptionError: ``kl="closed_form"``, but the closed form is unknown.
     """
-    vector = q.rsample(torch.Size([draws]))
+    vector = drawn.vector
     exact_kl = None if kl == "sampled" else closed_form_kl(model, q)
     if exact_kl is None and kl == "closed_form":
         standard_normal = model.structure.standard_normal_prior
         reason = f"that of {type(q).__name__} is unknown" if standard_normal else "the prior is not a fixed N(0, I)"
         raise OptionError(f"kl='closed_form' is not possible: {reason}; use kl='auto' or kl='sampled'.")
     values, log_dets = model.latents.constrain(vector)
-    scores = model.log_probs(batch, values, skip_priors=exact_kl is not None)
+    theta = theta or GlobalDraw()
+    scores = model.log_probs(batch, values, theta=theta.values, skip_priors=exact_kl is not None)
     log_posterior = None
     if exact_kl is None:
         log_q = (log_density or q.log_prob)(vector)
@@ -131,8 +145,8 @@ def log_weights(
         log_priors={name: value for name, value in scores.local.items() if name in latent},
         log_posterior=log_posterior,
         closed_form_kl=exact_kl,
-        global_log_prob=scores.global_log_prob,
-        vector=vector,
+        global_log_prob=scores.global_log_prob - theta.log_density,
+        drawn=drawn,
     )
 
 

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterator
 
-import pyro
 import torch
-from pyro import poutine
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 from torch.distributions import Distribution
@@ -18,23 +15,27 @@ from amortvi.encoders.standardization import Standardization
 from amortvi.errors import AmortviError, EncoderError, quoted
 from amortvi.families import Family
 from amortvi.model import HOW_TO_SEPARATE_ROWS, find_mixed_row
+from amortvi.posterior.global_latents import GlobalDraw, GlobalPosterior, private_pyro_scope
 
 __all__ = ["InferenceNetwork"]
 
 
 class InferenceNetwork(nn.Module):
-    """The map ``x -> context -> q(z | x)``, the only way in which posteriors are computed.
+    """The map ``x -> context -> q(z | x)``, the only way in which posteriors are computed, and the posterior of global latents.
 
     Args:
         encoder: called with the model's arguments; returns the context, ``(B, C)``.
         family: maps the context to the posteriors.
         label: the name under which tables list the family.
+        global_posterior: the posterior ``q(theta)`` of the latents outside the data plate, if there are any.
 
     Raises:
         EncoderError: the encoder is not an `nn.Module`.
     """
 
-    def __init__(self, encoder: nn.Module, family: Family, label: str) -> None:
+    def __init__(
+        self, encoder: nn.Module, family: Family, label: str, global_posterior: GlobalPosterior | None = None
+    ) -> None:
         super().__init__()
         if not isinstance(encoder, nn.Module):
             got = f"the class {encoder.__name__}" if isinstance(encoder, type) else type(encoder).__name__
@@ -46,12 +47,25 @@ class InferenceNetwork(nn.Module):
         self.standardization = Standardization()
         self.family = family
         self.label = label
+        self.global_posterior = global_posterior
         self._encoder_is_pyro = any(isinstance(part, PyroModule) for part in encoder.modules())
 
     def forward(self, batch: Batch) -> Distribution:
         """Return the posteriors of a batch: batch shape ``(B,)``, event shape ``(D,)``."""
         posterior: Distribution = self.family(self.context(batch))
         return posterior
+
+    def draw_globals(self) -> GlobalDraw:
+        """Draw one value of the global latents, differentiable with its log density."""
+        return GlobalDraw() if self.global_posterior is None else self.global_posterior.draw()
+
+    def sample_globals(self, draws: int) -> dict[str, Tensor]:
+        """Return draws of the global latents, without gradients, ``(draws, *shape)`` each; empty if there are none."""
+        return {} if self.global_posterior is None else self.global_posterior.sample(draws)
+
+    def global_medians(self) -> dict[str, Tensor]:
+        """Return the posterior medians of the global latents, ``(*shape)`` each; empty if there are none."""
+        return {} if self.global_posterior is None else self.global_posterior.medians()
 
     def context(self, batch: Batch) -> Tensor:
         """Return the context of each observation, ``(B, C)``: the refined one if the batch has it, else the encoder's output.
@@ -62,7 +76,7 @@ class InferenceNetwork(nn.Module):
         if batch.context is not None:
             return batch.context
         # The parameters of a PyroModule already belong to the guide: they must not become param statements of a trace.
-        with _private_pyro_scope() if self._encoder_is_pyro else contextlib.nullcontext():
+        with private_pyro_scope() if self._encoder_is_pyro else contextlib.nullcontext():
             inputs = self.standardization(batch)
             try:
                 context = self.encoder(*inputs.args, **inputs.kwargs)
@@ -118,10 +132,3 @@ def _check_context(context: object, observations: int) -> None:
             f"the encoder must return one row per observation: it was called with {observations} observations and returned a "
             f"context of shape {tuple(context.shape)}."
         )
-
-
-@contextlib.contextmanager
-def _private_pyro_scope() -> Iterator[None]:
-    """Hide Pyro statements from the global param store and from surrounding handlers."""
-    with pyro.get_param_store().scope(), poutine.block():
-        yield

@@ -15,7 +15,7 @@ from torch.linalg import LinAlgError  # type: ignore[attr-defined]  # public, bu
 from amortvi.errors import AmortviWarning, NonFiniteError
 from amortvi.families import Family, marginals
 from amortvi.families.closed_forms import implausible
-from amortvi.families.gaussian import LARGEST_LOG_SCALE
+from amortvi.families.gaussians.gaussian import LARGEST_LOG_SCALE
 from amortvi.posterior.moments import mean_and_std
 
 __all__ = [

@@ -11,7 +11,7 @@ from torch.distributions import Distribution
 from amortvi._util.checks import positive_int
 from amortvi._util.random import random_state
 from amortvi.data import Chunk
-from amortvi.errors import DataError
+from amortvi.errors import DataError, OptionError
 from amortvi.posterior.deterministic import deterministic_sites
 from amortvi.posterior.importance_sampling import check_proposals, resample_chunk, warn_of_unreliable_draws
 from amortvi.posterior.non_finite import check_finite_results, check_rows, not_finite
@@ -28,6 +28,10 @@ class Posterior(SummarizedPosterior):
     have shape ``(N, *nested, *event)``: observations, nested plates, and one value in the site's own support. The
     ``pyro.deterministic`` sites inside the data plate come after the latent sites; the model computes them from draws. All
     results are on the CPU.
+
+    Global latents, outside the data plate, appear beside the others with values ``(*shape)``, without observations: the
+    posterior is ``q(theta) prod_i q(z_i | x_i)``. What needs the joint density of one observation at many values of its latents,
+    such as its refined posterior or its evidence, is conditional on the medians of the global latents.
 
     A result that is NaN or infinite is an error that names the observations. A warning names those whose posterior is
     implausible, or whose moments rest on values of negligible probability.
@@ -57,7 +61,7 @@ class Posterior(SummarizedPosterior):
     ) -> dict[str, Tensor]:
         """Draw from the posterior of each observation.
 
-        The deterministic sites of the model are those of the drawn latents.
+        The deterministic sites of the model are those of the drawn latents. All observations of a draw share its global latents.
 
         Args:
             draws: the number of draws for each observation.
@@ -69,16 +73,17 @@ class Posterior(SummarizedPosterior):
             seed: reproduces the draws and leaves the caller's random state untouched; ``None`` uses that state.
 
         Returns:
-            For each site ``(draws, N, *nested, *event)``.
+            For each site ``(draws, N, *nested, *event)``; for a global latent ``(draws, *shape)``.
 
         Raises:
-            OptionError: ``draws`` is not a positive integer, or ``proposals`` is smaller than ``draws`` or given without
-                ``resample``.
+            OptionError: ``draws`` is not a positive integer, ``proposals`` is smaller than ``draws`` or given without
+                ``resample``, or ``resample`` is true, but the model has global latents.
             NonFiniteError: a draw is NaN or infinite, or with ``resample``, an observation has a weight that is NaN or infinite,
                 or no positive weight.
         """
         count = positive_int("draws", draws)
         number = check_proposals(count, resample, proposals)
+        self.check_resamples(resample)
         k_hats: list[Tensor] = []
         with_deterministic = bool(self.deterministic)
 
@@ -89,9 +94,10 @@ class Posterior(SummarizedPosterior):
                 vector, k_hat = resample_chunk(self.model, chunk, q, count, index=self.index)
                 k_hats.append(k_hat)
             values = self.latents.constrain(vector)[0]
-            return {**values, **deterministic_sites(self.model, chunk, values)} if with_deterministic else values
+            return {**values, **deterministic_sites(self.model, chunk, values, theta)} if with_deterministic else values
 
         with random_state(seed, self.device):
+            theta = self.network.sample_globals(count)
             found = self.map_chunks(
                 compute,
                 draws=number or count,
@@ -103,14 +109,28 @@ class Posterior(SummarizedPosterior):
         check_finite_results(latents, "the draws", self.index, observation_dim=1)
         if number is not None:
             warn_of_unreliable_draws(torch.cat(k_hats), number)
-        return found
+        shared = {name: value.cpu() for name, value in theta.items()}
+        return latents | shared | {name: found[name] for name in found if name not in latents}
+
+    def check_resamples(self, resample: bool) -> None:
+        """Raise `OptionError` if draws are to be resampled, but the model has global latents.
+
+        Each draw of the global latents would need proposals of its own.
+        """
+        shared = [site.name for site in self.model.structure.globals]
+        if resample and shared:
+            raise OptionError(
+                f"resample=True is not possible with the global latents {shared}: the weights of the draws of an observation are "
+                f"those given one value of the global latents, and each draw has another. Refine the posteriors instead "
+                f"(AmortizedVI.refine), or use a richer family."
+            )
 
     def log_prob(self, values: Mapping[str, Tensor]) -> Tensor:
-        """Return the log density of given values of the latents, in nats.
+        """Return the log density of given values of the latents in the data plate, in nats.
 
         Args:
-            values: for each latent site ``(*S, N, *nested, *event)`` with any sample shape ``*S``. Deterministic sites, as
-                `sample` returns them, are passed over.
+            values: for each latent site ``(*S, N, *nested, *event)`` with any sample shape ``*S``. Deterministic sites and
+                global latents, as `sample` returns them, are passed over.
 
         Returns:
             ``log q(z | x)`` in the support of the sites (the Jacobian of the transforms included), ``(*S, N)``.
@@ -120,7 +140,8 @@ class Posterior(SummarizedPosterior):
             NonFiniteError: a log density is NaN or positive infinity.
         """
         if isinstance(values, Mapping) and not set(values) <= self.latents.names:
-            values = {name: value for name, value in values.items() if name not in self.deterministic}
+            others = {*self.deterministic, *(site.name for site in self.model.structure.globals)}
+            values = {name: value for name, value in values.items() if name not in others}
         *sample_shape, observations = self.latents.leading_shape(values)
         if observations != len(self):
             raise DataError(f"values are of {observations} observations, but the posterior is of {len(self)}.")

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from amortvi._util.lazy import pandas as pd
+from amortvi._util.memory import rows_at_once
 from amortvi._util.random import random_state
 from amortvi.data import Chunk
 from amortvi.errors import FamilyError
@@ -39,6 +40,8 @@ __all__ = ["SummarizedPosterior"]
 
 _ESTIMATES = 0
 """The seed of the draws from which quantities without a closed form are estimated, so that they are reproducible."""
+_GLOBAL_DRAWS = 10_000
+"""The number of draws from which the summaries of global latents are estimated: to 1 percent of a standard deviation."""
 _IMPLAUSIBLE, _TAILS, _WHOLE = "/implausible", "/tails", "latents"
 
 
@@ -69,7 +72,7 @@ class SummarizedPosterior(ChunkedPosterior):
 
     @property
     def mean(self) -> dict[str, Tensor]:
-        """The mean of each site, ``(N, *nested, *event)``.
+        """The mean of each site, ``(N, *nested, *event)``; of a global latent ``(*shape)``, estimated from draws.
 
         Raises:
             NonFiniteError: a mean is NaN or infinite.
@@ -83,7 +86,7 @@ class SummarizedPosterior(ChunkedPosterior):
 
     @property
     def std(self) -> dict[str, Tensor]:
-        """The standard deviation of each site, ``(N, *nested, *event)``.
+        """The standard deviation of each site, ``(N, *nested, *event)``; of a global latent ``(*shape)``, estimated from draws.
 
         Raises:
             NonFiniteError: a standard deviation is NaN or infinite.
@@ -97,12 +100,13 @@ class SummarizedPosterior(ChunkedPosterior):
 
     @property
     def median(self) -> dict[str, Tensor]:
-        """The median of each element of each site, ``(N, *nested, *event)``.
+        """The median of each element of each site, ``(N, *nested, *event)``; of a global latent ``(*shape)``.
 
         Raises:
             NonFiniteError: a median is NaN or infinite.
         """
-        return {name: value[0] for name, value in self.quantiles([0.5]).items()}
+        found = {name: value[0] for name, value in self.quantiles([0.5]).items()}
+        return found | {name: value.cpu() for name, value in self.network.global_medians().items()}
 
     def quantiles(self, quantiles: Sequence[float]) -> dict[str, Tensor]:
         """Return quantiles of each element of each site.
@@ -111,7 +115,8 @@ class SummarizedPosterior(ChunkedPosterior):
             quantiles: probabilities strictly between 0 and 1.
 
         Returns:
-            For each site ``(len(quantiles), N, *nested, *event)``.
+            For each site ``(len(quantiles), N, *nested, *event)``; for a global latent ``(len(quantiles), *shape)``, estimated
+            from draws.
 
         Raises:
             OptionError: a probability is not strictly between 0 and 1.
@@ -139,7 +144,8 @@ class SummarizedPosterior(ChunkedPosterior):
         Args:
             what: the quantity, for messages.
             of_posterior: computes it for the latent sites.
-            of_draws: computes it for a deterministic site from draws, ``(K, B, *shape)``; by default these are omitted.
+            of_draws: computes it for a deterministic site from draws, ``(K, B, *shape)``, or for a global latent from draws,
+                ``(K, *shape)``; by default these are omitted.
             observation_dim: the dimension of the results that indexes observations.
             moments: whether the quantity is meaningless if the tails dominate it.
         """
@@ -158,7 +164,16 @@ class SummarizedPosterior(ChunkedPosterior):
         warn_of(IMPLAUSIBLE, flagged, self.index, stacklevel=3)
         if dominated is not None:
             warn_of(TAIL_DOMINATED, dominated, self.index, stacklevel=3)
-        return found if of_draws is None else found | self._of_deterministic(of_draws, observation_dim)
+        if of_draws is None:
+            return found
+        return found | self._of_globals(of_draws) | self._of_deterministic(of_draws, observation_dim)
+
+    def _of_globals(self, of_draws: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+        """Return a quantity of each global latent, computed from draws, ``(K, *shape)``."""
+        with random_state(_ESTIMATES, self.device):
+            size = sum(site.shape.numel() for site in self.model.structure.globals)
+            drawn = self.network.sample_globals(min(_GLOBAL_DRAWS, max(DRAWS, rows_at_once(size))))
+        return {name: of_draws(value.cpu()) for name, value in drawn.items()}
 
     def _of_deterministic(self, of_draws: Callable[[Tensor], Tensor], observation_dim: int = 0) -> dict[str, Tensor]:
         """Return a quantity of each deterministic site, computed from draws, ``(K, B, *shape)``."""
@@ -167,13 +182,14 @@ class SummarizedPosterior(ChunkedPosterior):
 
         def draw(chunk: Chunk, q: Distribution) -> dict[str, Tensor]:
             vector = torch.cat([q.sample(torch.Size([len(span)])) for span in chunk.draw_spans()])
-            return deterministic_sites(self.model, chunk, self.latents.constrain(vector)[0])
+            return deterministic_sites(self.model, chunk, self.latents.constrain(vector)[0], theta)
 
         def compute(chunk: Chunk, q: Distribution) -> dict[str, Tensor]:
             # A site may be integer or boolean.
             return {name: of_draws(1.0 * value) for name, value in draw(chunk, q).items()}
 
         with random_state(_ESTIMATES, self.device):
+            theta = self.network.sample_globals(DRAWS)
             return self.map_chunks(compute, draws=DRAWS, observation_dim=observation_dim, probe=draw)
 
     @property
@@ -224,14 +240,15 @@ class SummarizedPosterior(ChunkedPosterior):
         return found / std.unsqueeze(-1) / std.unsqueeze(-2)
 
     def to_frame(self, quantiles: Sequence[float] = (0.05, 0.5, 0.95)) -> pd.DataFrame:
-        """Return a summary with one row for each observation and each element of its sites.
+        """Return a summary with one row for each observation and each element of its sites, and for each global latent.
 
         Args:
             quantiles: probabilities strictly between 0 and 1.
 
         Returns:
             Columns ``mean``, ``std`` and one for each quantile, such as ``5%``. The index consists of the observation (the
-            user's label, if there is one) and the element, such as ``z[0]``.
+            user's label, if there is one) and the element, such as ``z[0]``. The rows of global latents come last; they have
+            ``"global"`` in place of an observation.
 
         Raises:
             OptionError: a probability is not strictly between 0 and 1.
@@ -246,13 +263,21 @@ class SummarizedPosterior(ChunkedPosterior):
             *self.labels,
             *(label for name in computed for label in element_labels(name, self.deterministic[name])),
         ]
+        of_globals = self._of_globals(lambda draws: _summary_of_draws(draws.unsqueeze(1), levels)[0])
+        shared = {
+            label: row
+            for site in self.model.structure.globals
+            for label, row in zip(site.labels, of_globals[site.name], strict=True)
+        }
         index = range(table.shape[0]) if self.index is None else self.index
         name = getattr(index, "name", None) or self.model.structure.plate
-        return pd.DataFrame(
-            torch.cat([table, *computed.values()], dim=1).flatten(0, 1).numpy(),
-            index=pd.MultiIndex.from_product([index, labels], names=[name, "latent"]),
-            columns=["mean", "std", *(f"{100 * level:g}%" for level in levels)],
-        )
+        rows = pd.MultiIndex.from_product([index, labels], names=[name, "latent"])
+        values = torch.cat([table, *computed.values()], dim=1).flatten(0, 1)
+        if shared:
+            of_shared = pd.MultiIndex.from_product([["global"], [*shared]], names=rows.names)
+            rows, values = rows.append(of_shared), torch.cat([values, torch.stack([*shared.values()])])
+        columns = ["mean", "std", *(f"{100 * level:g}%" for level in levels)]
+        return pd.DataFrame(values.numpy(), index=rows, columns=columns)
 
 
 def _quantiles_of_draws(draws: Tensor, levels: Sequence[float]) -> Tensor:

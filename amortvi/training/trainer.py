@@ -10,7 +10,7 @@ import torch
 
 from amortvi.compile import fuse, place_optimizer_state, without_dynamo
 from amortvi.data import Observations
-from amortvi.errors import OptionError
+from amortvi.errors import DataError, OptionError
 from amortvi.model import Model
 from amortvi.objectives import make_objective
 from amortvi.posterior import InferenceNetwork
@@ -84,8 +84,11 @@ class Trainer:
         train = train.resident(device)
         held_out = None if validation is None else validation.resident(device)
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        update = Update(modules, objective, train.size, Totals(device), optimizer, parameters, options.gradient_clip)
+        observations = self._observations(train)
+        update = Update(modules, objective, observations, Totals(device), optimizer, parameters, options.gradient_clip)
         size = None if held_out is None else held_out.size
+        if held_out is not None and self.model.structure.globals:
+            size = observations  # held-out data add nothing to the posterior of the global latents, whose KL stays the same
         steps = FitSteps.for_fit(update, size, options, self._steps)
         # A CUDA graph is replayed for one copy of the data, and would keep it in the memory of the GPU.
         self._steps = steps if device.type == "cpu" else None
@@ -110,6 +113,18 @@ class Trainer:
                 self.convergence = self._judged("interrupted", loop)
             raise
         self.convergence = self._judged(status, loop)
+
+    def _observations(self, train: Observations) -> int | None:
+        """Return the number of training observations, which share the terms outside the data plate; ``None`` if unknown."""
+        if train.size is not None or not self.model.structure.globals:
+            return train.size
+        if self.model.structure.full_size is None:
+            raise DataError(
+                f"the number of observations of {train.name} is unknown, but they share the KL of the global latents: pass data "
+                f"of known length, or declare their number N in the model, with "
+                f"pyro.plate({self.model.structure.plate!r}, N, subsample=x)."
+            )
+        return self.model.structure.full_size
 
     def _judged(self, status: Status, loop: Loop) -> Convergence:
         climb = self.records[-1].elbo - self.records[0].elbo if self.records else 0.0

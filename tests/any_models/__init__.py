@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from amortvi.encoders import MLP
+from amortvi.encoders import MLP, DeepSets, Recurrent, SetAttention
 from tests.any_models import latents, observed, parameters
 from tests.any_models.data import (
     FEATURES,
@@ -83,6 +83,13 @@ CASES: dict[str, Case] = {
     "a subsampled plate": case(latents.subsampled, scale=FULL / ROWS),
     "subsampled in parts": case(latents.subsampled_in_parts, shapes={"z": ()}, nesting=2, scale=FULL / ROWS),
     "a mask": case(observed.masked, real(), real() > 0, shapes={"z": ()}, nesting=2),
+    "a set": case(
+        observed.a_set, real(), real() > 0, shapes={"z": ()}, encoder=lambda: DeepSets(1, [4], after_pooling=[4])
+    ),
+    "attention to a set": case(
+        observed.a_set, real(), real() > 0, shapes={"z": ()}, encoder=lambda: SetAttention(1, [4], heads=2)
+    ),
+    "a sequence": case(observed.a_set, real(), real() > 0, shapes={"z": ()}, encoder=lambda: Recurrent(1, [3])),
     "scales": case(observed.scaled),
     "weights": case(observed.with_weights, real(), covariate()),
     "a factor": case(observed.with_factor),

@@ -12,6 +12,7 @@ from torch import Tensor
 import amortvi as avi
 from amortvi._util.modes import evaluation_mode
 from amortvi.data import Batch
+from amortvi.families import draw
 from amortvi.posterior import LogWeights, log_weights
 from tests.any_models import CASES, Case
 
@@ -47,7 +48,8 @@ def weights_of(vi: avi.AmortizedVI, case: Case, draws: int, seed: int) -> LogWei
     pyro.set_rng_seed(seed)
     with vi.generative.inference_mode(), evaluation_mode(vi.guide):
         batch = Batch(case.args, case.kwargs)
-        return log_weights(vi.generative, vi.guide.network(batch), batch, draws)
+        q = vi.guide.network(batch)
+        return log_weights(vi.generative, q, batch, draw(q, draws))
 
 
 def parameters_of(vi: avi.AmortizedVI) -> dict[str, Tensor]:

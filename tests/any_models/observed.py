@@ -16,6 +16,12 @@ def masked(x: Tensor, seen: Tensor) -> None:
             pyro.sample("x", dist.Normal(z, 0.5), obs=x)
 
 
+def a_set(x: Tensor, seen: Tensor) -> None:
+    with pyro.plate("data", x.shape[0]):
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        pyro.sample("x", dist.Normal(z.unsqueeze(-1), 0.5).mask(seen).to_event(1), obs=x)
+
+
 def scaled(x: Tensor) -> None:
     with pyro.plate("data", x.shape[0]):
         with poutine.scale(scale=0.3):

@@ -9,10 +9,11 @@ import pytest
 import torch
 from pyro import distributions as dist
 from pyro import poutine
+from pyro.infer.autoguide import AutoNormal
 from torch import Tensor
 
 import amortvi as avi
-from amortvi.errors import ModelError
+from amortvi.errors import ModelError, OptionError
 from tests.bad_input.helpers import FEATURES, LATENTS, data, decoded, estimator, fit, network, observe, prior, refused
 
 Model = Callable[[Tensor], None]
@@ -67,10 +68,26 @@ def no_latent_in_plate(x: Tensor) -> None:
         observe(z.expand(x.shape[0], LATENTS), x)
 
 
-def latent_outside(x: Tensor) -> None:
-    w = pyro.sample("w", prior())
+def with_global(make: Callable[[Tensor], Any], use: Callable[[Any], Any] = torch.zeros_like) -> Model:
+    """Return a model with a latent outside the data plate, whose prior ``make`` returns for the data."""
+
+    def model(x: Tensor) -> None:
+        w = make(x)
+        with pyro.plate("data", x.shape[0]):
+            observe(pyro.sample("z", prior()) + use(w).sum(), x)
+
+    return model
+
+
+def bound_from_a_global(x: Tensor) -> None:
+    width = pyro.sample("width", dist.HalfNormal(1.0))
     with pyro.plate("data", x.shape[0]):
-        observe(pyro.sample("z", prior()) + w, x)
+        observe(pyro.sample("z", dist.Uniform(-width - 1, width + 1).expand([LATENTS]).to_event(1)), x)
+
+
+def subsampled_topics(x: Tensor) -> Tensor:
+    with pyro.plate("topics", 9, subsample_size=3):
+        return pyro.sample("w", dist.Normal(0.0, 1.0))
 
 
 def latent_under_mask(x: Tensor) -> None:
@@ -118,7 +135,38 @@ MODELS: dict[str, tuple[Model, tuple[str, ...]]] = {
     "nested subsample": (nested_subsample, ("latent site 'z'", "plate 'parts'", "3 of 9", "complete")),
     "no latent": (in_plate(lambda x: pyro.sample("x", prior(FEATURES), obs=x)), ("no latent site", "obs=")),
     "no latent in the plate": (no_latent_in_plate, ("plate 'data' contains no latent", "['z']", "inside the plate")),
-    "a latent outside": (latent_outside, ("latent site 'w'", "outside plate 'data'", "parameter", "inside the plate")),
+    "a discrete global latent": (
+        with_global(lambda x: pyro.sample("w", dist.Poisson(2.0))),
+        ("latent site 'w' is discrete (Poisson)",),
+    ),
+    "a global latent of the size of the batch": (
+        with_global(lambda x: pyro.sample("w", dist.Normal(torch.zeros(len(x)), 1.0).to_event(1))),
+        ("latent site 'w' is outside plate 'data'", "(40,)", "(39,)", "inside 'with pyro.plate('data', ...):'"),
+    ),
+    "a global prior from data": (
+        with_global(lambda x: pyro.sample("w", dist.Normal(x.mean(), 1.0))),
+        ("site 'w' is outside plate 'data'", "depends on the rows"),
+    ),
+    "a global bound from a global latent": (
+        with_global(lambda x: pyro.sample("w", dist.Uniform(0.0, pyro.sample("width", dist.HalfNormal(1.0)) + 1))),
+        ("support of latent site 'w'", "differs from run to run", "fixed support"),
+    ),
+    "a local bound from a global latent": (
+        bound_from_a_global,
+        ("support of latent site 'z'", "differs from run to run", "fixed support"),
+    ),
+    "a lower global bound from a global latent": (
+        with_global(lambda x: pyro.sample("w", dist.Uniform(-pyro.sample("width", dist.HalfNormal(1.0)), 9.0))),
+        ("support of latent site 'w'", "differs from run to run", "fixed support"),
+    ),
+    "a learned global bound": (
+        with_global(lambda x: pyro.sample("w", dist.Uniform(0.0, pyro.param("high", torch.tensor(2.0))))),
+        ("latent site 'w'", "upper_bound", "fixed support"),
+    ),
+    "a global latent of a part": (
+        with_global(subsampled_topics),
+        ("latent site 'w'", "'topics'", "3 of 9", "complete"),
+    ),
     "discrete latent": (
         with_prior(lambda x: dist.Bernoulli(torch.full((LATENTS,), 0.3)).to_event(1)),
         ("latent site 'z' is discrete (Bernoulli)", "MixtureSameFamily", "logsumexp", "obs="),
@@ -163,7 +211,7 @@ def test_unsupported_models(case: str) -> None:
 
 
 def test_the_plate_can_be_named() -> None:
-    with refused(ModelError, "latent site 'w'", "outside plate 'a'"):
+    with refused(ModelError, "observed site 'x' is in plate 'b'", "plate 'a'"):
         fit(estimator(two_candidates, plate="a"), data())
     with refused(ModelError, "plate='rows' is not in the model", "'a' of size 40, 'b' of size 40"):
         fit(estimator(two_candidates, plate="rows"), data())
@@ -183,6 +231,37 @@ def test_a_nested_plate_of_batch_size() -> None:
     with refused(ModelError, "several plates", "['data', 'parts']", "plate=..."):
         estimator(inner).setup(data(FEATURES), seed=0)
     assert estimator(inner, plate="data").setup(data(FEATURES)).generative.structure.plate == "data"
+
+
+@pytest.mark.parametrize(
+    ("global_guide", "error", "facts"),
+    [
+        ("AutoNormal", OptionError, ("global_guide must be a class", "got str")),
+        (
+            lambda model: pyro.poutine.block(model),
+            OptionError,
+            ("global_guide must return a guide", "autoguide", "got "),
+        ),
+        (
+            lambda model: AutoNormal(pyro.poutine.block(model, hide=["w"])),
+            OptionError,
+            ("does not sample the global latents ['w']",),
+        ),
+    ],
+    ids=["not callable", "not a guide", "a site is missing"],
+)
+def test_global_guides(global_guide: Any, error: type[Exception], facts: tuple[str, ...]) -> None:
+    def shared(x: Tensor) -> Tensor:
+        return pyro.sample("w", dist.Normal(0.0, 1.0)) + pyro.sample("v", dist.Normal(0.0, 1.0))
+
+    with refused(error, *facts):
+        avi.AmortizedVI(with_global(shared), network(), global_guide=global_guide).setup(data(), seed=0)
+
+
+def test_a_global_guide_without_global_latents() -> None:
+    vi = avi.AmortizedVI(in_plate(lambda x: observe(pyro.sample("z", prior()), x)), network(), global_guide=AutoNormal)
+    with refused(ModelError, "AutoNormal", "has no effect", "plate 'data'"):
+        fit(vi, data())
 
 
 def test_long_errors_are_cut() -> None:

@@ -14,6 +14,7 @@ from amortvi.comparison.fits import Fit
 from amortvi.errors import AmortviWarning, DataError, FamilyError, NotFittedError, OptionError
 from tests.comparison.conftest import FAMILIES, SHORT, UNCHANGED, X, make_encoder, make_model, with_param
 from tests.exact import linear_gaussian, solved
+from tests.families.network_family import NetworkFamily
 
 UNRELIABLE = "ignore:the evidence of .* may be nats too low"
 pytestmark = pytest.mark.filterwarnings(UNRELIABLE)
@@ -201,14 +202,14 @@ def test_one_observation_has_no_standard_error(fits: FamilyFits) -> None:
     assert np.isfinite(table["elbo"]).all()
 
 
-def test_flows_can_be_compared_but_not_refined() -> None:
+def test_families_without_parameters_for_each_observation_can_be_compared_but_not_refined() -> None:
     model = linear_gaussian(2, 3, dtype=torch.float32)
     x = model.simulate(100, seed=0)
-    fits = fit_families(model, avi.encoders.MLP(3, [8]), ["flow", "full"], x, freeze_model=True, **SHORT)
+    fits = fit_families(model, avi.encoders.MLP(3, [8]), [NetworkFamily, "full"], x, freeze_model=True, **SHORT)
     table = compare(fits, x, particles=5)
-    assert set(table.index) == {"flow", "full"}
+    assert set(table.index) == {"NetworkFamily", "full"}
     assert np.isfinite(table.drop(columns=["verdict", "score", "seed_sd"])).all(axis=None)
-    with pytest.raises(FamilyError, match="Flow"):
+    with pytest.raises(FamilyError, match="NetworkFamily"):
         compare(fits, x, particles=5, gaps=True)
 
 

@@ -1,5 +1,7 @@
 """Log weights: their terms, their closed forms, and their independence of the batch."""
 
+from typing import Any
+
 import pyro
 import pytest
 import torch
@@ -8,9 +10,9 @@ from torch.distributions import Distribution, Independent, Laplace, Normal, Tran
 
 from amortvi.data import Batch
 from amortvi.errors import OptionError
-from amortvi.families import FullCovariance, kl_to_standard_normal
+from amortvi.families import FullCovariance, draw, kl_to_standard_normal
 from amortvi.model import Model
-from amortvi.posterior import log_weights
+from amortvi.posterior import LogWeights, log_weights
 from tests.exact import linear_gaussian
 
 DOUBLE = torch.float64
@@ -30,10 +32,14 @@ def posterior() -> Distribution:
     return family.distribution(0.3 * torch.randn(6, family.num_parameters, dtype=DOUBLE))
 
 
+def weights(model: Model, q: Distribution, batch: Batch, draws: int, **options: Any) -> LogWeights:
+    return log_weights(model, q, batch, draw(q, draws), **options)
+
+
 def test_weights_of_a_linear_gaussian_model(model: Model) -> None:
     q = posterior()
-    found = log_weights(model, q, BATCH, 4)
-    z = found.vector
+    found = weights(model, q, BATCH, 4)
+    z = found.drawn.vector
     assert z.shape == (4, 6, 3)
     log_joint = PROGRAM.posterior(X).log_prob(z) + PROGRAM.log_evidence(X)
     torch.testing.assert_close(found.log_likelihood + found.log_priors["z"], log_joint)
@@ -47,15 +53,15 @@ def test_weights_of_a_linear_gaussian_model(model: Model) -> None:
 @pytest.mark.parametrize("kl", ["auto", "closed_form"])
 def test_closed_form_kl_replaces_the_densities(model: Model, kl: str) -> None:
     q = posterior()
-    found = log_weights(model, q, BATCH, 4, kl=kl)
+    found = weights(model, q, BATCH, 4, kl=kl)
     torch.testing.assert_close(found.kl, kl_to_standard_normal(q))
     assert found.log_posterior is None
     assert not found.log_priors
 
 
 def test_another_density_can_be_given(model: Model) -> None:
-    found = log_weights(model, posterior(), BATCH, 4, log_density=lambda z: z.sum(-1))
-    torch.testing.assert_close(found.log_posterior, found.vector.sum(-1))
+    found = weights(model, posterior(), BATCH, 4, log_density=lambda z: z.sum(-1))
+    torch.testing.assert_close(found.log_posterior, found.drawn.vector.sum(-1))
 
 
 def log_normal(x: torch.Tensor) -> None:
@@ -68,28 +74,28 @@ def test_weights_of_a_transformed_latent_in_a_subsampled_plate() -> None:
     """The posterior has a log-normal density, here that of the prior, and the plate does not scale the likelihood."""
     batch = Batch((torch.linspace(-1, 1, 3, dtype=DOUBLE),))
     model, q = Model(log_normal).setup(batch, 3), Independent(Normal(torch.zeros(3, 1, dtype=DOUBLE), 1.0), 1)
-    found = log_weights(model, q, batch, 5)
+    found = weights(model, q, batch, 5)
     torch.testing.assert_close(found.log_ratio, torch.zeros(5, 3, dtype=DOUBLE), rtol=0, atol=1e-7)
-    expected = Normal(found.vector.squeeze(-1).exp(), 1.0).log_prob(batch.args[0])
+    expected = Normal(found.drawn.vector.squeeze(-1).exp(), 1.0).log_prob(batch.args[0])
     torch.testing.assert_close(found.log_likelihood, expected)
     with pytest.raises(OptionError, match=r"the prior is not a fixed N\(0, I\)"):
-        log_weights(model, q, batch, 2, kl="closed_form")
+        weights(model, q, batch, 2, kl="closed_form")
 
 
 def test_an_unknown_closed_form_is_refused_on_request(model: Model) -> None:
     q = TransformedDistribution(Independent(Laplace(torch.zeros(6, 3, dtype=DOUBLE), 1.0), 1), [])
     message = "kl='closed_form' is not possible: that of TransformedDistribution is unknown"
     with pytest.raises(OptionError, match=message):
-        log_weights(model, q, BATCH, 2, kl="closed_form")
-    assert log_weights(model, q, BATCH, 2, kl="auto").closed_form_kl is None
+        weights(model, q, BATCH, 2, kl="closed_form")
+    assert weights(model, q, BATCH, 2, kl="auto").closed_form_kl is None
 
 
 def test_terms_are_named(model: Model) -> None:
-    found = log_weights(model, posterior(), BATCH, 2)
+    found = weights(model, posterior(), BATCH, 2)
     assert set(found.terms()) == {
         "observed site 'x'",
         "latent site 'z' (prior)",
         "the posterior (guide)",
         "the sites outside the plate",
     }
-    assert "the KL of the posterior (guide)" in log_weights(model, posterior(), BATCH, 2, kl="auto").terms()
+    assert "the KL of the posterior (guide)" in weights(model, posterior(), BATCH, 2, kl="auto").terms()

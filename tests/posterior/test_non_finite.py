@@ -22,6 +22,7 @@ from amortvi.posterior.evaluation import evaluate
 from amortvi.posterior.non_finite import implausible_rows, listed
 from amortvi.posterior.refinement import RefineOptions, refine
 from tests.exact import one_latent, with_parameters
+from tests.families.network_family import NetworkFamily
 
 DOUBLE = torch.float64
 LABELS = list("abcdefgh")
@@ -243,7 +244,7 @@ def test_families_without_bounds_are_checked_too(known: bool) -> None:
     assert implausible_rows(q).tolist() == [False, True, True, False]
     assert torch.equal(torch.get_rng_state(), state)
     torch.manual_seed(0)
-    vi = avi.AmortizedVI(normal, Failing(), "flow").setup(torch.randn(8, 2), seed=0)
+    vi = avi.AmortizedVI(normal, Failing(), NetworkFamily).setup(torch.randn(8, 2), seed=0)
     with pytest.warns(AmortviWarning, match=r"1 of 2 observations \(at position 1\) are implausible"):
         vi.posterior(torch.tensor([[0.1, 0.0], [1e6, 0.0]])).median  # noqa: B018  # the property computes
 

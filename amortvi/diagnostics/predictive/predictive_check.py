@@ -165,9 +165,9 @@ def _replicate(posterior: Posterior, draws: int, latents: Latents) -> dict[str, 
     """Draw data sets from the model: for each site ``(draws, N, *nested, *event)``."""
     if latents == "posterior":
         return predict(posterior, draws)
-    model = posterior.model
+    model, theta = posterior.model, posterior.network.sample_globals(draws)
     return posterior.map_chunks(
-        lambda chunk, _: model.simulate(chunk.batch, None, chunk.draws, draws_at_once=chunk.draws_at_once),
+        lambda chunk, _: model.simulate(chunk.batch, None, chunk.draws, theta=theta, draws_at_once=chunk.draws_at_once),
         draws=draws,
         observation_dim=1,
     )

@@ -62,7 +62,8 @@ def sample_chains(posterior: Posterior, options: NUTSOptions, seed: int | None) 
     """
     model, device = posterior.model, posterior.device
     gathered = Gathered(posterior.size, dim=2)
-    with model.inference_mode(), evaluation_mode(posterior.network), _progress_bar(options, posterior.size) as bar:
+    theta = posterior.network.global_medians()
+    with model.inference_mode(theta), evaluation_mode(posterior.network), _progress_bar(options, posterior.size) as bar:
         for group, batch in enumerate(iter_batches(posterior.observations, options.together, device)):
             model.check_data(batch)
             log_joint, q = partial(model.log_joint, batch), posterior.network(batch)

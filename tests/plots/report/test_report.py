@@ -17,10 +17,10 @@ from torch import Tensor
 import amortvi as avi
 from amortvi.diagnostics.gaps.diagnosis import diagnose
 from amortvi.errors import DataError, MissingDependencyError, NotFittedError, OptionError
-from amortvi.families import Flow
 from amortvi.plots.report import report
 from amortvi.plots.report.page import make_table
 from tests.exact import linear_gaussian
+from tests.families.network_family import NetworkFamily
 
 TITLES = ["Verdicts", "Comparison", "Gaps", "Reliability", "Calibration", "Latents", "Training"]
 
@@ -84,8 +84,8 @@ def test_names_are_escaped_and_one_observation_is_enough(fits: avi.FamilyFits, d
     assert "needs at least two observations" in page
 
 
-def test_a_flow_has_no_gaps_and_all_other_sections(data: Tensor, tmp_path: Path) -> None:
-    model, family = linear_gaussian(3, 4, dtype=torch.float32), Flow(transforms=1, hidden=[4])
+def test_a_family_that_cannot_be_refined_has_no_gaps_and_all_other_sections(data: Tensor, tmp_path: Path) -> None:
+    model, family = linear_gaussian(3, 4, dtype=torch.float32), NetworkFamily
     vi = avi.AmortizedVI(model, avi.encoders.MLP(4, []), family, freeze_model=True)
     vi.fit(data.float(), epochs=1, seed=0, progress=False)
     page = report(vi, data.float(), tmp_path / "a.html", draws=30, simulations=100).read_text(encoding="utf-8")

@@ -30,6 +30,9 @@ RECORDED = {
     "keywords",
     "normalisation and dropout",
     "convolutions",
+    "a set",
+    "attention to a set",
+    "a sequence",
 }
 """Models that differ in what is recorded. Others are recorded in the slow tests."""
 assert CASES.keys() >= RECORDED
