@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -105,6 +105,12 @@ class Batch:
             f" (It was called with {len(self.args)} arguments, because {name} holds {len(self.args)}; leave out those it does "
             f"not take, such as labels.)"
         )
+
+    def in_order(self, keywords: Sequence[str]) -> Batch:
+        """Return the batch with its keyword arguments in the order of ``keywords``, if these are their names."""
+        if list(self.kwargs) == list(keywords) or set(self.kwargs) != set(keywords):
+            return self
+        return replace(self, kwargs={name: self.kwargs[name] for name in keywords})
 
     def check_compatible(self, other: Batch, name: str, expected: str) -> None:
         """Raise `DataError` unless ``other`` has the same arguments, apart from the number of observations.

@@ -110,6 +110,7 @@ class AmortizedGuide(nn.Module):
         # Hidden from a trace or plate in which the guide may be running.
         with poutine.block(), evaluation_mode(self.network.encoder, self.model):
             with torch.no_grad():
+                self.network.keywords = tuple(kwargs)
                 context = self.network.context(example)
                 self.network.check_row_independence(example, context)
             self.model.setup(example, context.shape[0])

@@ -48,6 +48,9 @@ class InferenceNetwork(nn.Module):
         self.family = family
         self.label = label
         self.global_posterior = global_posterior
+        self.keywords: tuple[str, ...] = ()
+        """The keyword arguments in the order of the training data. A dict may list them in another one, but an encoder may tell
+        them apart by their position."""
         self._encoder_is_pyro = any(isinstance(part, PyroModule) for part in encoder.modules())
 
     def forward(self, batch: Batch) -> Distribution:
@@ -77,7 +80,7 @@ class InferenceNetwork(nn.Module):
             return batch.context
         # The parameters of a PyroModule already belong to the guide: they must not become param statements of a trace.
         with private_pyro_scope() if self._encoder_is_pyro else contextlib.nullcontext():
-            inputs = self.standardization(batch)
+            inputs = self.standardization(batch.in_order(self.keywords))
             try:
                 context = self.encoder(*inputs.args, **inputs.kwargs)
             except AmortviError:
@@ -108,7 +111,7 @@ class InferenceNetwork(nn.Module):
     def standardize(self, batch: Batch) -> None:
         """Standardize what the encoder reads, with the statistics of a sample of the training data."""
         self.standardization = Standardization.of(
-            batch,
+            batch.in_order(self.keywords),
             casts_integers=getattr(self.encoder, "casts_integers", False),
             shares_weights=getattr(self.encoder, "shares_weights", False),
         )
