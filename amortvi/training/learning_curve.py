@@ -20,7 +20,7 @@ FEWEST_EPOCHS = 20
 """With fewer epochs the gain is unknown."""
 _TOLERANCE, _RELATIVE_TOLERANCE = 0.01, 1e-4
 """A gain below this is negligible, in nats per observation or relative to the bound."""
-_WIDEST = 5
+_WIDEST = 30
 """The widest interval that is informative, in tolerances."""
 
 

@@ -93,7 +93,7 @@ def test_weights_multiply_the_likelihood_of_each_observation() -> None:
     found = weights_of(vi, weighted, 3, seed=0)
     unweighted = Batch((weighted.args[0], torch.zeros_like(weighted.args[1])))
     with vi.generative.inference_mode():
-        expected = vi.generative.log_probs(unweighted, vi.guide.latents.constrain(found.vector)[0]).local
+        expected = vi.generative.log_probs(unweighted, vi.guide.latents.constrain(found.drawn.vector)[0]).local
     torch.testing.assert_close(found.log_likelihoods["x"], expected["x"] * weighted.args[1].exp()[:, 0])
     torch.testing.assert_close(found.log_priors["z"], expected["z"])
 

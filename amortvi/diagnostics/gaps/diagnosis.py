@@ -7,6 +7,7 @@ may lose as much as one that is too weak; the history of the fit distinguishes t
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, TypeAlias
 
 from amortvi._util.text import capitalized
@@ -174,11 +175,11 @@ def diagnose(
     """
     if vi.convergence is None:
         raise NotFittedError("there is no fit to diagnose: call fit first.")
-    options = {"draws": draws, "simulations": simulations, "tolerance": tolerance, "seed": seed}
-    found = gaps(vi, x, **options)
+    measure = partial(gaps, vi, x, draws=draws, simulations=simulations, tolerance=tolerance, seed=seed)
+    found = measure()
     if _unreliable(found) or loss_beyond(found) > tolerance:
         # No Gaussian is close to the exact posterior.
-        found = gaps(vi, x, ["full", "mixture"], **options)
+        found = measure(["full", "mixture"])
     frozen = vi.freeze_model or next(vi.generative.parameters(), None) is None
     posterior = vi.posterior(x, copy=False)
     examined = examine_thoroughly(vi, x, found, seed=seed) if thorough else None

@@ -28,6 +28,7 @@ from torch import Tensor
 
 from amortvi._util.checks import optional, positive_int
 from amortvi.errors import FamilyError
+from amortvi.families.gaussians.diagonal import DiagonalScale
 from amortvi.families.gaussians.folded import FoldedTriangle
 from amortvi.families.gaussians.full_covariance import TriangularScale
 from amortvi.families.gaussians.gaussian import GaussianFamily, ScaleOperator
@@ -47,15 +48,15 @@ class ChainScale(ScaleOperator):
         order: the position of each coordinate of the chain in the latent vector, ``(D,)``, or ``None`` if it is the same.
     """
 
-    def __init__(self, step: TriangularScale, couplings: Tensor, order: Tensor | None) -> None:
+    def __init__(self, step: ScaleOperator, couplings: Tensor, order: Tensor | None) -> None:
         self.step = step
         self.couplings = couplings
         self.order = order
         self._steps, self._size = couplings.shape[-3] + 1, couplings.shape[-1]
         identity = torch.eye(self._size, dtype=couplings.dtype, device=couplings.device)
-        self._innovation = torch.linalg.cholesky_ex(identity + couplings @ couplings.mT)[0]
-        inner = torch.linalg.cholesky_ex(identity + couplings.mT @ couplings)[0]
-        self._transition = torch.linalg.solve_triangular(inner, couplings.mT, upper=False).mT
+        self._innovation = _cholesky(identity + _multiply(couplings, couplings.mT))
+        inner = _cholesky(identity + _multiply(couplings.mT, couplings))
+        self._transition = _solve(inner, couplings.mT, upper=False).mT
 
     def _to_chain(self, vector: Tensor) -> Tensor:
         """Map ``(..., D)`` to ``(..., T, d)``."""
@@ -69,7 +70,7 @@ class ChainScale(ScaleOperator):
     def matmul(self, noise: Tensor) -> Tensor:
         first, later = self._to_chain(noise).split([1, self._steps - 1], dim=-2)
         # C = G'^-1 for the Cholesky factor G of I + B B'.
-        innovation = torch.linalg.solve_triangular(self._innovation.mT, later.unsqueeze(-1), upper=True).squeeze(-1)
+        innovation = _solve(self._innovation.mT, later.unsqueeze(-1), upper=True).squeeze(-1)
         return self._to_vector(
             self.step.matmul(linear_recurrence(self._transition, torch.cat([first, innovation], -2)))
         )
@@ -118,7 +119,7 @@ def linear_recurrence(transition: Tensor, innovation: Tensor) -> Tensor:
     into_even, into_odd = transition[..., 0::2, :, :], transition[..., 1::2, :, :]
     pairs = even.shape[-2]
     combined = even + _apply(into_even, odd[..., :pairs, :])
-    at_even = linear_recurrence(into_even[..., 1:, :, :] @ into_odd[..., : pairs - 1, :, :], combined)
+    at_even = linear_recurrence(_multiply(into_even[..., 1:, :, :], into_odd[..., : pairs - 1, :, :]), combined)
     later = odd[..., 1:, :] + _apply(into_odd, at_even[..., : odd.shape[-2] - 1, :])
     at_odd = torch.cat([odd[..., :1, :].expand(*later.shape[:-2], 1, -1), later], dim=-2)
     together = torch.stack([at_odd[..., :pairs, :], at_even], dim=-2).flatten(-3, -2)
@@ -128,6 +129,23 @@ def linear_recurrence(transition: Tensor, innovation: Tensor) -> Tensor:
 def _apply(matrices: Tensor, vectors: Tensor) -> Tensor:
     """Multiply ``(*B, T, d, d)`` by ``(*S, *B, T, d)``; as arithmetic, because the matrices are small."""
     return (matrices * vectors.unsqueeze(-2)).sum(-1)
+
+
+# LAPACK is called once per matrix, which for a chain of scalars takes ten times as long as elementwise operations.
+
+
+def _multiply(left: Tensor, right: Tensor) -> Tensor:
+    return left * right if left.shape[-1] == 1 else left @ right
+
+
+def _cholesky(matrices: Tensor) -> Tensor:
+    return matrices.sqrt() if matrices.shape[-1] == 1 else torch.linalg.cholesky_ex(matrices)[0]
+
+
+def _solve(triangular: Tensor, right: Tensor, *, upper: bool) -> Tensor:
+    if triangular.shape[-1] == 1:
+        return right / triangular
+    return torch.linalg.solve_triangular(triangular, right, upper=upper)
 
 
 class Banded(GaussianFamily):
@@ -204,9 +222,10 @@ class Banded(GaussianFamily):
         within = size * (size - 1) // 2
         ordered = log_scale if self.order is None else log_scale.index_select(-1, self.order)
         lower, couplings = off_diagonal.split([steps * within, (steps - 1) * size**2], dim=-1)
-        step = TriangularScale(
-            ordered.unflatten(-1, (steps, size)), FoldedTriangle(lower.unflatten(-1, (steps, within)), size)
-        )
+        by_step = ordered.unflatten(-1, (steps, size))
+        step: ScaleOperator = DiagonalScale(by_step)
+        if size > 1:
+            step = TriangularScale(by_step, FoldedTriangle(lower.unflatten(-1, (steps, within)), size))
         couplings = couplings.unflatten(-1, (steps - 1, size, size))
         squared_norm = couplings.square().sum((-1, -2), keepdim=True)
         return ChainScale(step, couplings * (1 + squared_norm / _LARGEST_NORM**2).rsqrt(), self.order)
