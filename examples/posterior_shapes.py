@@ -117,7 +117,7 @@ def main() -> None:
             encoder = avi.encoders.MLP(problem.features)
             vi = avi.AmortizedVI(problem.model, encoder, FAMILIES[name], freeze_model=True)
             vi.fit(train, objective=avi.objectives.ELBO(particles=8), seed=options.seed, progress=False)
-            found = avi.gaps(vi, test, seed=options.seed)
+            found = avi.gaps(vi, test, families=["full", avi.families.Mixture(5)], seed=options.seed)
             refined = found.refined[found.family]
             rows.append(
                 {
