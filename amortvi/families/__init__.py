@@ -5,6 +5,7 @@ in `NAMED`.
 """
 
 from amortvi.families.base import Family, ParametricFamily, require_parametric
+from amortvi.families.by_site import Structured, TopDown
 from amortvi.families.choice import NAMED, FamilyChoice, family_label, make_family, resolve_family
 from amortvi.families.closed_forms import (
     StandardNormal,
@@ -26,7 +27,6 @@ from amortvi.families.gaussians import (
     ScaleOperator,
 )
 from amortvi.families.mixture import Mixture
-from amortvi.families.structured import Structured
 from amortvi.families.student_t import StudentT
 from amortvi.families.wrapped import WrappedFamily
 
@@ -39,6 +39,7 @@ NAMED.update(
     mixture=Mixture,
     structured=Structured,
     student_t=StudentT,
+    top_down=TopDown,
 )
 
 __all__ = [
@@ -59,6 +60,7 @@ __all__ = [
     "StandardNormal",
     "Structured",
     "StudentT",
+    "TopDown",
     "TransformedNoise",
     "WrappedFamily",
     "covariance",

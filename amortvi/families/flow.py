@@ -2,9 +2,9 @@ r"""A conditional normalizing flow (Rezende and Mohamed, 2015), built with the t
 
 .. math::
 
-    z = \mu(x) + A(x)\, f_x(\epsilon), \quad \epsilon \sim N(0, I),
-
-    \log q(z \mid x) = \log N(\epsilon; 0, I) - \log\lvert\det \partial f_x / \partial \epsilon\rvert - \log\lvert\det A(x)\rvert .
+    z &= \mu(x) + A(x)\, f_x(\epsilon), \quad \epsilon \sim N(0, I), \\
+    \log q(z \mid x) &= \log N(\epsilon; 0, I) - \log\lvert\det \partial f_x / \partial \epsilon\rvert
+        - \log\lvert\det A(x)\rvert .
 
 :math:`f_x` is a composition of inverse-autoregressive transforms (Kingma et al., 2016): a coordinate of a draw is a monotonic
 function of its own noise, with coefficients from a masked network that reads the noise of the coordinates before it. A draw
@@ -37,6 +37,7 @@ from amortvi.errors import FamilyError, OptionError
 from amortvi.families.choice import FamilyChoice
 from amortvi.families.closed_forms import implausible
 from amortvi.families.draws import Draws, TransformedNoise, has_fast_density
+from amortvi.families.gate import Gate
 from amortvi.families.gaussians import Gaussian
 from amortvi.families.wrapped import WrappedFamily
 
@@ -118,7 +119,7 @@ class Flow(WrappedFamily):
                 hidden_features=self.hidden,
                 activation=nn.Tanh,
             )
-            layer.hyper = _Gate(layer.hyper)
+            layer.hyper = Gate(layer.hyper, _RATE)
             layers.append(layer)
             order = order.flip(0)
         self.layers = nn.ModuleList(layers)
@@ -142,15 +143,15 @@ class Flow(WrappedFamily):
     def unlock(self, fraction: float) -> None:
         super().unlock(fraction)
         for gate in self._gates():
-            gate.strength.fill_(fraction)
+            gate.unlock(fraction)
 
     def settle(self) -> None:
         super().settle()
         for gate in self._gates():
             gate.settle()
 
-    def _gates(self) -> list[_Gate]:
-        return [cast(_Gate, layer.hyper) for layer in self.layers]
+    def _gates(self) -> list[Gate]:
+        return [cast(Gate, layer.hyper) for layer in self.layers]
 
     def distribution(self, parameters: Tensor) -> FlowDistribution:
         """Return the posteriors with ``parameters`` of shape ``(*B, P)``."""
@@ -158,35 +159,6 @@ class Flow(WrappedFamily):
         transforms = [layer(features) for layer in self.layers]
         passes = min(self.dim, self.passes or self.dim)
         return FlowDistribution(transforms, cast(Gaussian, self.inner.distribution(own)), passes)
-
-
-class _Gate(nn.Module):
-    """A network whose output is multiplied by a number between 0 and 1; it starts at zero output."""
-
-    strength: Tensor
-    """The current factor; compiled steps read it in each step."""
-
-    def __init__(self, network: nn.Sequential) -> None:
-        super().__init__()
-        self.network = network
-        self.register_buffer("strength", torch.ones(()), persistent=False)
-        for parameter in self._last.parameters():
-            nn.init.zeros_(parameter)
-
-    @property
-    def _last(self) -> nn.Module:
-        return self.network[-1]
-
-    def settle(self) -> None:
-        """Set the factor to one and keep the outputs."""
-        with torch.no_grad():
-            for parameter in self._last.parameters():
-                parameter.mul_(self.strength)
-        self.strength.fill_(1.0)
-
-    def forward(self, x: Tensor) -> Tensor:
-        output: Tensor = _RATE * self.strength * self.network(x)
-        return output
 
 
 class FlowDistribution(TransformedNoise):

@@ -17,4 +17,5 @@ FAMILIES: dict[str, families.FamilyChoice] = {
     "structured": "structured",
     "structured with a mixture": families.Structured(default=families.Mixture(2, "diagonal")),
     "student_t": "student_t",
+    "top_down": "top_down",
 }

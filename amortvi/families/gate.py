@@ -1,0 +1,44 @@
+"""A network that a fit locks, unlocks and settles."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["Gate"]
+
+
+class Gate(nn.Module):
+    """A network whose output is multiplied by a number between 0 and 1 and by a rate; it starts at zero output.
+
+    Args:
+        network: a sequence of layers, of which the last is linear.
+        rate: how fast the output changes, relative to the learning rate.
+    """
+
+    strength: Tensor
+    """The current factor; compiled steps read it in each step."""
+
+    def __init__(self, network: nn.Sequential, rate: float) -> None:
+        super().__init__()
+        self.network = network
+        self.rate = rate
+        self.register_buffer("strength", torch.ones(()), persistent=False)
+        for parameter in network[-1].parameters():
+            nn.init.zeros_(parameter)
+
+    def unlock(self, fraction: float) -> None:
+        """Let the output be a fraction of what it is with the same parameters at the end."""
+        self.strength.fill_(fraction)
+
+    def settle(self) -> None:
+        """Set the factor to one and keep the outputs."""
+        with torch.no_grad():
+            for parameter in self.network[-1].parameters():
+                parameter.mul_(self.strength)
+        self.strength.fill_(1.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the gated output of the network."""
+        output: Tensor = self.rate * self.strength * self.network(x)
+        return output
