@@ -230,10 +230,11 @@ class PosteriorAnalysis(ABC):
         """Return draws and log-probabilities for ArviZ.
 
         Groups: ``posterior`` (with deterministic sites), ``sample_stats`` (``log_q``, ``log_joint`` and ``log_weight`` of each
-        observation), ``log_likelihood`` (of each observation), ``observed_data``, ``constant_data`` (the model's other
-        arguments), ``posterior_predictive``, ``prior`` and ``prior_predictive``. Dimensions: ``chain`` (one), ``draw``, the
-        name of the data plate, nested plates, and ``<site>_dim_<i>``; the index of a DataFrame labels the observations. Global
-        latents have ``chain``, ``draw`` and dimensions of their own; everything else is given those of its draw.
+        observation), ``log_likelihood`` (of each observation; discrete latents are summed out), ``observed_data``,
+        ``constant_data`` (the model's other arguments), ``posterior_predictive``, ``prior`` and ``prior_predictive``.
+        Dimensions: ``chain`` (one), ``draw``, the name of the data plate, nested plates, and ``<site>_dim_<i>``; the index of a
+        DataFrame labels the observations. Global latents have ``chain``, ``draw`` and dimensions of their own; everything else is
+        given those of its draw.
 
         The draws are independent draws from ``q``, not from the exact posterior; ``log_weight`` corrects for that. With
         ``resample=True`` the draws are already corrected, so ``log_weight`` is omitted, and the attribute ``resampled_from``

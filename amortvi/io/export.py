@@ -141,22 +141,33 @@ class _Exporter:
         for span, shared in draw_spans(self.theta, chunk.draws, chunk.draws_at_once):
             part = {name: value[span.start : span.stop] for name, value in values.items()}
             scores = self.model.log_probs(chunk.batch, part, theta=shared)
-            deterministic, observed = self._read(scores.sites, len(span) * chunk.batch.size)
+            sites = self._sites(chunk.batch, part, shared) if self.model.structure.discrete else scores.sites
+            deterministic, observed = self._read(sites, len(span) * chunk.batch.size)
             # ArviZ computes in the type that it is given; in single precision, its importance sampling returns NaN or a wrong
             # number for observations that fit badly.
             terms = {name: value.cpu().double() for name, value in scores.local.items() if name not in deterministic}
             collected["log_joint"].add({"log_joint": sum_sites(terms)})
             collected["log_likelihood"].add(
-                {name: terms[name] for name in terms if name not in self.model.latents.names}
+                {scores.observed_names.get(name, name): terms[name] for name in terms if name not in scores.prior_names}
             )
             shape = (len(span), chunk.batch.size)
             collected["posterior"].add({name: value.unflatten(0, shape) for name, value in deterministic.items()})
         data = {name: value[: chunk.batch.size] for name, value in observed.items()}
         return {group: found.result() for group, found in collected.items()}, data
 
+    def _sites(self, batch: Batch, values: Mapping[str, Tensor], theta: Mapping[str, Tensor] | None) -> list[Site]:
+        """Return the sites of a run with given latents, and discrete latents drawn given these and the data."""
+        given = self.model.with_discrete(batch, values, theta=theta)
+        draws = next(iter(values.values())).shape[0]
+        return self.model.run(batch.arguments().repeat(draws), values={**(theta or {}), **given})
+
     def _read(self, sites: Sequence[Site], rows: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Return deterministic and observed sites in observation layout, and record the nested plates of each."""
-        plate = self.model.structure.plate
+        """Return deterministic and observed sites in observation layout, and record the nested plates of each.
+
+        Discrete latents, which are drawn like deterministic sites, are among these.
+        """
+        plate, discrete = self.model.structure.plate, {site.name for site in self.model.structure.discrete}
+        drawn: dict[str, Tensor] = {}
         observed: dict[str, Tensor] = {}
         for site in sites:
             value = site.by_observation(site.value, plate, rows)
@@ -166,7 +177,9 @@ class _Exporter:
                 self.nested[site.name] = [nested.name for nested in site.layout(plate).nested]
             if not (site.is_deterministic or site.is_latent):
                 observed[site.name] = value
-        return deterministic_values(sites, plate, rows), observed
+            if site.name in discrete:
+                drawn[site.name] = value
+        return drawn | deterministic_values(sites, plate, rows), observed
 
 
 def _grouped(found: Mapping[str, Tensor]) -> Groups:

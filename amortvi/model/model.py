@@ -15,20 +15,16 @@ from amortvi._util.modes import evaluation_mode
 from amortvi._util.random import random_state
 from amortvi.data import Batch
 from amortvi.errors import AmortviError, ModelError, NotFittedError, quoted
+from amortvi.model.discrete import FactorGroup, enumerated, factor_groups
 from amortvi.model.global_sites import draw_spans
 from amortvi.model.latents import LatentVector
 from amortvi.model.program import Program
-from amortvi.model.requirements import check_support
-from amortvi.model.site_log_probs import SiteLogProbs, log_jacobian, sum_per_observation, sum_sites
+from amortvi.model.requirements import FIXED_SITES, check_support, nothing_to_predict, without_value
+from amortvi.model.site_log_probs import SiteLogProbs, log_jacobian, sum_sites
 from amortvi.model.sites import Site, SiteReader
 from amortvi.model.structure import ModelStructure, read_structure
 
 __all__ = ["Model"]
-
-_FIXED_SITES = (
-    "a site must not appear or disappear depending on the data: always sample it, and exclude what does not count with "
-    "pyro.poutine.mask around the observed site."
-)
 
 
 class Model(nn.Module):
@@ -38,7 +34,7 @@ class Model(nn.Module):
     so every model that accepts a batch accepts them, including models with convolutions and reshapes.
 
     Global latents, theta, are sites outside the data plate, shared by all observations. A run of the model has one value of each:
-    the one that is given as ``theta``, or else that of `global_point`.
+    the one that is given as ``theta``, or else that of `global_point`. Discrete latents are summed out of every density.
 
     Args:
         program: a Pyro model, or a `Program` whose parameters are shared.
@@ -130,6 +126,7 @@ class Model(nn.Module):
         values: Mapping[str, Tensor] | None = None,
         draw_data: bool = False,
         draw_globals: bool = False,
+        enumerate_discrete: bool = False,
         visit: Callable[[Site], None] | None = None,
     ) -> list[Site]:
         """Run the program once and return its sites, in order.
@@ -139,6 +136,8 @@ class Model(nn.Module):
             values: values for sites by name, in model layout.
             draw_globals: whether global latents without a value are drawn from their prior.
             draw_data: whether the observed sites inside the data plate are drawn instead of observed.
+            enumerate_discrete: whether discrete latents without a value take all their values at once, each in a dimension to
+                the left of all plates; by default they are drawn from their prior.
             visit: called with each site as soon as it has its value.
 
         Raises:
@@ -146,8 +145,9 @@ class Model(nn.Module):
         """
         given = {**({} if draw_globals else self._theta()), **(values or {})}
         reader = SiteReader(self.structure.plate, batch.size, values=given, draw_data=draw_data, visit=visit)
+        names = {site.name for site in self.structure.discrete if enumerate_discrete} - given.keys()
         try:
-            with reader:
+            with reader, enumerated(names, self.structure.nesting):
                 self.program(*batch.args, **batch.kwargs)
         except AmortviError:
             raise
@@ -177,35 +177,47 @@ class Model(nn.Module):
         """
         draws = next(iter(values.values())).shape[0]
         copies = batch.arguments().repeat(draws)
-        shared = theta or self._theta()
-        local: dict[str, Tensor] = {}
-        total = torch.zeros(())
+        sites = self._run_enumerated(copies, values, theta or self._theta())
+        groups = factor_groups(sites, self.structure.discrete, self.structure.plate, copies.size)
+        return SiteLogProbs.read(sites, groups, self.structure, draws, batch.size, skip_priors=skip_priors)
 
-        def score(site: Site) -> None:
-            nonlocal total
-            is_local = site.name in values
-            if site.is_latent and not is_local and site.name not in shared:
-                raise self._without_value(site.name)
-            if is_local and skip_priors:
-                return
-            log_prob, frame = site.log_prob(self.structure.plate), site.frame(self.structure.plate)
-            if frame is None:
-                total = total + log_prob.sum()
-            else:
-                local[site.name] = sum_per_observation(log_prob, frame.dim, copies.size).reshape(draws, batch.size)
+    def _run_enumerated(self, copies: Batch, values: Mapping[str, Tensor], theta: Mapping[str, Tensor]) -> list[Site]:
+        names = {*self.latents.names, *(site.name for site in self.structure.discrete), *theta}
+        shared = {site.name for site in self.structure.globals}
 
-        sites = self.run(copies, values={**shared, **self.to_model_layout(values)}, visit=score)
-        missing = (self.latents.names | shared.keys()) - {site.name for site in sites}
+        def check(site: Site) -> None:
+            if site.is_latent and site.name not in names:
+                raise without_value(site.name, is_global=site.name in shared)
+
+        given = {**theta, **self.to_model_layout(values)}
+        sites = self.run(copies, values=given, enumerate_discrete=True, visit=check)
+        missing = names - {site.name for site in sites}
         if missing:
-            raise ModelError(f"the model did not reach its latent sites {sorted(missing)} this time: {_FIXED_SITES}")
-        if not local.keys() - self.latents.names:
-            raise ModelError(f"the model observed nothing in plate {self.structure.plate!r} this time: {_FIXED_SITES}")
-        return SiteLogProbs(local, total, sites)
+            raise ModelError(f"the model did not reach its latent sites {sorted(missing)} this time: {FIXED_SITES}")
+        return sites
 
-    def _without_value(self, name: str) -> ModelError:
-        if any(site.name == name for site in self.structure.globals):
-            return ModelError(f"global latent {name!r} needs a value: pass theta=, or set global_point.")
-        return ModelError(f"latent site {name!r} was not in the model at setup: {_FIXED_SITES}")
+    def discrete_groups(
+        self, batch: Batch, values: Mapping[str, Tensor], *, theta: Mapping[str, Tensor] | None = None
+    ) -> list[FactorGroup]:
+        """Return the discrete latents with the sites that depend on them, given the arguments of `log_probs`.
+
+        Their observations are ``K`` copies of the batch. A model without discrete latents has none.
+        """
+        if not self.structure.discrete:
+            return []
+        copies = batch.arguments().repeat(next(iter(values.values())).shape[0])
+        sites = self._run_enumerated(copies, values, theta or self._theta())
+        return factor_groups(sites, self.structure.discrete, self.structure.plate, copies.size)
+
+    def with_discrete(
+        self, batch: Batch, values: Mapping[str, Tensor], *, theta: Mapping[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        """Return values of all latents in the data plate, in model layout for ``K * B`` observations.
+
+        Discrete latents are drawn from ``p(y | x, z)``, given the arguments of `log_probs`.
+        """
+        drawn = (group.draw() for group in self.discrete_groups(batch, values, theta=theta))
+        return self.to_model_layout(values) | {name: value for each in drawn for name, value in each.items()}
 
     def to_model_layout(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Convert latents, each ``(K, B, *shape)``, to model layout for ``K * B`` observations."""
@@ -215,8 +227,8 @@ class Model(nn.Module):
         """Return the log joint density of the data and of *unconstrained* latents, for each observation.
 
         It equals ``log p(x, T(u)) + log |det J_T(u)|``, up to a constant the log density of the exact posterior of the vector
-        ``u``, for which the families are distributions. Sites outside the data plate are omitted; the
-        global latents are those of `global_point`.
+        ``u``, for which the families are distributions. Discrete latents are summed out. Sites outside the data plate are
+        omitted; the global latents are those of `global_point`.
 
         Args:
             batch: ``B`` observations.
@@ -245,7 +257,8 @@ class Model(nn.Module):
 
         Args:
             batch: ``B`` observations, for sizes and covariates.
-            values: the latents in observation layout, ``(K, B, *shape)``; ``None`` draws them from the prior.
+            values: the continuous latents in observation layout, ``(K, B, *shape)``, with which discrete ones are drawn from
+                ``p(y | x, z)``; ``None`` draws all latents from the prior.
             draws: ``K``, the number of draws for each observation.
             theta: the global latents of each draw, ``(K, *shape)``; by default those of `global_point` for all draws.
             draws_at_once: the number of draws processed together; all of them by default.
@@ -258,7 +271,7 @@ class Model(nn.Module):
         for span, shared in draw_spans(theta, draws, draws_at_once or draws):
             copies = batch.arguments().repeat(len(span))
             part = {name: value[span.start : span.stop] for name, value in (values or {}).items()}
-            given, drawn = self.to_model_layout(part) if part else {}, {}
+            given, drawn = self.with_discrete(batch, part, theta=shared) if part else {}, {}
             for site in self.run(copies, values={**(shared or {}), **given}, draw_data=True):
                 value = site.by_observation(site.value, plate, copies.size)
                 if value is not None and site.name not in given:
@@ -269,10 +282,9 @@ class Model(nn.Module):
     def check_data(self, batch: Batch) -> None:
         """Raise `DataError` if an observed value of ``batch`` is outside the support of its distribution.
 
-        Distributions with ``validate_args=False`` are not checked.
-        The model runs once, with latents drawn from the prior; ``batch`` must be on its device. Validation by the
-        distributions at each call would cost a third of a training step; without any check, a density outside its support may
-        be an arbitrary number.
+        Distributions with ``validate_args=False`` are not checked. The model runs once, with latents drawn from the prior;
+        ``batch`` must be on its device. Validation by the distributions at each call would cost a third of a training step;
+        without any check, a density outside its support may be an arbitrary number.
         """
 
         def check(site: Site) -> None:
@@ -285,8 +297,4 @@ class Model(nn.Module):
     def check_predicts(self) -> None:
         """Raise `ModelError` if the model has neither an observed nor a deterministic site of which values can be drawn."""
         if not self.structure.predicted:
-            raise ModelError(
-                f"there is nothing to predict, because no pyro.sample in plate {self.structure.plate!r} has obs=: a pyro.factor "
-                f"contributes to the density but draws no data. Write the likelihood as a distribution, with pyro.sample(..., "
-                f"obs=x), to predict from it."
-            )
+            raise nothing_to_predict(self.structure.plate)

@@ -90,6 +90,8 @@ class PriorRuns:
 
 def priors_depend_on_latents(model: Model, batch: Batch) -> bool:
     """Whether the prior of a latent depends on other latents, according to two runs with different latents."""
+    if model.structure.discrete_priors:
+        return True
     runs = PriorRuns(model, batch, 2)
     first, second = runs.conditional_log_prob(runs.vector[:1])[0]
     return not torch.allclose(first, second, rtol=_TOLERANCE, atol=_TOLERANCE, equal_nan=True)

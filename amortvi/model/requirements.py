@@ -10,28 +10,35 @@ from torch import Tensor
 
 from amortvi.data import Batch
 from amortvi.errors import DataError, ModelError
+from amortvi.model.discrete import check_enumerable
 from amortvi.model.sites import Site, distribution_layers, distribution_parts, plate_frames
-from amortvi.model.supports import inner_support
+from amortvi.model.supports import has_tensor_bounds, inner_support
 
 __all__ = [
+    "FIXED_SITES",
     "check_latent",
     "check_observed",
     "check_support",
     "find_plate",
+    "nothing_to_predict",
     "plate_draws_rows",
+    "without_value",
     "wrong_plate_size",
 ]
 
 
+FIXED_SITES = (
+    "a site must not appear or disappear depending on the data: always sample it, and exclude what does not count with "
+    "pyro.poutine.mask around the observed site."
+)
+
+
 def check_latent(site: Site) -> None:
-    """Raise `ModelError` unless a latent site has an unmasked density over the real numbers."""
+    """Raise `ModelError` unless a latent site has an unmasked density over the real numbers, or values that can be listed."""
     name, base = site.name, site.base_distribution
-    if site.distribution.support.is_discrete:
-        raise ModelError(
-            f"latent site {name!r} is discrete ({type(base).__name__}), but amortized posteriors are continuous: sum the site "
-            f"out in the model (a mixture with dist.MixtureSameFamily, in general with torch.logsumexp and pyro.factor), or "
-            f"observe it with obs=."
-        )
+    if site.is_discrete:
+        check_enumerable(site)
+        return
     for part in distribution_parts(base):
         what = "is" if part is base else "contains"
         if isinstance(part, Delta):
@@ -126,11 +133,12 @@ def check_observed(sites: Sequence[Site], plate: str, example: Batch, observatio
 def check_support(site: Site) -> None:
     """Raise `DataError` if the value of an observed site is outside the support of its distribution.
 
-    A support with tensor bounds is not checked, because the bounds may depend on the latents or the parameters.
+    A support with tensor bounds is not checked, because the bounds may depend on the latents or the parameters; nor is an entry
+    of which the log-probability is masked and not computed, see `Site.log_prob`.
     """
-    support, value = inner_support(site.distribution.support), site.value
-    if any(isinstance(bound, Tensor) for bound in vars(support).values()) or not isinstance(value, Tensor):
+    if has_tensor_bounds(site.distribution.support) or not isinstance(site.value, Tensor):
         return
+    support, value = inner_support(site.distribution.support), site.scored_value
     inside = support.check(value)
     if not bool(inside.all()):
         outside = value[~inside]
@@ -148,6 +156,21 @@ def plate_draws_rows(plate: str) -> ModelError:
         f"plate {plate!r} draws its own subsample (subsample_size=...), but batches are made for the model: write "
         f"pyro.plate({plate!r}, x.shape[0]), or pyro.plate({plate!r}, N, subsample=x) with the total number N of "
         f"observations."
+    )
+
+
+def without_value(name: str, *, is_global: bool) -> ModelError:
+    """Return the error for a latent without a value, ``is_global`` if it is outside the data plate."""
+    if is_global:
+        return ModelError(f"global latent {name!r} needs a value: pass theta=, or set global_point.")
+    return ModelError(f"latent site {name!r} was not in the model at setup: {FIXED_SITES}")
+
+
+def nothing_to_predict(plate: str) -> ModelError:
+    """Return the error for a model of which no values can be drawn."""
+    return ModelError(
+        f"there is nothing to predict, because no pyro.sample in plate {plate!r} has obs=: a pyro.factor contributes to the "
+        f"density but draws no data. Write the likelihood as a distribution, with pyro.sample(..., obs=x), to predict from it."
     )
 
 

@@ -16,6 +16,7 @@ from torch.distributions import Independent
 
 from amortvi.errors import ModelError
 from amortvi.model.plates import NestedPlate, PlateLayout
+from amortvi.model.supports import has_tensor_bounds
 
 __all__ = ["Site", "SiteReader", "distribution_layers", "distribution_parts", "plate_frames"]
 
@@ -67,6 +68,11 @@ class Site:
         return not self.message["is_observed"]
 
     @property
+    def is_discrete(self) -> bool:
+        """Whether the support is discrete."""
+        return bool(self.distribution.support.is_discrete)
+
+    @property
     def is_data(self) -> bool:
         """Whether the value is observed: not latent, deterministic or a factor."""
         return not self.is_latent and not self.is_deterministic and not self.is_factor
@@ -112,12 +118,26 @@ class Site:
         scale = self.own_scale(plate)
         return self.message["mask"] is not None or isinstance(scale, Tensor) or not math.isclose(scale, 1.0)
 
+    @property
+    def scored_value(self) -> Tensor:
+        """The value, in which masked entries of a distribution with finitely many values are replaced by one of these.
+
+        Data mark a missing value by one that the distribution does not have, such as -1 for an unknown class.
+        """
+        mask, distribution = self.message["mask"], self.distribution
+        if not (self.is_data and isinstance(mask, Tensor) and distribution.has_enumerate_support):
+            return self.value
+        if has_tensor_bounds(distribution.support):  # the values of a Binomial may differ between observations
+            return self.value
+        entries = mask.reshape(mask.shape + (1,) * distribution.event_dim)
+        return torch.where(entries, self.value, distribution.enumerate_support(expand=False)[0].to(self.value))
+
     def log_prob(self, plate: str | None = None) -> Tensor:
         """Return the log-probability of the value, in model layout.
 
         Given the data plate, masks and the site's own scale are applied; ``None`` returns that of the distribution alone.
         """
-        log_prob = self.distribution.log_prob(self.value, *self.message["args"], **self.message["kwargs"])
+        log_prob = self.distribution.log_prob(self.scored_value, *self.message["args"], **self.message["kwargs"])
         if plate is None:
             return log_prob
         return scale_and_mask(log_prob, self.own_scale(plate), self.message["mask"])

@@ -13,6 +13,7 @@ from torch.distributions.constraints import Constraint
 
 from amortvi.data import Batch
 from amortvi.errors import AmortviError, ModelError, quoted
+from amortvi.model.discrete import DiscreteSite, check_enumeration, check_inside
 from amortvi.model.global_sites import GlobalSite, check_fixed, global_site
 from amortvi.model.latents import LatentSite, LatentVector
 from amortvi.model.program import Program
@@ -40,6 +41,9 @@ class ModelStructure:
         full_size: the declared size of the plate if the observations are a subsample, else ``None``.
         latents: the latent sites of one observation.
         globals: the latent sites outside the data plate, shared by all observations.
+        discrete: the discrete latent sites of one observation, which are summed out.
+        discrete_priors: whether the prior of a latent in ``latents`` depends on a discrete one.
+        nesting: the number of dimensions that plates take; enumerated values are to the left of them.
         standard_normal_prior: whether the prior of every latent is a fixed ``N(0, I)``.
         predicted: the observed and deterministic sites in the data plate, of which new values can be drawn.
         unvalidated: the observed sites whose distribution has ``validate_args=False``, so that any data are accepted.
@@ -50,6 +54,9 @@ class ModelStructure:
     full_size: int | None
     latents: LatentVector
     globals: tuple[GlobalSite, ...]
+    discrete: tuple[DiscreteSite, ...]
+    discrete_priors: bool
+    nesting: int
     standard_normal_prior: bool
     predicted: tuple[str, ...]
     unvalidated: frozenset[str]
@@ -81,7 +88,13 @@ def read_structure(program: Program, example: Batch, observations: int, plate: s
     if name in random_plates:
         raise plate_draws_rows(name)
     check_observed(sites, name, example, observations)
+    discrete = _discrete_sites(latent, name)
     local, shared = _latents_by_place(latent, name)
+    if not local:
+        raise ModelError(
+            f"all latents in plate {name!r} are discrete ({', '.join(discrete)}), so there is no continuous one whose posterior "
+            f"could be amortized: the exact posterior of discrete latents alone is available from pyro.infer.infer_discrete."
+        )
     if shared and observations > 1:
         fewer = _run(program, example.take(slice(0, observations - 1)), observations - 1)[0]
         local_again, shared_again = _latents_by_place(fewer, name)
@@ -92,13 +105,18 @@ def read_structure(program: Program, example: Batch, observations: int, plate: s
             f"plate {name!r} has different dimensions for different latents: fix it with pyro.plate({name!r}, ..., dim=-1)."
         )
     full_size = frames[0].full_size
+    nesting = _nesting(sites)
+    mixed = check_enumeration(program, example, sites, discrete, name, nesting) if discrete else frozenset()
     return ModelStructure(
         plate=name,
         dim=frames[0].dim,
         full_size=full_size if full_size != observations else None,
         latents=LatentVector(local),
         globals=tuple(shared),
-        standard_normal_prior=_has_standard_normal_prior(program, example, latent, name),
+        discrete=tuple(discrete.values()),
+        discrete_priors=bool(mixed),
+        nesting=nesting,
+        standard_normal_prior=not mixed and _has_standard_normal_prior(program, example, latent, name),
         predicted=tuple(site.name for site in sites if _is_predicted(site, name, observations)),
         unvalidated=_unvalidated(sites),
     )
@@ -125,9 +143,8 @@ def _run(program: Program, example: Batch, observations: int) -> tuple[list[Site
                     check_support(site)
             for site in reader:
                 site.message["log_prob"] = _log_prob(site)  # read by check_site_shape
-            nesting = max((-frame.dim for site in reader for frame in site.plates), default=0)
             for site in reader:
-                check_site_shape(site.message, nesting)
+                check_site_shape(site.message, _nesting(reader.sites))
     except AmortviError:
         raise
     except Exception as error:  # the user's program can raise anything; the message says what it was called with
@@ -136,6 +153,11 @@ def _run(program: Program, example: Batch, observations: int) -> tuple[list[Site
         raise ModelError(f"the model failed on {example.describe('x')}: {quoted(error)}{hint}") from error
     _check_sizes(reader, example, observations, None)
     return reader.sites, reader.random_plates
+
+
+def _nesting(sites: list[Site]) -> int:
+    """Return the number of dimensions that plates take."""
+    return max((-frame.dim for site in sites for frame in site.plates), default=0)
 
 
 def _log_prob(site: Site) -> Tensor:
@@ -168,10 +190,10 @@ def _is_predicted(site: Site, plate: str, observations: int) -> bool:
 
 
 def _latents_by_place(sites: list[Site], plate: str) -> tuple[list[LatentSite], list[GlobalSite]]:
-    """Return the latent sites inside and outside the data plate."""
+    """Return the continuous latent sites inside and outside the data plate."""
     local, shared = list[LatentSite](), list[GlobalSite]()
     for site in sites:
-        if not site.is_latent:
+        if not site.is_latent or site.is_discrete:
             continue
         _check_plates(site, plate)
         if site.frame(plate) is None:
@@ -180,6 +202,17 @@ def _latents_by_place(sites: list[Site], plate: str) -> tuple[list[LatentSite], 
         else:
             local.append(_latent_site(site, plate))
     return local, shared
+
+
+def _discrete_sites(latent: list[Site], plate: str) -> dict[str, DiscreteSite]:
+    """Return the discrete latent sites by name, all of which must be inside the data plate."""
+    found = {}
+    for site in latent:
+        if site.is_discrete:
+            _check_plates(site, plate)
+            check_inside(site, plate)
+            found[site.name] = DiscreteSite.read(site, plate)
+    return found
 
 
 def _check_plates(site: Site, plate: str) -> None:
@@ -212,7 +245,7 @@ def _has_standard_normal_prior(program: Program, example: Batch, latent: list[Si
     Gradients reveal a prior that depends on the data, for example on a covariate that is zero in the example, or on a global
     latent.
     """
-    if not all(_is_standard_normal(site, plate) for site in latent if site.frame(plate) is not None):
+    if not all(_is_standard_normal(site, plate) for site in latent if _is_local(site, plate)):
         return False
 
     def tracked(value: Tensor) -> Tensor:
@@ -225,7 +258,11 @@ def _has_standard_normal_prior(program: Program, example: Batch, latent: list[Si
             program(*inputs.args, **inputs.kwargs)
     except Exception:  # the program does not accept inputs that require gradients: the prior is then taken to vary
         return False
-    return all(_is_standard_normal(site, plate) for site in reader if site.is_latent and site.frame(plate) is not None)
+    return all(_is_standard_normal(site, plate) for site in reader if site.is_latent and _is_local(site, plate))
+
+
+def _is_local(site: Site, plate: str) -> bool:
+    return site.frame(plate) is not None and not site.is_discrete
 
 
 def _is_standard_normal(site: Site, plate: str) -> bool:

@@ -13,7 +13,16 @@ from torch.distributions import biject_to, constraints
 from amortvi.errors import ModelError
 from amortvi.model.plates import PlateLayout
 
-__all__ = ["common_support", "fixed_global_support", "fixed_support", "has_bijection", "inner_support", "same_bounds"]
+__all__ = [
+    "common_support",
+    "fixed_global_support",
+    "fixed_support",
+    "has_bijection",
+    "has_tensor_bounds",
+    "inner_support",
+    "same_bounds",
+    "tensor_bounds",
+]
 
 # Before torch 2.8, the support of a mixture was that of its components.
 _MIXTURE: Any = getattr(constraints, "MixtureSameFamilyConstraint", ())
@@ -34,6 +43,17 @@ def inner_support(support: constraints.Constraint) -> constraints.Constraint:
     while isinstance(support, _WRAPPERS):
         support = support.base_constraint
     return support
+
+
+def tensor_bounds(support: constraints.Constraint) -> dict[str, Tensor]:
+    """Return the bounds of a support without wrappers that are tensors, by name."""
+    bounds = {name: getattr(support, name, None) for name in _BOUNDS}
+    return {name: value for name, value in bounds.items() if isinstance(value, Tensor)}
+
+
+def has_tensor_bounds(support: constraints.Constraint) -> bool:
+    """Whether the bounds of ``support`` are tensors, which may depend on the latents or the parameters."""
+    return any(isinstance(bound, Tensor) for bound in vars(inner_support(support)).values())
 
 
 def fixed_support(name: str, support: constraints.Constraint, layout: PlateLayout) -> constraints.Constraint:
@@ -113,7 +133,7 @@ def common_support(name: str, support: constraints.Constraint) -> constraints.Co
 def _map_bounds(support: constraints.Constraint, change: Callable[[str, Tensor], Tensor]) -> constraints.Constraint:
     """Return ``support`` with ``change`` applied to its tensor bounds, each with its name."""
     bounds = {name: getattr(support, name) for name in _BOUNDS if hasattr(support, name)}
-    if not any(isinstance(value, Tensor) for value in bounds.values()):
+    if not tensor_bounds(support):
         return support
     return type(support)(*(change(n, v) if isinstance(v, Tensor) else v for n, v in bounds.items()))
 

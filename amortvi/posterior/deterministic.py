@@ -1,4 +1,4 @@
-"""Values of ``pyro.deterministic`` sites, which the model computes from the latents."""
+"""What the model computes from draws of the latents: ``pyro.deterministic`` sites, and probabilities of discrete latents."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from amortvi._util.random import random_state
 from amortvi.data import Batch, Chunk
 from amortvi.model import Model, Site, draw_spans
 
-__all__ = ["deterministic_shapes", "deterministic_sites", "deterministic_values"]
+__all__ = ["deterministic_shapes", "deterministic_sites", "deterministic_values", "discrete_probs"]
 
 
 def deterministic_values(sites: Sequence[Site], plate: str, observations: int) -> dict[str, Tensor]:
@@ -43,6 +43,8 @@ def deterministic_sites(
 ) -> dict[str, Tensor]:
     """Compute the deterministic sites from values of the latents, inside `Model.inference_mode`.
 
+    Discrete latents are drawn given the data and these values.
+
     Args:
         model: the generative model.
         chunk: ``B`` observations; at most ``chunk.draws_at_once`` draws are processed together.
@@ -57,7 +59,32 @@ def deterministic_sites(
     for span, shared in draw_spans(theta, draws, chunk.draws_at_once):
         copies = chunk.batch.arguments().repeat(len(span))
         part = {name: value[span.start : span.stop] for name, value in values.items()}
-        sites = model.run(copies, values={**(shared or {}), **model.to_model_layout(part)})
+        sites = model.run(copies, values={**(shared or {}), **model.with_discrete(chunk.batch, part, theta=shared)})
         found = deterministic_values(sites, model.structure.plate, copies.size)
         gathered.add({name: value.unflatten(0, (len(span), chunk.batch.size)) for name, value in found.items()})
     return gathered.result()
+
+
+def discrete_probs(
+    model: Model, chunk: Chunk, values: Mapping[str, Tensor], theta: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Average the probabilities of discrete latents over draws of the continuous ones, inside `Model.inference_mode`.
+
+    Args:
+        model: the generative model.
+        chunk: ``B`` observations; at most ``chunk.draws_at_once`` draws are processed together.
+        values: the continuous latents in observation layout, ``(K, B, *shape)``.
+        theta: the global latents of each draw, ``(K, *shape)``; empty if there are none.
+
+    Returns:
+        For each discrete latent the mean of ``p(y | x, z)`` over draws, ``(B, *nested, V)``.
+    """
+    draws = next(iter(values.values())).shape[0]
+    total: dict[str, Tensor] = {}
+    for span, shared in draw_spans(theta, draws, chunk.draws_at_once):
+        part = {name: value[span.start : span.stop] for name, value in values.items()}
+        for group in model.discrete_groups(chunk.batch, part, theta=shared):
+            for name, probs in group.probs().items():
+                summed = probs.unflatten(0, (len(span), chunk.batch.size)).sum(0)
+                total[name] = total[name] + summed if name in total else summed
+    return {name: value / draws for name, value in total.items()}

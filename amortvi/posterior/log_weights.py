@@ -38,7 +38,8 @@ class LogWeights:
 
     Args:
         log_likelihoods: for each observed site its log-probability, ``(K, B)``.
-        log_priors: for each latent site its log-probability, ``(K, B)``.
+        log_priors: for each latent site its log-probability, ``(K, B)``; see `SiteLogProbs` for sites that depend on discrete
+            latents.
         log_posterior: ``log q(z | x)`` in the support of the sites, ``(K, B)``.
         closed_form_kl: ``KL(q || p(z))``, ``(B,)``, computed instead of ``log_priors`` and ``log_posterior``.
         global_log_prob: the log-probability of the sites outside the data plate, minus ``log q`` of the global latents among
@@ -139,10 +140,9 @@ def log_weights(
     if exact_kl is None:
         log_q = (log_density or q.log_prob)(vector)
         log_posterior = log_q - log_jacobian(log_dets, log_q)
-    latent = model.latents.names
     return LogWeights(
-        log_likelihoods={name: value for name, value in scores.local.items() if name not in latent},
-        log_priors={name: value for name, value in scores.local.items() if name in latent},
+        log_likelihoods=scores.likelihoods,
+        log_priors=scores.priors,
         log_posterior=log_posterior,
         closed_form_kl=exact_kl,
         global_log_prob=scores.global_log_prob - theta.log_density,

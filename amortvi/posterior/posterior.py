@@ -12,12 +12,16 @@ from amortvi._util.checks import positive_int
 from amortvi._util.random import random_state
 from amortvi.data import Chunk
 from amortvi.errors import DataError, OptionError
-from amortvi.posterior.deterministic import deterministic_sites
+from amortvi.posterior.deterministic import deterministic_sites, discrete_probs
 from amortvi.posterior.importance_sampling import check_proposals, resample_chunk, warn_of_unreliable_draws
+from amortvi.posterior.moments import DRAWS
 from amortvi.posterior.non_finite import check_finite_results, check_rows, not_finite
 from amortvi.posterior.summaries import SummarizedPosterior
 
 __all__ = ["Posterior"]
+
+_PROBABILITIES = 0
+"""The seed of the draws from which probabilities of discrete latents are estimated, so that they are reproducible."""
 
 
 class Posterior(SummarizedPosterior):
@@ -28,6 +32,8 @@ class Posterior(SummarizedPosterior):
     have shape ``(N, *nested, *event)``: observations, nested plates, and one value in the site's own support. The
     ``pyro.deterministic`` sites inside the data plate come after the latent sites; the model computes them from draws. All
     results are on the CPU.
+
+    Discrete latents are summed out; `probs` returns their posterior probabilities.
 
     Global latents, outside the data plate, appear beside the others with values ``(*shape)``, without observations: the
     posterior is ``q(theta) prod_i q(z_i | x_i)``. What needs the joint density of one observation at many values of its latents,
@@ -55,6 +61,42 @@ class Posterior(SummarizedPosterior):
         >>> posterior.select([3, 5]).covariance.shape
         torch.Size([2, 2, 2])
     """
+
+    @property
+    def probs(self) -> dict[str, Tensor]:
+        r"""The posterior probabilities of each discrete latent, ``(N, *nested, values)``, in the order of ``enumerate_support``.
+
+        They are the mean of :math:`p(y \mid x, z)` over 1,000 draws :math:`z \sim q(z \mid x)`; given the draws, they are exact.
+        The latent ``y_unobserved`` of a site with ``obs_mask=`` has its prior probabilities where the site is observed.
+
+        Raises:
+            NonFiniteError: a probability is NaN or infinite.
+
+        Example:
+            >>> import pyro, torch, amortvi as avi
+            >>> from pyro import distributions as dist
+            >>> def model(x):
+            ...     with pyro.plate("data", x.shape[0]):
+            ...         y = pyro.sample("y", dist.Categorical(torch.tensor([0.3, 0.7])))
+            ...         z = pyro.sample("z", dist.Normal(torch.tensor([-5.0, 5.0])[y], 1.0))
+            ...         pyro.sample("x", dist.Normal(z.unsqueeze(-1), 1.0).to_event(1), obs=x)
+            >>> x = torch.tensor([[-5.0], [5.0], [4.0]])
+            >>> vi = avi.AmortizedVI(model, avi.encoders.MLP(1, []), "diagonal").setup(x, seed=0)
+            >>> vi.posterior(x).probs["y"].shape
+            torch.Size([3, 2])
+        """
+
+        def draw(chunk: Chunk, q: Distribution) -> Mapping[str, Tensor]:
+            vector = torch.cat([q.sample(torch.Size([len(span)])) for span in chunk.draw_spans()])
+            return discrete_probs(self.model, chunk, self.latents.constrain(vector)[0], theta)
+
+        if not self.model.structure.discrete:
+            return {}
+        with random_state(_PROBABILITIES, self.device):
+            theta = self.network.sample_globals(DRAWS)
+            found = self.map_chunks(draw, draws=DRAWS, check_data=True)
+        check_finite_results(found, "the probabilities of discrete latents", self.index)
+        return found
 
     def sample(
         self, draws: int, *, resample: bool = False, proposals: int | None = None, seed: int | None = None

@@ -70,8 +70,10 @@ class PriorStart(Start):
         scores = self.model.log_probs(self.batch, values)
         log_joint = sum_sites(scores.local)
         dim, count, shape = self.model.structure.dim, log_joint.numel(), log_joint.shape
-        latents = [site for site in scores.sites if site.name in values]
-        log_priors = {s.name: sum_per_observation(s.log_prob(), dim, count).reshape(shape) for s in latents}
+        # A prior that depends on discrete latents is neither scaled nor masked.
+        latents = [site for site in scores.sites if site.name in values and site.name in scores.local]
+        unweighted = {s.name: sum_per_observation(s.log_prob(), dim, count).reshape(shape) for s in latents}
+        log_priors = scores.priors | unweighted
         jacobian = log_jacobian(log_dets, log_joint)
         return sum_sites(log_priors) + jacobian, log_joint + jacobian
 

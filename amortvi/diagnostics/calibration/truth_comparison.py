@@ -101,9 +101,9 @@ class TruthComparison:
         """Return log-likelihood and log joint density, ``(B, 2)``, of unconstrained latents ``(B, D)``."""
         model = self.posterior.model
         values, log_dets = model.latents.constrain(vector.unsqueeze(0))
-        log_probs = model.log_probs(batch, values).local
-        log_likelihood = sum_sites({name: v for name, v in log_probs.items() if name not in model.latents.names})
-        log_joint = sum_sites(log_probs) + log_jacobian(log_dets, log_likelihood)
+        scores = model.log_probs(batch, values)
+        log_likelihood = sum_sites(scores.likelihoods)
+        log_joint = sum_sites(scores.local) + log_jacobian(log_dets, log_likelihood)
         return torch.stack([log_likelihood[0], log_joint[0]], dim=-1).cpu().double()
 
 

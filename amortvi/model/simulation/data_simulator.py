@@ -53,7 +53,8 @@ class DataSimulator:
 
         Args:
             batch: ``B`` observations with the arguments of the source, on the device of the model.
-            values: the latents in observation layout, ``(1, B, *shape)``; ``None`` draws them from the prior.
+            values: the continuous latents in observation layout, ``(1, B, *shape)``, with which discrete ones are drawn from
+                ``p(y | x, z)``; ``None`` draws all latents from the prior.
 
         Returns:
             The simulated observations, and the latents in observation layout, each ``(B, *shape)``.
@@ -62,7 +63,7 @@ class DataSimulator:
             ModelError: a simulated value is not finite, or does not fit the type of its argument.
         """
         copied = self._writable(batch)
-        given = {} if values is None else self._model.to_model_layout(values)
+        given = {} if values is None else self._model.with_discrete(batch, values)
         sites = {site.name: site for site in self._simulate_into(copied, given)}
         return copied, {name: self._rows(sites[name], batch.size) for name in self._model.latents.names}
 
@@ -130,5 +131,6 @@ class DataSimulator:
                 )
 
         self._simulate_into(batch, {}, record)
-        latents = {name: drawn[name][0].value for name in self._model.latents.names}
+        names = {*self._model.latents.names, *(site.name for site in self._model.structure.discrete)}
+        latents = {name: drawn[name][0].value for name in names}
         self._model.run(batch, values=latents, visit=compare)

@@ -1,0 +1,17 @@
+"""Discrete latents inside the data plate: enumerated in parallel, and summed out exactly for each observation."""
+
+from amortvi.model.discrete.consistency import check_enumeration
+from amortvi.model.discrete.enumeration import enumerated
+from amortvi.model.discrete.factor_graph import FactorGroup, factor_groups
+from amortvi.model.discrete.requirements import check_enumerable, check_inside
+from amortvi.model.discrete.sites import DiscreteSite
+
+__all__ = [
+    "DiscreteSite",
+    "FactorGroup",
+    "check_enumerable",
+    "check_enumeration",
+    "check_inside",
+    "enumerated",
+    "factor_groups",
+]
