@@ -10,7 +10,10 @@ from torch import Tensor
 
 import amortvi as avi
 
-X = {"counts": torch.randint(200, (60,), generator=torch.Generator().manual_seed(0)).float(), "exposure": torch.rand(60) + 0.5}
+X = {
+    "counts": torch.randint(200, (60,), generator=torch.Generator().manual_seed(0)).float(),
+    "exposure": torch.rand(60) + 0.5,
+}
 REORDERED = {"exposure": X["exposure"], "counts": X["counts"]}
 
 
@@ -34,5 +37,7 @@ def test_posteriors_do_not_depend_on_it(standardize: bool, tmp_path: Path) -> No
     further = [vi.history["elbo"].tolist()]
     for data in (X, REORDERED):
         run = avi.AmortizedVI.load(tmp_path, model, avi.encoders.MLP(2, [8]))
-        further.append(run.fit(data, epochs=2, standardize=standardize, seed=0, progress=False).history["elbo"].tolist())
+        further.append(
+            run.fit(data, epochs=2, standardize=standardize, seed=0, progress=False).history["elbo"].tolist()
+        )
     assert further[1] == further[2]

@@ -19,8 +19,8 @@ _HARDLY_BEGUN = 10
 _MOST = 0.5
 """The share of a loss that a remedy must recover to be recommended without reservation."""
 _ELSEWHERE = (
-    "a mixture with more components, 'flow' (needs the extra `flows`), or a model whose posteriors are closer to normal, for example in a non-centered "
-    "parameterization"
+    "a mixture with more components, 'flow' (needs the extra `flows`), or a model whose posteriors are closer to normal, for "
+    "example in a non-centered parameterization"
 )
 
 
