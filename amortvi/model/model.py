@@ -19,7 +19,7 @@ from amortvi.model.discrete import FactorGroup, enumerated, factor_groups
 from amortvi.model.global_sites import draw_spans
 from amortvi.model.latents import LatentVector
 from amortvi.model.program import Program
-from amortvi.model.requirements import FIXED_SITES, check_support, nothing_to_predict, without_value
+from amortvi.model.requirements import FIXED_SITES, check_support, without_value
 from amortvi.model.site_log_probs import SiteLogProbs, log_jacobian, sum_sites
 from amortvi.model.sites import Site, SiteReader
 from amortvi.model.structure import ModelStructure, read_structure
@@ -175,26 +175,33 @@ class Model(nn.Module):
         Raises:
             ModelError: the model fails, its data plate does not have the size of the batch, or its sites have changed.
         """
-        draws = next(iter(values.values())).shape[0]
+        draws, scored = next(iter(values.values())).shape[0], dict[str, Tensor]()
         copies = batch.arguments().repeat(draws)
-        sites = self._run_enumerated(copies, values, theta or self._theta())
-        groups = factor_groups(sites, self.structure.discrete, self.structure.plate, copies.size)
-        return SiteLogProbs.read(sites, groups, self.structure, draws, batch.size, skip_priors=skip_priors)
 
-    def _run_enumerated(self, copies: Batch, values: Mapping[str, Tensor], theta: Mapping[str, Tensor]) -> list[Site]:
+        def score(site: Site) -> None:
+            # During the run, so that an error names the user's line; what depends on discrete latents is only known afterwards.
+            if not self.structure.discrete and not (skip_priors and site.name in values):
+                scored[site.name] = site.log_prob(self.structure.plate)
+
+        sites, groups = self._run_enumerated(copies, values, theta or self._theta(), score)
+        return SiteLogProbs.read(sites, scored, groups, self.structure, draws, batch.size, skip_priors=skip_priors)
+
+    def _run_enumerated(
+        self, copies: Batch, values: Mapping[str, Tensor], theta: Mapping[str, Tensor], score: Callable[[Site], None]
+    ) -> tuple[list[Site], list[FactorGroup]]:
         names = {*self.latents.names, *(site.name for site in self.structure.discrete), *theta}
-        shared = {site.name for site in self.structure.globals}
 
         def check(site: Site) -> None:
             if site.is_latent and site.name not in names:
-                raise without_value(site.name, is_global=site.name in shared)
+                raise without_value(site.name, is_global=site.name in {each.name for each in self.structure.globals})
+            score(site)
 
         given = {**theta, **self.to_model_layout(values)}
         sites = self.run(copies, values=given, enumerate_discrete=True, visit=check)
         missing = names - {site.name for site in sites}
         if missing:
             raise ModelError(f"the model did not reach its latent sites {sorted(missing)} this time: {FIXED_SITES}")
-        return sites
+        return sites, factor_groups(sites, self.structure.discrete, self.structure.plate, copies.size)
 
     def discrete_groups(
         self, batch: Batch, values: Mapping[str, Tensor], *, theta: Mapping[str, Tensor] | None = None
@@ -206,8 +213,7 @@ class Model(nn.Module):
         if not self.structure.discrete:
             return []
         copies = batch.arguments().repeat(next(iter(values.values())).shape[0])
-        sites = self._run_enumerated(copies, values, theta or self._theta())
-        return factor_groups(sites, self.structure.discrete, self.structure.plate, copies.size)
+        return self._run_enumerated(copies, values, theta or self._theta(), lambda site: None)[1]
 
     def with_discrete(
         self, batch: Batch, values: Mapping[str, Tensor], *, theta: Mapping[str, Tensor] | None = None
@@ -282,9 +288,8 @@ class Model(nn.Module):
     def check_data(self, batch: Batch) -> None:
         """Raise `DataError` if an observed value of ``batch`` is outside the support of its distribution.
 
-        Distributions with ``validate_args=False`` are not checked. The model runs once, with latents drawn from the prior;
-        ``batch`` must be on its device. Validation by the distributions at each call would cost a third of a training step;
-        without any check, a density outside its support may be an arbitrary number.
+        Distributions with ``validate_args=False`` are not checked. The model runs once, with latents from the prior, because
+        validation at each call would cost a third of a training step; ``batch`` must be on its device.
         """
 
         def check(site: Site) -> None:
@@ -293,8 +298,3 @@ class Model(nn.Module):
 
         with self.inference_mode(), random_state(0, batch.device):
             self.run(batch, visit=check)
-
-    def check_predicts(self) -> None:
-        """Raise `ModelError` if the model has neither an observed nor a deterministic site of which values can be drawn."""
-        if not self.structure.predicted:
-            raise nothing_to_predict(self.structure.plate)

@@ -47,6 +47,7 @@ class SiteLogProbs:
     def read(
         cls,
         sites: Sequence[Site],
+        scored: Mapping[str, Tensor],
         groups: Sequence[FactorGroup],
         structure: ModelStructure,
         draws: int,
@@ -58,6 +59,7 @@ class SiteLogProbs:
 
         Args:
             sites: the sites of the run.
+            scored: their log-probabilities, in model layout, as far as they are known.
             groups: those among them that depend on discrete latents.
             structure: the structure of the model.
             draws: ``K``, the number of copies.
@@ -73,7 +75,8 @@ class SiteLogProbs:
         for site in sites:
             if site.name in summed.members or (skip_priors and site.name in names):
                 continue
-            log_prob, frame = site.log_prob(plate), site.frame(plate)
+            log_prob = scored[site.name] if site.name in scored else site.log_prob(plate)
+            frame = site.frame(plate)
             if frame is None:
                 total = total + log_prob.sum()
             else:

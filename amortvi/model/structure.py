@@ -22,6 +22,7 @@ from amortvi.model.requirements import (
     check_observed,
     check_support,
     find_plate,
+    nothing_to_predict,
     plate_draws_rows,
     wrong_plate_size,
 )
@@ -60,6 +61,11 @@ class ModelStructure:
     standard_normal_prior: bool
     predicted: tuple[str, ...]
     unvalidated: frozenset[str]
+
+    def check_predicts(self) -> None:
+        """Raise `ModelError` if the model has neither an observed nor a deterministic site of which values can be drawn."""
+        if not self.predicted:
+            raise nothing_to_predict(self.plate)
 
 
 def read_structure(program: Program, example: Batch, observations: int, plate: str | None) -> ModelStructure:

@@ -62,7 +62,7 @@ def _bounds(model: Model, weighted: WeightedDraws) -> dict[str, Tensor]:
 def predict(posterior: Posterior, draws: int) -> dict[str, Tensor]:
     """Draw new data for each observation from the posterior predictive distribution; see `amortvi.AmortizedVI.predict`."""
     model = posterior.model
-    model.check_predicts()
+    model.structure.check_predicts()
     theta = posterior.network.sample_globals(draws)
 
     def compute(chunk: Chunk, q: Distribution) -> Mapping[str, Tensor]:
