@@ -17,7 +17,7 @@ FamilyChoice: TypeAlias = str | Family | Callable[[], Family]
 """A name in `NAMED`; a family with its options, such as ``LowRank(rank=5)``; or a callable that returns one, such as a class."""
 
 NAMED: dict[str, Callable[[], Family]] = {}
-"""The families that can be chosen by name; the package `amortvi.families` fills it."""
+"""The families that can be chosen by name; the package ``amortvi.families`` fills it."""
 
 
 def resolve_family(choice: FamilyChoice) -> Family:
