@@ -14,7 +14,7 @@ from amortvi._util import __version__
 from amortvi.data import Observations, Padded, datasets, mask_missing, pad
 from amortvi.inference import AmortizedVI
 from amortvi.model import library as models
-from amortvi.posterior import AmortizedGuide, Posterior
+from amortvi.posterior import AmortizedGuide, Labels, Posterior
 from amortvi.training import FitOptions
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ __all__ = [
     "FamilyFits",
     "FitOptions",
     "Gaps",
+    "Labels",
     "Padded",
     "Posterior",
     "Reference",

@@ -18,6 +18,7 @@ from amortvi.families import FamilyChoice, family_label, resolve_family
 from amortvi.inference import AmortizedVI
 from amortvi.model import Program
 from amortvi.posterior.global_latents import GlobalGuideChoice
+from amortvi.posterior.labels import LabelChoice, Labels, resolve_labels
 from amortvi.training import FitOptions
 
 __all__ = ["FamilyFits", "Fit", "fit_families", "list_fits"]
@@ -99,6 +100,7 @@ def fit_families(
     freeze_model: bool = False,
     plate: str | None = None,
     global_guide: GlobalGuideChoice | None = None,
+    labels: LabelChoice | None = None,
     **fit: Any,
 ) -> FamilyFits:
     """Fit several posterior families, each with its own copy of encoder and model.
@@ -118,6 +120,7 @@ def fit_families(
         plate: the name of the data plate, if several qualify.
         global_guide: makes the posterior of the global latents of each fit, which is trained even if the model is frozen; see
             `AmortizedGuide`.
+        labels: the argument of the model that holds labels; each fit trains a copy of the classifier. See `Labels`.
         **fit: further options of `AmortizedVI.fit`, except ``seed``; see `amortvi.FitOptions`.
 
     Returns:
@@ -142,28 +145,56 @@ def fit_families(
     options = _check_options(fit)
     choices, seeds = _check_families(families), _check_seeds(seeds)
     program = model if isinstance(model, Program) else Program(model)
-    copied = _copies(program, encoder, freeze_model=freeze_model)
+    given = _Start(program, encoder, resolve_labels(labels))
+    made = {"plate": plate, "freeze_model": freeze_model, "global_guide": global_guide}
+    copied = given.copy(freeze_model=freeze_model)
     for family in choices.values():
-        vi = AmortizedVI(*copied, family, plate=plate, global_guide=global_guide)
+        vi = copied.estimator(family, **made)
         vi.to(device=options.device, dtype=options.dtype).setup(x, seed=seeds[0])
     if not freeze_model:
         # A program that uses outer modules cannot be copied, but only knows that it does once it has run.
-        copied[0].independent_copy({})
+        copied.program.independent_copy({})
     found: dict[str, list[Fit]] = {label: [] for label in choices}
     for position, seed in enumerate(seeds):
-        start = program, encoder
+        start = given
         if position:
-            start = _copies(*start, freeze_model=freeze_model)
-            _reset_parameters(start[1:] if freeze_model else start, derived_seed(seed, Stream.RESTART))
+            start = given.copy(freeze_model=freeze_model)
+            start.reset(derived_seed(seed, Stream.RESTART), freeze_model=freeze_model)
         for label, family in choices.items():
-            own_program, own_encoder = _copies(*start, freeze_model=freeze_model)
-            vi = AmortizedVI(
-                own_program, own_encoder, family, plate=plate, freeze_model=freeze_model, global_guide=global_guide
-            )
+            vi = start.copy(freeze_model=freeze_model).estimator(family, **made)
             began = time.perf_counter()
             vi.fit(x, seed=seed, **fit)
             found[label].append(Fit(label, seed, vi, time.perf_counter() - began))
     return FamilyFits([each for of_family in found.values() for each in of_family])
+
+
+@dataclass(frozen=True)
+class _Start:
+    """What each fit trains, from the same parameters."""
+
+    program: Program
+    encoder: nn.Module
+    labels: Labels | None
+
+    def copy(self, *, freeze_model: bool) -> _Start:
+        """Copy everything except a frozen model; modules that are shared stay shared between the copies."""
+        memo: dict[int, Any] = {}
+        program = self.program if freeze_model else self.program.independent_copy(memo)
+        return _Start(program, copy.deepcopy(self.encoder, memo), copy.deepcopy(self.labels, memo))
+
+    def reset(self, seed: int | None, *, freeze_model: bool) -> None:
+        """Draw new parameters, except in a frozen model and in parts that are not trained, such as pretrained ones."""
+        networks = [self.encoder, self.labels.classifier if self.labels else None]
+        with random_state(seed):
+            for module in ([] if freeze_model else [self.program]) + [each for each in networks if each is not None]:
+                for part in module.modules():
+                    reset = getattr(part, "reset_parameters", None)
+                    if callable(reset) and all(parameter.requires_grad for parameter in part.parameters(recurse=False)):
+                        reset()
+
+    def estimator(self, family: FamilyChoice, **options: Any) -> AmortizedVI:
+        """Return an estimator of which the fit trains these parameters."""
+        return AmortizedVI(self.program, self.encoder, family, labels=self.labels, **options)
 
 
 def _check_options(fit: Mapping[str, Any]) -> FitOptions:
@@ -193,19 +224,3 @@ def _check_seeds(seeds: Sequence[int]) -> list[int]:
     if not checked or len(set(checked)) != len(given):
         raise OptionError(f"seeds must be one or more different integers; got {given}.")
     return checked
-
-
-def _copies(program: Program, encoder: nn.Module, *, freeze_model: bool) -> tuple[Program, nn.Module]:
-    """Copy both, except a frozen model; modules that they share stay shared between the copies."""
-    memo: dict[int, Any] = {}
-    return program if freeze_model else program.independent_copy(memo), copy.deepcopy(encoder, memo)
-
-
-def _reset_parameters(modules: Iterable[nn.Module], seed: int | None) -> None:
-    """Draw new parameters, except in parts that are not trained, such as pretrained ones."""
-    with random_state(seed):
-        for module in modules:
-            for part in module.modules():
-                reset = getattr(part, "reset_parameters", None)
-                if callable(reset) and all(parameter.requires_grad for parameter in part.parameters(recurse=False)):
-                    reset()

@@ -26,6 +26,7 @@ from amortvi.families.gaussians import (
     LowRank,
     ScaleOperator,
 )
+from amortvi.families.given_label import GivenLabel
 from amortvi.families.mixture import Mixture
 from amortvi.families.student_t import StudentT
 from amortvi.families.wrapped import WrappedFamily
@@ -53,6 +54,7 @@ __all__ = [
     "FullCovariance",
     "Gaussian",
     "GaussianFamily",
+    "GivenLabel",
     "LowRank",
     "Mixture",
     "ParametricFamily",

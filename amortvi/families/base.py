@@ -15,6 +15,7 @@ from torch.distributions import Distribution
 from amortvi._util.checks import positive_int
 from amortvi._util.keyword_options import options_repr
 from amortvi.errors import FamilyError
+from amortvi.families.gate import Gate
 
 __all__ = ["INITIAL_LOG_SCALE", "Family", "ParametricFamily", "require_parametric"]
 
@@ -75,11 +76,18 @@ class Family(nn.Module, ABC):
     def unlock(self, fraction: float) -> None:
         """Let what the diagonal family lacks learn at a fraction of its rate; at zero, the posteriors remain diagonal.
 
-        A fit calls this while model and posterior are trained together; see `amortvi.training.timetable`.
+        A fit calls this while model and posterior are trained together; see `amortvi.training.timetable`. It applies to every
+        `Gate` of the family and of the families that it contains.
         """
+        for module in self.modules():
+            if isinstance(module, Gate):
+                module.unlock(fraction)
 
     def settle(self) -> None:
         """Unlock everything without changing the posteriors; called at the end of each fit."""
+        for module in self.modules():
+            if isinstance(module, Gate):
+                module.settle()
 
     def __repr__(self) -> str:
         return options_repr(self)
@@ -169,12 +177,14 @@ class ParametricFamily(Family):
         return torch.zeros(self.num_parameters, dtype=torch.bool)
 
     def unlock(self, fraction: float) -> None:
+        super().unlock(fraction)
         if isinstance(self.to_parameters, Head):
             rates = self.learning_rates()
             rates[self.locked_parameters()] *= fraction
             self.to_parameters.rates.copy_(rates)
 
     def settle(self) -> None:
+        super().settle()
         if isinstance(self.to_parameters, Head):
             self.to_parameters.settle(self.learning_rates())
 

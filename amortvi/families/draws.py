@@ -64,6 +64,8 @@ class TransformedNoise(TorchDistribution, ABC):
 
     arg_constraints: ClassVar[dict[str, Any]] = {}
     support = constraints.real_vector
+    has_rsample = True
+    """Whether independent draws are differentiable; then `from_noise` accepts any sample shape instead of ``(K,)``."""
 
     def __init__(self, loc: Tensor) -> None:
         self.loc = loc
@@ -78,11 +80,6 @@ class TransformedNoise(TorchDistribution, ABC):
     @abstractmethod
     def from_noise(self, noise: Tensor) -> Draws:
         """Return the draws made from noise, ``(K, *B, noise_dim)``; a mixture returns one for each component."""
-
-    @property
-    def has_rsample(self) -> bool:  # type: ignore[override]  # a class attribute in torch
-        """Whether independent draws are differentiable; then `from_noise` accepts any sample shape instead of ``(K,)``."""
-        return True
 
     def rsample(self, sample_shape: _size = ()) -> Tensor:
         """Draw with gradients, shape ``(*sample_shape, *B, D)``."""

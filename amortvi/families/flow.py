@@ -23,35 +23,32 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, get_args
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import Distribution, Transform
 from torch.types import _size
 
 from amortvi._util.checks import layer_widths, optional, positive_int
 from amortvi._util.lazy import require
-from amortvi.errors import FamilyError, OptionError
+from amortvi.errors import OptionError
 from amortvi.families.choice import FamilyChoice
 from amortvi.families.closed_forms import implausible
 from amortvi.families.draws import Draws, TransformedNoise, has_fast_density
 from amortvi.families.gate import Gate
 from amortvi.families.gaussians import Gaussian
-from amortvi.families.wrapped import WrappedFamily
+from amortvi.families.wrapped import WrappedGaussian
 
 __all__ = ["Flow", "FlowDistribution"]
 
 FlowKind = Literal["spline", "affine"]
 
-_RATE = 0.3
-"""The rate at which the flow changes, relative to the locations. At the full rate, it oscillates on bent posteriors."""
 _FAST_PASSES = 2
 """An inverse with as many passes per transform takes about as long as a draw and its gradient."""
 
 
-class Flow(WrappedFamily):
+class Flow(WrappedGaussian):
     """Inverse-autoregressive flow on top of a Gaussian; needs the extra ``flows``.
 
     Args:
@@ -88,7 +85,7 @@ class Flow(WrappedFamily):
         base: FamilyChoice = "full",
         head: bool = True,
     ) -> None:
-        super().__init__(base, head=head)
+        super().__init__(base, features=positive_int("features", features), head=head)
         if kind not in get_args(FlowKind):
             raise OptionError(f"kind must be 'spline' or 'affine'; got {kind!r}.")
         self.transforms = positive_int("transforms", transforms)
@@ -96,12 +93,9 @@ class Flow(WrappedFamily):
         self.passes = optional(positive_int, "passes", passes)
         self.hidden = layer_widths("hidden", hidden)
         self.bins = positive_int("bins", bins, at_least=2)
-        self.features = positive_int("features", features)
 
     def build(self) -> None:
         super().build()
-        if not isinstance(self.inner.distribution(torch.zeros(1, self.inner.num_parameters)), Gaussian):
-            raise FamilyError(f"base={self.base!r} must be a Gaussian family, such as 'full' or 'diagonal'.")
         zuko = _import_zuko()
         shapes: list[tuple[int, ...]] = [(), ()]
         if self.kind == "spline":
@@ -119,46 +113,17 @@ class Flow(WrappedFamily):
                 hidden_features=self.hidden,
                 activation=nn.Tanh,
             )
-            layer.hyper = Gate(layer.hyper, _RATE)
+            layer.hyper = Gate(layer.hyper)
             layers.append(layer)
             order = order.flip(0)
         self.layers = nn.ModuleList(layers)
-
-    @property
-    def num_parameters(self) -> int:
-        return self.inner.num_parameters + self.features
-
-    def initial_parameters(self) -> Tensor:
-        return F.pad(self.inner.initial_parameters(), (0, self.features))
-
-    def learning_rates(self) -> Tensor:
-        return F.pad(self.inner.learning_rates(), (0, self.features), value=_RATE)
-
-    def locked_parameters(self) -> Tensor:
-        return F.pad(self.inner.locked_parameters(), (0, self.features), value=True)
-
-    def parameters_near(self, loc: Tensor, scale: Tensor) -> Tensor:
-        return F.pad(self.inner.parameters_near(loc, scale), (0, self.features))
-
-    def unlock(self, fraction: float) -> None:
-        super().unlock(fraction)
-        for gate in self._gates():
-            gate.unlock(fraction)
-
-    def settle(self) -> None:
-        super().settle()
-        for gate in self._gates():
-            gate.settle()
-
-    def _gates(self) -> list[Gate]:
-        return [cast(Gate, layer.hyper) for layer in self.layers]
 
     def distribution(self, parameters: Tensor) -> FlowDistribution:
         """Return the posteriors with ``parameters`` of shape ``(*B, P)``."""
         own, features = parameters.split([self.inner.num_parameters, self.features], dim=-1)
         transforms = [layer(features) for layer in self.layers]
         passes = min(self.dim, self.passes or self.dim)
-        return FlowDistribution(transforms, cast(Gaussian, self.inner.distribution(own)), passes)
+        return FlowDistribution(transforms, self.gaussian(own), passes)
 
 
 class FlowDistribution(TransformedNoise):

@@ -5,24 +5,26 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Gate"]
+__all__ = ["GATE_RATE", "Gate"]
+
+GATE_RATE = 0.3
+"""How fast the output of a gate, and the features that it reads, change relative to the locations. At the full rate, a flow
+oscillates on bent posteriors."""
 
 
 class Gate(nn.Module):
-    """A network whose output is multiplied by a number between 0 and 1 and by a rate; it starts at zero output.
+    """A network whose output is multiplied by a number between 0 and 1 and by `GATE_RATE`; it starts at zero output.
 
     Args:
         network: a sequence of layers, of which the last is linear.
-        rate: how fast the output changes, relative to the learning rate.
     """
 
     strength: Tensor
     """The current factor; compiled steps read it in each step."""
 
-    def __init__(self, network: nn.Sequential, rate: float) -> None:
+    def __init__(self, network: nn.Sequential) -> None:
         super().__init__()
         self.network = network
-        self.rate = rate
         self.register_buffer("strength", torch.ones(()), persistent=False)
         for parameter in network[-1].parameters():
             nn.init.zeros_(parameter)
@@ -40,5 +42,5 @@ class Gate(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the gated output of the network."""
-        output: Tensor = self.rate * self.strength * self.network(x)
+        output: Tensor = GATE_RATE * self.strength * self.network(x)
         return output

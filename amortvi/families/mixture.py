@@ -142,6 +142,8 @@ class MixtureDistribution(TransformedNoise):
         components: batch shape ``(*B, M)``, event shape ``(D,)``.
     """
 
+    has_rsample = False  # the choice of a component has no derivative; see `from_noise`
+
     def __init__(self, log_weights: Tensor, components: TransformedNoise) -> None:
         super().__init__(components.loc[..., 0, :])
         self.log_weights = log_weights
@@ -160,11 +162,6 @@ class MixtureDistribution(TransformedNoise):
     @property
     def noise_dim(self) -> int:
         return self.components.noise_dim
-
-    @property
-    def has_rsample(self) -> bool:  # type: ignore[override]  # a class attribute in torch
-        """False: the choice of a component has no derivative; see `from_noise`."""
-        return False
 
     def from_noise(self, noise: Tensor) -> Draws:
         """Return one draw of each component for each noise: ``(K, *B, noise_dim)`` gives ``(M K, *B, D)``, stratified."""

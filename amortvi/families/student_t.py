@@ -13,7 +13,7 @@ With :math:`\nu` degrees of freedom and a structured :math:`A`, as for a Gaussia
 from __future__ import annotations
 
 import math
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,17 +24,16 @@ from torch.types import _size
 
 from amortvi._util.checks import positive_int
 from amortvi._util.lazy import special
-from amortvi.errors import FamilyError
 from amortvi.families.choice import FamilyChoice
 from amortvi.families.closed_forms import StandardNormal, implausible, marginals
 from amortvi.families.draws import Draws, TransformedNoise
 from amortvi.families.gaussians import Gaussian
-from amortvi.families.wrapped import WrappedFamily
+from amortvi.families.wrapped import WrappedGaussian
 
 __all__ = ["MultivariateStudentT", "StudentT"]
 
 
-class StudentT(WrappedFamily):
+class StudentT(WrappedGaussian):
     """Student's t distribution with the location and the scale matrix of a Gaussian family.
 
     Args:
@@ -56,14 +55,9 @@ class StudentT(WrappedFamily):
         super().__init__(base, head=head)
         self.degrees_of_freedom = positive_int("degrees_of_freedom", degrees_of_freedom, at_least=3)
 
-    def build(self) -> None:
-        super().build()
-        if not isinstance(self.inner.distribution(torch.zeros(1, self.num_parameters)), Gaussian):
-            raise FamilyError(f"base={self.base!r} must be a Gaussian family, such as 'full' or 'diagonal'.")
-
     def distribution(self, parameters: Tensor) -> MultivariateStudentT:
         """Return the distributions with ``parameters`` of shape ``(*B, P)``."""
-        return MultivariateStudentT(cast(Gaussian, self.inner.distribution(parameters)), self.degrees_of_freedom)
+        return MultivariateStudentT(self.gaussian(parameters), self.degrees_of_freedom)
 
 
 class MultivariateStudentT(TransformedNoise):

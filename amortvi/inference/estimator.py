@@ -11,17 +11,18 @@ from torch import nn
 
 from amortvi._util.keyword_options import accepts_options
 from amortvi._util.random import Stream, derived_seed, random_state
-from amortvi.data import DEFAULT_BATCH_SIZE, Batch, Observations, as_observations
+from amortvi.data import DEFAULT_BATCH_SIZE, Observations, as_observations
 from amortvi.errors import DataError, NotFittedError
 from amortvi.families import FamilyChoice
 from amortvi.inference.analysis import PosteriorAnalysis
 from amortvi.inference.encoder_training import train_encoder
-from amortvi.inference.state import EstimatorState
+from amortvi.inference.label_prediction import LabelPrediction
 from amortvi.inference.training_record import TrainingRecord
 from amortvi.io import RunState, load_run, save_run
 from amortvi.model import Model
 from amortvi.posterior import AmortizedGuide, Posterior
 from amortvi.posterior.global_latents import GlobalGuideChoice
+from amortvi.posterior.labels import LabelChoice
 from amortvi.training import EncoderOptions, FitOptions, Trainer
 
 __all__ = ["AfterFit", "AmortizedVI"]
@@ -31,7 +32,7 @@ _STANDARDIZED_BY = 4096
 """The observations from which the encoder's inputs are standardized."""
 
 
-class AmortizedVI(EstimatorState, TrainingRecord, PosteriorAnalysis):
+class AmortizedVI(LabelPrediction, TrainingRecord, PosteriorAnalysis):
     """Amortized variational inference for a Pyro model with latents for each observation.
 
     Args:
@@ -43,12 +44,13 @@ class AmortizedVI(EstimatorState, TrainingRecord, PosteriorAnalysis):
         plate: the name of the data plate, if several qualify.
         freeze_model: whether to train only the posterior and leave the model's parameters as they are.
         global_guide: makes the posterior of the global latents; see `AmortizedGuide`.
+        labels: the argument of the model that holds labels, of which some are missing; see `Labels`.
 
     Raises:
         ModelError: the model is not callable.
         EncoderError: the encoder is not an `nn.Module`.
         FamilyError: the family is unknown.
-        OptionError: ``global_guide`` is neither a class nor a function.
+        OptionError: ``global_guide`` or ``labels`` has the wrong type.
 
     Example:
         >>> import torch, amortvi as avi
@@ -73,9 +75,10 @@ class AmortizedVI(EstimatorState, TrainingRecord, PosteriorAnalysis):
         plate: str | None = None,
         freeze_model: bool = False,
         global_guide: GlobalGuideChoice | None = None,
+        labels: LabelChoice | None = None,
     ) -> None:
         self._model = Model(model.program if isinstance(model, Model) else model, plate=plate)
-        self._guide = AmortizedGuide(self._model, encoder, family, global_guide=global_guide)
+        self._guide = AmortizedGuide(self._model, encoder, family, global_guide=global_guide, labels=labels)
         self._trainer = Trainer(self._model, self._guide.network, freeze_model)
         self.family = family
 
@@ -86,10 +89,6 @@ class AmortizedVI(EstimatorState, TrainingRecord, PosteriorAnalysis):
         return program.model if isinstance(program.model, nn.Module) else program
 
     @property
-    def generative(self) -> Model:
-        return self._model
-
-    @property
     def encoder(self) -> nn.Module:
         """The encoder."""
         return self._guide.network.encoder
@@ -98,16 +97,6 @@ class AmortizedVI(EstimatorState, TrainingRecord, PosteriorAnalysis):
     def guide(self) -> AmortizedGuide:
         """The guide, which also works in plain Pyro."""
         return self._guide
-
-    @property
-    def example(self) -> Batch:
-        if self._example is None:
-            raise NotFittedError("this AmortizedVI has not seen data yet: call fit or setup first.")
-        return self._example
-
-    @property
-    def objective(self) -> str:
-        return self._objective
 
     @accepts_options(FitOptions)
     def fit(self, x: Any, options: FitOptions) -> AmortizedVI:
@@ -136,7 +125,8 @@ class AmortizedVI(EstimatorState, TrainingRecord, PosteriorAnalysis):
             if options.standardize and not self._trainer.records:
                 self._guide.network.standardize(train.sample(_STANDARDIZED_BY).to(self.device))
             self._objective = repr(options.objective)
-            self._trainer.run(options, train, validation, self.device)
+            with self._guide.network.trained_on(train, self.device):
+                self._trainer.run(options, train, validation, self.device)
         return self._fitted(train, options)
 
     @accepts_options(EncoderOptions)
@@ -181,7 +171,8 @@ class AmortizedVI(EstimatorState, TrainingRecord, PosteriorAnalysis):
             train, validation = self._prepared(x, options)
             if not train.in_memory:
                 raise DataError(f"fit_encoder needs observations in memory; got a DataLoader for {train.name}.")
-            train_encoder(self._trainer, options, train.as_batch(), validation, self.device)
+            with self._guide.network.trained_on(train, self.device):
+                train_encoder(self._trainer, options, train.as_batch(), validation, self.device)
         return self._fitted(train, options)
 
     def _prepared(self, x: Any, options: FitOptions) -> tuple[Observations, Observations | None]:
@@ -268,6 +259,7 @@ class AmortizedVI(EstimatorState, TrainingRecord, PosteriorAnalysis):
         *,
         plate: str | None = None,
         global_guide: GlobalGuideChoice | None = None,
+        labels: LabelChoice | None = None,
     ) -> AmortizedVI:
         """Load a saved run into a model and an encoder that are built as before.
 
@@ -278,6 +270,7 @@ class AmortizedVI(EstimatorState, TrainingRecord, PosteriorAnalysis):
             family: required unless the family was chosen by name.
             plate: the name of the data plate, if it was given to the saved estimator.
             global_guide: makes the posterior of the global latents, if it was given to the saved estimator.
+            labels: as for the saved estimator.
 
         Returns:
             The estimator as it was saved; a further `fit` continues the training.
@@ -286,8 +279,8 @@ class AmortizedVI(EstimatorState, TrainingRecord, PosteriorAnalysis):
             CheckpointError: the folder cannot be read, or belongs to another model, encoder, family or global guide.
         """
         saved = load_run(path)
-        options: dict[str, Any] = {"plate": plate, "freeze_model": saved.freeze_model, "global_guide": global_guide}
-        vi = cls(model, encoder, saved.family(family), **options)
+        options: dict[str, Any] = {"plate": plate, "global_guide": global_guide, "labels": labels}
+        vi = cls(model, encoder, saved.family(family), freeze_model=saved.freeze_model, **options)
         vi.to(dtype=saved.dtype)
         vi._example = saved.restore(vi._model, vi._guide, vi._trainer)
         vi._objective = saved.objective

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from amortvi.data import Batch
-from amortvi.errors import NonFiniteError
+from amortvi.errors import NonFiniteError, NotFittedError
 from amortvi.model import Model
 from amortvi.posterior import AmortizedGuide
 from amortvi.training import Trainer, check_device, check_dtype
@@ -26,6 +26,20 @@ class EstimatorState:
     _trainer: Trainer
     _example: Batch | None = None
     _objective: str = "none"
+
+    @property
+    def generative(self) -> Model:
+        return self._model
+
+    @property
+    def example(self) -> Batch:
+        if self._example is None:
+            raise NotFittedError("this AmortizedVI has not seen data yet: call fit or setup first.")
+        return self._example
+
+    @property
+    def objective(self) -> str:
+        return self._objective
 
     @property
     def device(self) -> torch.device:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pyro
@@ -15,11 +15,11 @@ from amortvi._util.modes import evaluation_mode
 from amortvi._util.random import random_state
 from amortvi.data import Batch
 from amortvi.errors import AmortviError, ModelError, NotFittedError, quoted
-from amortvi.model.discrete import FactorGroup, enumerated, factor_groups
+from amortvi.model.discrete import DiscreteSite, FactorGroup, enumerated, factor_groups
 from amortvi.model.global_sites import draw_spans
 from amortvi.model.latents import LatentVector
 from amortvi.model.program import Program
-from amortvi.model.requirements import FIXED_SITES, check_support, without_value
+from amortvi.model.requirements import check_reached, check_support, without_value
 from amortvi.model.site_log_probs import SiteLogProbs, log_jacobian, sum_sites
 from amortvi.model.sites import Site, SiteReader
 from amortvi.model.structure import ModelStructure, read_structure
@@ -94,7 +94,6 @@ class Model(nn.Module):
         return self.structure.latents
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the program."""
         return self.program(*args, **kwargs)
 
     @contextlib.contextmanager
@@ -163,6 +162,7 @@ class Model(nn.Module):
         *,
         theta: Mapping[str, Tensor] | None = None,
         skip_priors: bool = False,
+        complete: frozenset[str] = frozenset(),
     ) -> SiteLogProbs:
         """Return the log-probability of each site, given values of the latents.
 
@@ -171,57 +171,57 @@ class Model(nn.Module):
             values: the latent sites in observation layout, ``(K, B, *shape)``.
             theta: the global latents, shared by all draws and observations, ``(*shape)`` each; by default `global_point`.
             skip_priors: whether to omit the latent sites in the data plate.
+            complete: discrete latents that stand for missing data, of which this batch has none: their values do not matter.
 
         Raises:
             ModelError: the model fails, its data plate does not have the size of the batch, or its sites have changed.
         """
         draws, scored = next(iter(values.values())).shape[0], dict[str, Tensor]()
         copies = batch.arguments().repeat(draws)
+        summed = [site for site in self.structure.discrete if site.name not in complete]
 
         def score(site: Site) -> None:
             # During the run, so that an error names the user's line; what depends on discrete latents is only known afterwards.
-            if not self.structure.discrete and not (skip_priors and site.name in values):
+            if not summed and not (skip_priors and site.name in values):
                 scored[site.name] = site.log_prob(self.structure.plate)
 
-        sites, groups = self._run_enumerated(copies, values, theta or self._theta(), score)
+        sites, groups = self._run_enumerated(copies, values, theta or self._theta(), summed, score)
         return SiteLogProbs.read(sites, scored, groups, self.structure, draws, batch.size, skip_priors=skip_priors)
 
     def _run_enumerated(
-        self, copies: Batch, values: Mapping[str, Tensor], theta: Mapping[str, Tensor], score: Callable[[Site], None]
+        self,
+        copies: Batch,
+        values: Mapping[str, Tensor],
+        theta: Mapping[str, Tensor],
+        summed: Sequence[DiscreteSite],
+        score: Callable[[Site], None] = lambda site: None,
     ) -> tuple[list[Site], list[FactorGroup]]:
-        names = {*self.latents.names, *(site.name for site in self.structure.discrete), *theta}
+        anything = {site.name: site.first(copies.size) for site in self.structure.discrete if site not in summed}
+        given = {**theta, **anything, **self.to_model_layout(values)}
+        names = {*given, *(site.name for site in summed)}
 
         def check(site: Site) -> None:
             if site.is_latent and site.name not in names:
                 raise without_value(site.name, is_global=site.name in {each.name for each in self.structure.globals})
             score(site)
 
-        given = {**theta, **self.to_model_layout(values)}
         sites = self.run(copies, values=given, enumerate_discrete=True, visit=check)
-        missing = names - {site.name for site in sites}
-        if missing:
-            raise ModelError(f"the model did not reach its latent sites {sorted(missing)} this time: {FIXED_SITES}")
-        return sites, factor_groups(sites, self.structure.discrete, self.structure.plate, copies.size)
+        check_reached(names, sites)
+        return sites, factor_groups(sites, summed, self.structure.plate, copies.size)
 
     def discrete_groups(
         self, batch: Batch, values: Mapping[str, Tensor], *, theta: Mapping[str, Tensor] | None = None
     ) -> list[FactorGroup]:
-        """Return the discrete latents with the sites that depend on them, given the arguments of `log_probs`.
-
-        Their observations are ``K`` copies of the batch. A model without discrete latents has none.
-        """
+        """Return the discrete latents with the sites that depend on them, for ``K`` copies of the batch; see `log_probs`."""
         if not self.structure.discrete:
             return []
         copies = batch.arguments().repeat(next(iter(values.values())).shape[0])
-        return self._run_enumerated(copies, values, theta or self._theta(), lambda site: None)[1]
+        return self._run_enumerated(copies, values, theta or self._theta(), self.structure.discrete)[1]
 
     def with_discrete(
         self, batch: Batch, values: Mapping[str, Tensor], *, theta: Mapping[str, Tensor] | None = None
     ) -> dict[str, Tensor]:
-        """Return values of all latents in the data plate, in model layout for ``K * B`` observations.
-
-        Discrete latents are drawn from ``p(y | x, z)``, given the arguments of `log_probs`.
-        """
+        """Return all latents in the data plate, in model layout, discrete ones drawn from ``p(y | x, z)``; see `log_probs`."""
         drawn = (group.draw() for group in self.discrete_groups(batch, values, theta=theta))
         return self.to_model_layout(values) | {name: value for each in drawn for name, value in each.items()}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 from pyro.distributions import Delta, MaskedDistribution, SineBivariateVonMises, VonMises, VonMises3D
@@ -18,6 +18,7 @@ __all__ = [
     "FIXED_SITES",
     "check_latent",
     "check_observed",
+    "check_reached",
     "check_support",
     "find_plate",
     "nothing_to_predict",
@@ -164,6 +165,13 @@ def without_value(name: str, *, is_global: bool) -> ModelError:
     if is_global:
         return ModelError(f"global latent {name!r} needs a value: pass theta=, or set global_point.")
     return ModelError(f"latent site {name!r} was not in the model at setup: {FIXED_SITES}")
+
+
+def check_reached(names: Set[str], sites: Sequence[Site]) -> None:
+    """Raise `ModelError` unless all latents ``names`` are among the sites of a run."""
+    missing = names - {site.name for site in sites}
+    if missing:
+        raise ModelError(f"the model did not reach its latent sites {sorted(missing)} this time: {FIXED_SITES}")
 
 
 def nothing_to_predict(plate: str) -> ModelError:

@@ -10,8 +10,9 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 from amortvi.errors import OptionError
-from amortvi.objectives.base import Estimate, Objective
+from amortvi.objectives.base import Objective
 from amortvi.objectives.elbo import ELBO
+from amortvi.objectives.estimate import Estimate
 from amortvi.objectives.iwae import IWAE
 from amortvi.objectives.renyi import Renyi
 from amortvi.objectives.schedules import CyclicalSchedule, LinearSchedule, WeightSchedule

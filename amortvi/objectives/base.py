@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -12,40 +11,16 @@ from torch.distributions import Distribution
 from amortvi._util.checks import positive_int
 from amortvi._util.keyword_options import options_repr
 from amortvi.data import Batch
-from amortvi.families import draw
+from amortvi.families import Family, draw
 from amortvi.model import Model
+from amortvi.objectives.estimate import Estimate
 from amortvi.objectives.gradients import stop_score_gradient
+from amortvi.objectives.labels import given_labels
 from amortvi.posterior import InferenceNetwork, LogWeights, log_weights
+from amortvi.posterior.global_latents import GlobalDraw
 from amortvi.posterior.log_weights import KLForm
 
-__all__ = ["Estimate", "Objective"]
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """The estimate of an objective on one batch.
-
-    Args:
-        bound: the bound of each observation in nats, ``(B,)``, used by the history and by early stopping. It is comparable
-            between epochs, whatever gradient training follows.
-        weights: the log weights from which it was computed.
-        surrogate: a quantity, ``(B,)``, whose gradient training follows instead of that of the bound.
-    """
-
-    bound: Tensor
-    weights: LogWeights
-    surrogate: Tensor | None = None
-
-    def elbo(self, observations: int | None) -> Tensor:
-        """Return the mean bound per observation; the sites outside the plate are shared by all ``observations``."""
-        return self._mean(self.bound, observations)
-
-    def loss(self, observations: int | None) -> Tensor:
-        """Return the loss to be minimized: the negative mean of the surrogate, or of the bound if there is none."""
-        return -self._mean(self.bound if self.surrogate is None else self.surrogate, observations)
-
-    def _mean(self, values: Tensor, observations: int | None) -> Tensor:
-        return values.mean() + self.weights.global_log_prob / (observations or values.shape[0])
+__all__ = ["Objective"]
 
 
 class Objective(ABC):
@@ -67,12 +42,27 @@ class Objective(ABC):
 
     def estimate(self, model: Model, network: InferenceNetwork, batch: Batch) -> Estimate:
         """Draw latents of each observation of a batch from its posterior, and reduce their log weights."""
-        context = network.context(batch)
-        q = network.family(context)
-        log_density = stop_score_gradient(network.family, context) if self.stops_score_gradient(q) else None
+        theta = network.draw_globals()
+        if network.classifier is None:
+            return self._estimate(model, network.family, network.context(batch), batch, theta)
+        given = given_labels(network, batch)
+        estimate = self._estimate(model, given.family, given.context, given.batch, theta, given.complete)
+        return given.average(estimate)
+
+    def _estimate(
+        self,
+        model: Model,
+        family: Family,
+        context: Tensor,
+        batch: Batch,
+        theta: GlobalDraw,
+        complete: frozenset[str] = frozenset(),
+    ) -> Estimate:
+        q = family(context)
+        log_density = stop_score_gradient(family, context) if self.stops_score_gradient(q) else None
         drawn = draw(q, self.particles)
         weights = log_weights(
-            model, q, batch, drawn, kl=self.kl_form(q), log_density=log_density, theta=network.draw_globals()
+            model, q, batch, drawn, kl=self.kl_form(q), log_density=log_density, theta=theta, complete=complete
         )
         bound, surrogate = self.bound(weights), self.surrogate(weights, q)
         # The gradient of the objective is then that of the surrogate, so the bound has none.

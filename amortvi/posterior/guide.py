@@ -21,6 +21,7 @@ from amortvi.errors import ModelError
 from amortvi.families import Family, FamilyChoice, family_label, resolve_family
 from amortvi.model import LatentVector, Model, check_row_independence
 from amortvi.posterior.global_latents import GlobalGuideChoice, GlobalPosterior, PointMass, check_guide
+from amortvi.posterior.labels import Classifier, LabelChoice, resolve_labels
 from amortvi.posterior.moments import site_quantiles
 from amortvi.posterior.network import InferenceNetwork
 
@@ -44,11 +45,13 @@ class AmortizedGuide(nn.Module):
         plate: the name of the data plate, if several qualify.
         global_guide: makes the guide of the latents outside the data plate, if there are any: a class such as
             `pyro.infer.autoguide.AutoMultivariateNormal`, or a function from a model to such a guide; by default `AutoNormal`.
+        labels: the argument of the model that holds labels, of which some are missing: its name, or `Labels` with options. The
+            posterior of an observation is then a mixture with a component for each label.
 
     Raises:
         EncoderError: the encoder is not an `nn.Module`.
         FamilyError: the family is unknown.
-        OptionError: ``global_guide`` is neither a class nor a function.
+        OptionError: ``global_guide`` is neither a class nor a function, or ``labels`` is neither a name nor `Labels`.
 
     Example:
         >>> import pyro
@@ -73,11 +76,14 @@ class AmortizedGuide(nn.Module):
         *,
         plate: str | None = None,
         global_guide: GlobalGuideChoice | None = None,
+        labels: LabelChoice | None = None,
     ) -> None:
         super().__init__()
         # Not registered as a submodule: the parameters of the model are not the guide's.
         object.__setattr__(self, "model", model if isinstance(model, Model) else Model(model, plate=plate))
-        self.network = InferenceNetwork(encoder, resolve_family(family), family_label(family))
+        chosen = resolve_labels(labels)
+        classifier = None if chosen is None else Classifier(chosen)
+        self.network = InferenceNetwork(encoder, resolve_family(family), family_label(family), classifier=classifier)
         self._global_guide = check_guide(global_guide)
         self._is_set_up = False
 
@@ -109,14 +115,11 @@ class AmortizedGuide(nn.Module):
         example = Batch(args, kwargs)
         # Hidden from a trace or plate in which the guide may be running.
         with poutine.block(), evaluation_mode(self.network.encoder, self.model):
-            with torch.no_grad():
-                self.network.keywords = tuple(kwargs)
-                context = self.network.context(example)
-                self.network.check_row_independence(example, context)
-            self.model.setup(example, context.shape[0])
-            self._setup_globals(example, context)
+            features = self.network.read(self.model, example)
+            self.model.setup(example, features.of_latents.shape[0])
+            self._setup_globals(example, features.of_latents)
             check_row_independence(self.model, example)
-        self.family.setup(self.latents.dim, context.shape[1], self.latents.shapes).to(context)
+        self.network.setup(self.model, example, features)
         self._is_set_up = True
         return self
 

@@ -111,6 +111,7 @@ def log_weights(
     kl: KLForm = "sampled",
     log_density: Callable[[Tensor], Tensor] | None = None,
     theta: GlobalDraw | None = None,
+    complete: frozenset[str] = frozenset(),
 ) -> LogWeights:
     """Evaluate the densities of draws of the latents under model and posterior.
 
@@ -122,6 +123,7 @@ def log_weights(
         kl: how to compute the KL to the prior.
         log_density: maps draws, ``(K, B, D)``, to ``log q``, ``(K, B)``; by default the density of ``q`` itself.
         theta: the global latents, shared by all draws and observations; by default `Model.global_point`.
+        complete: the discrete latents that stand for missing data and are not summed out, because nothing is missing here.
 
     Raises:
         ModelError: the model fails, or the size of its data plate does not match the batch.
@@ -135,7 +137,7 @@ def log_weights(
         raise OptionError(f"kl='closed_form' is not possible: {reason}; use kl='auto' or kl='sampled'.")
     values, log_dets = model.latents.constrain(vector)
     theta = theta or GlobalDraw()
-    scores = model.log_probs(batch, values, theta=theta.values, skip_priors=exact_kl is not None)
+    scores = model.log_probs(batch, values, theta=theta.values, skip_priors=exact_kl is not None, complete=complete)
     log_posterior = None
     if exact_kl is None:
         log_q = (log_density or q.log_prob)(vector)

@@ -98,6 +98,25 @@ class Posterior(SummarizedPosterior):
         check_finite_results(found, "the probabilities of discrete latents", self.index)
         return found
 
+    @property
+    def label_probs(self) -> Tensor:
+        """The probabilities ``q(y | x)`` of the labels of each observation from the classifier alone, ``(N, M)``.
+
+        They are those of an observation without its label, whether the label is known or not.
+
+        Raises:
+            OptionError: there is no classifier: the estimator has no ``labels=``, or the posterior was refined.
+            NonFiniteError: a probability is NaN or infinite.
+        """
+        if self.network.classifier is None:
+            raise OptionError(
+                "there is no classifier: pass labels= to AmortizedVI, and use its own posterior instead of a refined one. The "
+                "probabilities of discrete latents in general are in posterior.probs."
+            )
+        found = self.map_chunks(lambda chunk, q: {"probs": self.network.label_probs(chunk.batch)})
+        check_finite_results(found, "the probabilities of labels", self.index)
+        return found["probs"]
+
     def sample(
         self, draws: int, *, resample: bool = False, proposals: int | None = None, seed: int | None = None
     ) -> dict[str, Tensor]:

@@ -31,7 +31,12 @@ class ByHand(families.Family):
         return Independent(Laplace(loc, log_scale.exp()), 1)
 
 
-CHOICES = {**FAMILIES, "Laplace": ByHand, "MultivariateNormal": ByHand(correlated=True)}
+CHOICES: dict[str, families.FamilyChoice] = {
+    **FAMILIES,
+    "Laplace": ByHand,
+    "MultivariateNormal": ByHand(correlated=True),
+    "full for each of two labels": lambda: families.GivenLabel(families.FullCovariance(), 2),
+}
 
 
 @pytest.mark.parametrize("choice", CHOICES.values(), ids=CHOICES.keys())

@@ -5,11 +5,13 @@ import sys
 
 import pytest
 import torch
+from torch import Tensor
 from torch.distributions import Independent, Normal
 
 import amortvi as avi
 from amortvi.errors import MissingDependencyError
-from amortvi.families import Flow
+from amortvi.families import Family, Flow, Mixture, Structured, TopDown
+from amortvi.families.gate import Gate
 from tests.exact import linear_gaussian
 
 DOUBLE = torch.float64
@@ -59,6 +61,35 @@ def test_a_locked_flow_is_its_gaussian_and_settles_without_a_change(kind: str) -
     assert not torch.allclose(before, locked, atol=1e-3)
     family.settle()
     torch.testing.assert_close(family(context).log_prob(z), before)
+
+
+SMALL = Flow(transforms=2, hidden=[16], bins=4)
+
+
+@pytest.mark.parametrize("family", [Structured({"b": SMALL}), Mixture(2, SMALL), TopDown({"b": SMALL})], ids=repr)
+def test_a_flow_in_another_family_is_locked_and_settles_without_a_change(family: Family) -> None:
+    torch.manual_seed(0)
+    family.setup(5, 2, {"a": torch.Size([2]), "b": torch.Size([3])}).double()
+    gates = [module for module in family.modules() if isinstance(module, Gate)]
+    context, z = torch.randn(2, 4, 2, dtype=DOUBLE), torch.randn(2, 4, 5, dtype=DOUBLE)
+
+    def perturbed() -> Tensor:
+        with torch.no_grad():
+            for parameter in (parameter for gate in gates for parameter in gate.parameters()):
+                parameter.add_(0.4 * torch.randn_like(parameter))
+        return family(context).log_prob(z)
+
+    family.unlock(0.0)
+    assert all(gate.strength == 0 for gate in gates)
+    locked = perturbed()
+    torch.testing.assert_close(perturbed(), locked)
+    family.unlock(0.5)
+    before = family(context).log_prob(z)
+    assert not torch.allclose(before, locked, atol=1e-3)
+    family.settle()
+    assert all(gate.strength == 1 for gate in gates)
+    torch.testing.assert_close(family(context).log_prob(z), before)
+    assert not torch.allclose(perturbed(), before, atol=1e-3)
 
 
 def test_last_draw_is_scored_without_the_inverse(monkeypatch: pytest.MonkeyPatch) -> None:

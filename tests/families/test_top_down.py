@@ -9,6 +9,7 @@ from torch import Tensor
 import amortvi as avi
 from amortvi.errors import FamilyError
 from amortvi.families import Mixture, Structured, TopDown, draw
+from tests.families.network_family import NetworkFamily
 
 DOUBLE = torch.float64
 SITES = {"top": torch.Size([1]), "middle": torch.Size([2]), "bottom": torch.Size([3])}
@@ -79,6 +80,14 @@ def test_a_locked_family_is_structured() -> None:
 def test_mixtures_are_refused() -> None:
     with pytest.raises(FamilyError, match="its draws are stratified: use Structured"):
         TopDown({"top": Mixture(2)}).setup(6, 4, SITES)
+
+
+def test_messages_name_the_class_that_was_chosen() -> None:
+    for made in (Structured, TopDown):
+        with pytest.raises(FamilyError, match=f"a part of {made.__name__} needs .* and NetworkFamily has none"):
+            made({"top": NetworkFamily()})
+        with pytest.raises(FamilyError, match=rf"{made.__name__}\(head=False\) uses the context as its parameters"):
+            made(head=False).setup(6, 4, SITES)
 
 
 MEMBERS, NOISE = 8, 1.0

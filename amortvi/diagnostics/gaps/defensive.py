@@ -44,6 +44,8 @@ class DefensiveMixture(TransformedNoise):
         torch.Size([10, 3])
     """
 
+    has_rsample = False  # the choice of the component has no derivative
+
     def __init__(self, gaussian: Gaussian) -> None:
         super().__init__(gaussian.loc)
         self.gaussian = gaussian
@@ -52,11 +54,6 @@ class DefensiveMixture(TransformedNoise):
     @property
     def noise_dim(self) -> int:
         return self.student.noise_dim + 1
-
-    @property
-    def has_rsample(self) -> bool:  # type: ignore[override]  # a class attribute in torch
-        """False: the choice of the component has no derivative."""
-        return False
 
     @property
     def mean(self) -> Tensor:

@@ -29,6 +29,7 @@ class ProductDistribution(TransformedNoise):
     def __init__(self, parts: Sequence[TransformedNoise]) -> None:
         super().__init__(torch.cat([part.loc for part in parts], dim=-1))
         self.parts = tuple(parts)
+        self.has_rsample = all(part.has_rsample for part in parts)
         self._dims = [part.event_shape[0] for part in parts]
 
     def expand(self, batch_shape: _size, _instance: None = None) -> ProductDistribution:
@@ -38,11 +39,6 @@ class ProductDistribution(TransformedNoise):
     @property
     def noise_dim(self) -> int:
         return sum(part.noise_dim for part in self.parts)
-
-    @property
-    def has_rsample(self) -> bool:  # type: ignore[override]  # a class attribute in torch
-        """Whether that holds for all parts."""
-        return all(part.has_rsample for part in self.parts)
 
     def from_noise(self, noise: Tensor) -> Draws:
         """Return draws of all parts; parts that are mixtures are combined in every possible way."""

@@ -17,25 +17,22 @@ import itertools
 from collections.abc import Mapping, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.types import _size
 
 from amortvi._util.checks import layer_widths, positive_int
 from amortvi.errors import FamilyError
 from amortvi.families.base import ParametricFamily
-from amortvi.families.by_site.site_families import SiteFamilies
+from amortvi.families.by_site.structured import Structured
 from amortvi.families.choice import FamilyChoice
 from amortvi.families.draws import Draws, TransformedNoise, require_noise
 from amortvi.families.gate import Gate
+from amortvi.families.wrapped import WrappedFamily
 
 __all__ = ["TopDown", "TopDownDistribution"]
 
-_RATE = 0.3
-"""The rate at which the networks change their output, relative to the locations; as for a flow."""
 
-
-class TopDown(SiteFamilies):
+class TopDown(WrappedFamily):
     """A family for each latent site, given the sites before it in the model.
 
     Args:
@@ -58,6 +55,8 @@ class TopDown(SiteFamilies):
         torch.Size([10, 6, 5])
     """
 
+    inner: Structured
+
     def __init__(
         self,
         families: Mapping[str, FamilyChoice] | None = None,
@@ -67,20 +66,21 @@ class TopDown(SiteFamilies):
         features: int = 16,
         head: bool = True,
     ) -> None:
-        super().__init__(families, default, head=head)
+        sites = _Parts(families, default=default)
+        super().__init__(sites, features=positive_int("features", features), head=head)
+        self.families, self.default = sites.families, sites.default
         self.hidden = layer_widths("hidden", hidden)
-        self.features = positive_int("features", features)
 
     def build(self) -> None:
         super().build()
         above, gates = 0, []
-        for part in self.each():
+        for part in self.inner.each():
             if not require_noise(part.distribution(torch.zeros(1, part.num_parameters)), "TopDown").has_rsample:
                 raise FamilyError(
                     f"{part!r} cannot be a part of TopDown, because its draws are stratified: use Structured."
                 )
             if above:
-                gates.append(Gate(self._network(above + self.features, part.num_parameters), _RATE))
+                gates.append(Gate(self._network(above + self.features, part.num_parameters)))
             above += part.dim
         self.gates = nn.ModuleList(gates)
 
@@ -91,40 +91,16 @@ class TopDown(SiteFamilies):
             layers += [nn.Linear(before, after), nn.Tanh()]
         return nn.Sequential(*layers, nn.Linear(widths[-1], outputs))
 
-    @property
-    def num_parameters(self) -> int:
-        return super().num_parameters + self.features
-
-    def initial_parameters(self) -> Tensor:
-        return F.pad(super().initial_parameters(), (0, self.features))
-
-    def learning_rates(self) -> Tensor:
-        return F.pad(super().learning_rates(), (0, self.features), value=_RATE)
-
-    def locked_parameters(self) -> Tensor:
-        return F.pad(super().locked_parameters(), (0, self.features), value=True)
-
-    def parameters_near(self, loc: Tensor, scale: Tensor) -> Tensor:
-        return F.pad(super().parameters_near(loc, scale), (0, self.features))
-
-    def unlock(self, fraction: float) -> None:
-        super().unlock(fraction)
-        for gate in self._gates():
-            gate.unlock(fraction)
-
-    def settle(self) -> None:
-        super().settle()
-        for gate in self._gates():
-            gate.settle()
-
-    def _gates(self) -> list[Gate]:
-        return [gate for gate in self.gates if isinstance(gate, Gate)]
-
     def distribution(self, parameters: Tensor) -> TopDownDistribution:
         """Return the distributions with ``parameters`` of shape ``(*B, P)``."""
-        own, features = parameters.split([self.num_parameters - self.features, self.features], dim=-1)
-        loc = own[..., : self.dim]
-        return TopDownDistribution(loc, self.each(), self._gates(), self.split(own), features)
+        own, features = parameters.split([self.inner.num_parameters, self.features], dim=-1)
+        return TopDownDistribution(own[..., : self.dim], self.inner.each(), self.gates, self.inner.split(own), features)
+
+
+class _Parts(Structured):
+    """The families of the sites, for which error messages name `TopDown`."""
+
+    role = "a part of TopDown"
 
 
 class TopDownDistribution(TransformedNoise):
@@ -142,7 +118,7 @@ class TopDownDistribution(TransformedNoise):
         self,
         loc: Tensor,
         families: Sequence[ParametricFamily],
-        gates: Sequence[Gate],
+        gates: nn.ModuleList,
         parameters: Sequence[Tensor],
         features: Tensor,
     ) -> None:

@@ -39,6 +39,12 @@ class DiscreteSite:
         """The shape of one value."""
         return self.values.shape[1:]
 
+    def first(self, observations: int) -> Tensor:
+        """Return its first value for each observation, in model layout."""
+        return self.at(
+            torch.zeros(observations, *self.layout.nested_shape, dtype=torch.long, device=self.values.device)
+        )
+
     def at(self, positions: Tensor) -> Tensor:
         """Return the values at positions ``(B, *nested)``, in model layout."""
         return self.layout.to_model(self.values.to(positions.device)[positions])
