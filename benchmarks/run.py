@@ -17,6 +17,7 @@ QUESTIONS = (
     "step_small",
     "step_large",
     "families",
+    "richer_families",
     "chain",
     "particles",
     "fit_overhead",

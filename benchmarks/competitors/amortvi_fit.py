@@ -19,7 +19,7 @@ from benchmarks.harness import Competitor
 __all__ = ["compiled_steps", "estimator", "fits"]
 
 
-def estimator(problem: Problem, family: str = "diagonal") -> avi.AmortizedVI:
+def estimator(problem: Problem, family: avi.families.FamilyChoice = "diagonal") -> avi.AmortizedVI:
     """Return an estimator with the architecture of ``problem``, not yet fitted."""
     decoder = nn.Sequential(
         nn.Linear(problem.latents, problem.hidden), nn.ReLU(), nn.Linear(problem.hidden, problem.features)
@@ -48,7 +48,9 @@ def fits(problem: Problem, epochs: int, *, family: str = "diagonal", **options: 
     return Competitor(run, lambda: float(vi.history["elbo"].iloc[-1]))
 
 
-def compiled_steps(problem: Problem, epochs: int) -> Competitor:
+def compiled_steps(
+    problem: Problem, epochs: int, *, family: avi.families.FamilyChoice = "diagonal", compiled: Any = True
+) -> Competitor:
     """Return the compiled steps of a fit without the fit: no shuffling, history, seeds or snapshots of the parameters.
 
     The minibatches are chosen once, beforehand. As in a fit, the step gathers their rows.
@@ -56,8 +58,10 @@ def compiled_steps(problem: Problem, epochs: int) -> Competitor:
     Args:
         problem: the model and the data.
         epochs: epochs per run.
+        family: the posterior family.
+        compiled: whether the steps are compiled; ``"auto"`` records them only, as the default of `fit` does.
     """
-    vi = estimator(problem).setup(problem.x, seed=0)
+    vi = estimator(problem, family).setup(problem.x, seed=0)
     modules = TrainedModules(vi.generative, vi.guide.network, freeze_model=False)
     modules.train()
     totals = Totals(torch.device("cpu"))
@@ -71,7 +75,7 @@ def compiled_steps(problem: Problem, epochs: int) -> Competitor:
             parameters=modules.parameters,
             gradient_clip=avi.FitOptions().gradient_clip,
         ),
-        Policy(True, "warn"),
+        Policy(compiled, "warn"),
     )
     data = Batch((problem.x,))
     minibatches = [Minibatch(data, rows) for rows in torch.randperm(len(problem.x)).split(problem.batch_size)]

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 import amortvi as avi
 
-__all__ = ["Problem", "cropped", "large", "small"]
+__all__ = ["Problem", "cropped", "large", "small", "whole_batches"]
 
 LARGE_IMAGES = 12_800
 CROPPED_IMAGES, CROPPED_PIXELS = 1_260, 48
@@ -53,6 +53,11 @@ class Problem:
 def small(latents: int = 8) -> Problem:
     """Return a VAE 64-64-``latents`` on the digits: 23 steps per epoch, dominated by overhead."""
     return Problem(avi.datasets.digits().x_train, hidden=64, latents=latents, batch_size=64)
+
+
+def whole_batches(problem: Problem) -> Problem:
+    """Return the problem without the observations of the last, smaller batch, so that there is one shape to compile."""
+    return replace(problem, x=problem.x[: len(problem.x) // problem.batch_size * problem.batch_size])
 
 
 def cropped() -> Problem:
