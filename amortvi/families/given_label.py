@@ -18,7 +18,7 @@ from amortvi._util.checks import positive_int
 from amortvi.errors import FamilyError
 from amortvi.families.base import Family, ParametricFamily, require_parametric
 from amortvi.families.draws import require_noise
-from amortvi.families.mixture import MixtureDistribution
+from amortvi.families.mixture import MixtureDistribution, spread_out
 
 __all__ = ["GivenLabel"]
 
@@ -75,6 +75,11 @@ class GivenLabel(ParametricFamily):
         *each, log_probs = parameters.split([*(self.component.num_parameters,) * self.labels, self.labels], dim=-1)
         components = require_noise(self.component.distribution(torch.stack(each, dim=-2)), "labels=")
         return MixtureDistribution(torch.log_softmax(log_probs, dim=-1), components)
+
+    def parameters_near(self, loc: Tensor, scale: Tensor) -> Tensor:
+        shifts = spread_out(self.labels, self.dim).to(loc)
+        each = [self.component.parameters_near(loc + shift * scale, scale) for shift in shifts]
+        return F.pad(torch.cat(each, dim=-1), (0, self.labels))
 
     def unlock(self, fraction: float) -> None:
         self.component.unlock(fraction)

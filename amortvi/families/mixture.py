@@ -38,7 +38,7 @@ from amortvi.families.choice import FamilyChoice, resolve_family
 from amortvi.families.closed_forms import covariance, implausible, marginals
 from amortvi.families.draws import Draws, TransformedNoise, require_noise
 
-__all__ = ["Mixture", "MixtureDistribution"]
+__all__ = ["Mixture", "MixtureDistribution", "spread_out"]
 
 _NEGLIGIBLE = 1e-3
 """A component with less weight does not make a posterior implausible."""
@@ -84,7 +84,7 @@ class Mixture(ParametricFamily):
             raise FamilyError(
                 f"base={self.base!r} cannot be the family of the components, because it is itself a mixture: raise components=."
             )
-        self.register_buffer("directions", _spread_out(self.components, self.dim), persistent=False)
+        self.register_buffer("directions", spread_out(self.components, self.dim), persistent=False)
         super().build()
 
     @property
@@ -127,7 +127,7 @@ class Mixture(ParametricFamily):
         return MixtureDistribution(torch.log_softmax(logits, dim=-1), components)
 
 
-def _spread_out(components: int, dim: int) -> Tensor:
+def spread_out(components: int, dim: int) -> Tensor:
     """Return ``(components, dim)`` points with mean zero and variance one in each coordinate, always the same ones."""
     points = torch.randn(components, dim, generator=torch.Generator().manual_seed(0))
     centered = points - points.mean(0)

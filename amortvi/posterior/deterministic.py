@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from amortvi._util.memory import Gathered
 from amortvi._util.random import random_state
@@ -70,6 +71,9 @@ def discrete_probs(
 ) -> dict[str, Tensor]:
     """Average the probabilities of discrete latents over draws of the continuous ones, inside `Model.inference_mode`.
 
+    A site ``y`` with ``obs_mask=`` has probability one for its value where it is observed, and those of the latent
+    ``y_unobserved`` elsewhere.
+
     Args:
         model: the generative model.
         chunk: ``B`` observations; at most ``chunk.draws_at_once`` draws are processed together.
@@ -87,4 +91,22 @@ def discrete_probs(
             for name, probs in group.probs().items():
                 summed = probs.unflatten(0, (len(span), chunk.batch.size)).sum(0)
                 total[name] = total[name] + summed if name in total else summed
-    return {name: value / draws for name, value in total.items()}
+    return _with_observed(model, chunk.batch, {name: value / draws for name, value in total.items()})
+
+
+def _with_observed(model: Model, batch: Batch, probs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Put the values that are known through ``obs_mask=`` into the probabilities, under the names of the observed sites."""
+    sites, plate = {site.name: site for site in model.run(batch.arguments())}, model.structure.plate
+    found = {}
+    for discrete in model.structure.discrete:
+        name, missing = discrete.name.removesuffix("_unobserved"), probs[discrete.name]
+        site = sites.get(f"{name}_observed")
+        value = None if site is None else site.by_observation(site.scored_value, plate, batch.size)
+        known = None if site is None or value is None else site.observed_entries(plate, like=value)
+        if name == discrete.name or value is None or known is None:
+            found[discrete.name] = missing
+            continue
+        certain = one_hot(discrete.positions(value), len(discrete.values)).to(missing)
+        known = known.reshape(*missing.shape[:-1], -1)[..., :1]  # the elements of one value are masked together
+        found[name] = torch.where(known, certain, missing)
+    return found

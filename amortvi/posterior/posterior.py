@@ -67,7 +67,7 @@ class Posterior(SummarizedPosterior):
         r"""The posterior probabilities of each discrete latent, ``(N, *nested, values)``, in the order of ``enumerate_support``.
 
         They are the mean of :math:`p(y \mid x, z)` over 1,000 draws :math:`z \sim q(z \mid x)`; given the draws, they are exact.
-        The latent ``y_unobserved`` of a site with ``obs_mask=`` has its prior probabilities where the site is observed.
+        A site with ``obs_mask=`` has probability one for its value where it is observed.
 
         Raises:
             NonFiniteError: a probability is NaN or infinite.
