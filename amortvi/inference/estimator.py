@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, TypeAlias, TypeVar
 
 import torch
 from torch import nn
@@ -20,12 +21,15 @@ from amortvi.inference.label_prediction import LabelPrediction
 from amortvi.inference.training_record import TrainingRecord
 from amortvi.io import RunState, load_run, save_run
 from amortvi.model import Model
+from amortvi.objectives import default_objective
 from amortvi.posterior import AmortizedGuide, Posterior
 from amortvi.posterior.global_latents import GlobalGuideChoice
 from amortvi.posterior.labels import LabelChoice
 from amortvi.training import EncoderOptions, FitOptions, Trainer
 
 __all__ = ["AfterFit", "AmortizedVI"]
+
+Options = TypeVar("Options", bound=FitOptions)
 
 _EXAMPLE_SIZE = 16
 _STANDARDIZED_BY = 4096
@@ -121,7 +125,7 @@ class AmortizedVI(LabelPrediction, TrainingRecord, PosteriorAnalysis):
             CaptureError: ``compile=True``, but the step cannot be recorded or compiled.
         """
         with self._restored_on_error():
-            train, validation = self._prepared(x, options)
+            train, validation, options = self._prepared(x, options)
             if options.standardize and not self._trainer.records:
                 self._guide.network.standardize(train.sample(_STANDARDIZED_BY).to(self.device))
             self._objective = repr(options.objective)
@@ -168,15 +172,15 @@ class AmortizedVI(LabelPrediction, TrainingRecord, PosteriorAnalysis):
         if not self._trainer.records:
             raise NotFittedError("fit_encoder continues a fit: call fit first.")
         with self._restored_on_error():
-            train, validation = self._prepared(x, options)
+            train, validation, options = self._prepared(x, options)
             if not train.in_memory:
                 raise DataError(f"fit_encoder needs observations in memory; got a DataLoader for {train.name}.")
             with self._guide.network.trained_on(train, self.device):
                 train_encoder(self._trainer, options, train.as_batch(), validation, self.device)
         return self._fitted(train, options)
 
-    def _prepared(self, x: Any, options: FitOptions) -> tuple[Observations, Observations | None]:
-        """Read the data of a fit, move the parameters, and set up model and network."""
+    def _prepared(self, x: Any, options: Options) -> tuple[Observations, Observations | None, Options]:
+        """Read the data of a fit, move the parameters, set up model and network, and choose the objective."""
         dtype = options.dtype or self.dtype
         train = as_observations(x, dtype, "x")
         train.steps(options.batch_size)  # raises an error if a DataLoader has another batch size
@@ -188,7 +192,10 @@ class AmortizedVI(LabelPrediction, TrainingRecord, PosteriorAnalysis):
             train.first(1).check_compatible(validation.first(1), "validation_data", "x")
         self.to(device=options.device, dtype=options.dtype)
         self._setup(train, options.batch_size or DEFAULT_BATCH_SIZE, options.seed)
-        return train, validation
+        if options.objective == "auto":
+            objective = default_objective(global_latents=bool(self._model.structure.globals))
+            options = replace(options, objective=objective)
+        return train, validation, options
 
     def _fitted(self, train: Observations, options: FitOptions) -> AmortizedVI:
         self._has_warned = False

@@ -45,7 +45,8 @@ class FitOptions:
         batch_size: observations per step; 128 by default. A `DataLoader` has its own batch size.
         lr: the largest learning rate.
         objective: ``"elbo"``, ``"iwae"`` (the importance-weighted bound of 5 draws), or an `objectives.Objective`, such as
-            ``objectives.ELBO(kl_weight=objectives.LinearSchedule(epochs=20))``.
+            ``objectives.ELBO(kl_weight=objectives.LinearSchedule(epochs=20))``. By default, ``"auto"``, the ELBO; for a model
+            with global latents, whose posteriors it makes too narrow, the importance-weighted bound of 20 draws.
         optimizer: a `torch.optim` class, or a callable ``(parameters, lr=...) -> Optimizer``; by default Adam with
             ``betas=(0.9, 0.95)``.
         lr_schedule: ``"auto"`` lowers the learning rate almost to zero when the bound no longer rises or, with a given number
@@ -78,7 +79,7 @@ class FitOptions:
     epochs: int | None = None
     batch_size: int | None = None
     lr: float = 5e-3
-    objective: ObjectiveChoice = "elbo"
+    objective: ObjectiveChoice = "auto"
     optimizer: OptimizerFactory = adam
     lr_schedule: LearningRateSchedule = "auto"
     standardize: bool = True
@@ -96,7 +97,7 @@ class FitOptions:
             "epochs": optional(positive_int, "epochs", self.epochs),
             "batch_size": optional(positive_int, "batch_size", self.batch_size),
             "lr": positive_float("lr", self.lr),
-            "objective": make_objective(self.objective),
+            "objective": self.objective if self.objective == "auto" else make_objective(self.objective),
             "gradient_clip": optional(positive_float, "gradient_clip", self.gradient_clip),
             "patience": optional(positive_int, "patience", self.patience),
             "device": optional(check_device, "device", self.device),

@@ -53,6 +53,15 @@ def test_more_draws_of_the_local_latents_widen_the_global_posterior() -> None:
     assert scale > 1.2 * MEAN_FIELD_SD
 
 
+def test_the_default_objective_gives_the_width_of_the_exact_posterior() -> None:
+    torch.manual_seed(0)
+    vi = avi.AmortizedVI(exact.model, avi.encoders.MLP(1, [16])).fit(X.float(), seed=0, progress=False)
+    posterior = vi.posterior(X.float())
+    assert vi.objective == "IWAE(particles=20)"
+    assert abs(float(posterior.mean["mu"]) - EXACT_MEAN) < 0.1 * EXACT_SD
+    assert float(posterior.std["mu"]) == pytest.approx(EXACT_SD, rel=0.1)  # the ELBO: 0.71 of it
+
+
 def test_a_point_estimate_is_the_mode() -> None:
     vi = fitted(global_guide=AutoDelta)
     # q(z | x) is exact given mu, so the bound is log p(x, mu), whose mode is the mean of the Gaussian posterior.

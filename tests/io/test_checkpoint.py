@@ -69,7 +69,7 @@ CASES: dict[str, dict[str, Any]] = {
     "schedule": {"fit": {"lr_schedule": lambda optimizer: torch.optim.lr_scheduler.LambdaLR(optimizer, np.cos)}},
     "momentum": {"fit": {"optimizer": partial(torch.optim.SGD, momentum=0.9)}},
     # Sums over long vectors depend on how these are aligned in memory; large steps with noisy gradients can diverge.
-    "quasi-Newton": {"fit": {"optimizer": torch.optim.LBFGS, "batch_size": 80, "lr": 1e-4}, "tolerance": 1e-4},
+    "quasi-Newton": {"fit": {"optimizer": torch.optim.LBFGS, "batch_size": 80, "lr": 1e-6}, "tolerance": 1e-4},
     "validation": {"fit": {"validation_data": X[:10], "patience": 50}},
     "iwae": {"fit": {"objective": "iwae"}},
 }
