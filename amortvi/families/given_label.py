@@ -48,8 +48,12 @@ class GivenLabel(ParametricFamily):
         super().__init__()
         self.register_buffer("strength", torch.ones(()), persistent=False)
         self.component = require_parametric(base, "labels=")
-        self.base = self.component
         self.labels = positive_int("labels", labels, at_least=2)
+
+    @property
+    def base(self) -> ParametricFamily:
+        """The family of the components."""
+        return self.component
 
     def build(self) -> None:
         features = self.context_features - self.labels
@@ -95,7 +99,7 @@ class _EachLabel(nn.Module):
 
     def __init__(self, component: ParametricFamily, features: int, labels: int) -> None:
         super().__init__()
-        self.component = component
+        self._component = (component,)  # in a tuple, because the component is already a part of the family
         self.sizes = [features, labels]
         self.shift = nn.Parameter(torch.zeros(labels, features))
         self.hidden = nn.Linear(features + labels, features)
@@ -110,5 +114,6 @@ class _EachLabel(nn.Module):
     def forward(self, context: Tensor) -> Tensor:
         """Return the parameters, ``(*B, P)``."""
         features, log_probs = context.split(self.sizes, dim=-1)
-        each: Tensor = self.component.to_parameters(self.contexts(features))
+        (component,) = self._component
+        each: Tensor = component.to_parameters(self.contexts(features))
         return torch.cat([each.flatten(-2), log_probs], dim=-1)

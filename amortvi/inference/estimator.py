@@ -242,6 +242,7 @@ class AmortizedVI(LabelPrediction, TrainingRecord, PosteriorAnalysis):
         example, observations = self.example, as_observations(x, self.dtype, "x")
         observations.check_ordered()
         example.check_compatible(observations.first(1), "x", "the training data")
+        self._guide.network.check_labels(observations)
         network = self._guide.network.frozen() if copy else self._guide.network
         return Posterior(self._model, network, observations, self.device)
 

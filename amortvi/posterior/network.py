@@ -134,6 +134,11 @@ class InferenceNetwork(nn.Module):
         log_probs = self.classifier.log_probs(features.of_labels)
         return torch.cat([features.of_latents, self.classifier.given(log_probs, batch)], dim=-1)
 
+    def check_labels(self, observations: Observations) -> None:
+        """Raise `DataError` if observations in memory have labels that are out of range."""
+        if self.classifier is not None and observations.in_memory:
+            self.classifier.argument.check(observations.as_batch(), self.classifier.count)
+
     def trained_on(self, observations: Observations, device: torch.device) -> contextlib.AbstractContextManager[None]:
         """Return the context of a fit to these observations, in which the classifier knows those that have labels."""
         return contextlib.nullcontext() if self.classifier is None else self.classifier.trained_on(observations, device)

@@ -231,3 +231,10 @@ def test_wrong_label_far_into_the_data_changes_nothing() -> None:
     with pytest.raises(DataError, match=r"got 7, first at \[599\]"):
         vi.fit((X, wrong), epochs=2, progress=False)
     torch.testing.assert_close(vi.predict_proba(X), before, rtol=0, atol=0)
+    with pytest.raises(DataError, match="integers from 0 to 2"):
+        vi.posterior((X, wrong))
+
+
+def test_each_parameter_is_stored_once(exact: avi.AmortizedVI) -> None:
+    memory = [value.data_ptr() for value in exact.guide.state_dict().values() if value.numel()]
+    assert len(memory) == len(set(memory))
