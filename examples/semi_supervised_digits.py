@@ -110,7 +110,10 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=60_000, help="the number of training images")
     arguments = parser.parse_args()
 
-    images = avi.datasets.mnist()
+    try:
+        images = avi.datasets.mnist()
+    except avi.errors.DataError as error:
+        raise SystemExit(f"{error}") from None
     train, test = ((x > 0.5).to(x.dtype) for x in (images.x_train[: arguments.images], images.x_test))
     labels = images.labels_train[: arguments.images]
     torch.manual_seed(0)

@@ -167,6 +167,9 @@ class MixtureDistribution(TransformedNoise):
         """Return one draw of each component for each noise: ``(K, *B, noise_dim)`` gives ``(M K, *B, D)``, stratified."""
         drawn = self.components.from_noise(self._for_each_component(noise)).vector
         vector = drawn.movedim(-2, 0).flatten(0, 1)
+        own = self.components.log_prob(drawn).movedim(-1, 0).flatten(0, 1)
+        components = torch.arange(drawn.shape[-2], device=own.device).repeat_interleave(len(noise))
+        self.remember(vector, (components.reshape(-1, *(1,) * (own.dim() - 1)).expand_as(own), own))
         log_share = self.log_weights.movedim(-1, 0).unsqueeze(1) - math.log(len(noise))
         return Draws(vector, log_share.expand(-1, len(noise), *self.batch_shape).flatten(0, 1))
 
@@ -178,11 +181,21 @@ class MixtureDistribution(TransformedNoise):
         with torch.no_grad():
             chosen = Categorical(logits=self.log_weights, validate_args=False).sample(torch.Size(sample_shape))
             drawn = self.components.sample(torch.Size(sample_shape))
-            return drawn.take_along_dim(chosen[..., None, None], dim=-2).squeeze(-2)
+            vector = drawn.take_along_dim(chosen[..., None, None], dim=-2).squeeze(-2)
+            own = self.components.log_prob(drawn).take_along_dim(chosen.unsqueeze(-1), dim=-1).squeeze(-1)
+            self.remember(vector, (chosen, own))
+        return vector
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Return ``log q(value)``, shape ``value.shape[:-1]``."""
-        return torch.logsumexp(self.log_weights + self.components.log_prob(value.unsqueeze(-2)), dim=-1)
+        each = self.components.log_prob(value.unsqueeze(-2))
+        # The density of a narrow component at its own draw is known from the noise, but not from the rounded draw. If it came out
+        # too low, posteriors too narrow for the precision would seem to gain.
+        remembered = self.recall(value)
+        if remembered is not None:
+            component, own = remembered
+            each = each.scatter(-1, component.unsqueeze(-1), own.unsqueeze(-1))
+        return torch.logsumexp(self.log_weights + each, dim=-1)
 
     @property
     def mean(self) -> Tensor:

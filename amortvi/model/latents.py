@@ -8,11 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from torch.distributions import Transform, biject_to, constraints
+from torch.distributions import Transform, constraints
 from torch.distributions.transforms import identity_transform
 
 from amortvi.errors import DataError
 from amortvi.model.plates import PlateLayout
+from amortvi.model.supports import bijection
 
 __all__ = ["LatentSite", "LatentVector", "element_labels", "sum_from"]
 
@@ -36,7 +37,7 @@ class LatentSite:
     @property
     def transform(self) -> Transform:
         """The bijection from unconstrained numbers to the support."""
-        return biject_to(self.support)
+        return bijection(self.support)
 
     @property
     def is_unconstrained(self) -> bool:

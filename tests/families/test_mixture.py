@@ -1,11 +1,14 @@
 """Mixtures: their draws, moments and quantiles, and the modes that they find."""
 
+import math
+
 import pytest
 import torch
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
 from amortvi.errors import FamilyError, OptionError
-from amortvi.families import Mixture, draw, marginals
+from amortvi.families import Diagonal, Mixture, draw, marginals
+from amortvi.families.mixture import MixtureDistribution
 
 DOUBLE = torch.float64
 
@@ -61,3 +64,18 @@ def test_a_mixture_of_mixtures_is_refused() -> None:
         Mixture(2, Mixture(2)).setup(2, 3)
     with pytest.raises(OptionError, match="components must be an integer of at least 2; got 1"):
         Mixture(1)
+
+
+@pytest.mark.parametrize("draw", ["stratified", "independent"])
+def test_own_draws_of_narrow_components_keep_their_density(draw: str) -> None:
+    """At a location of 100, single precision rounds a draw by more than a scale of 1e-7; its density comes from the noise."""
+    loc_and_log_scale = torch.tensor([[[100.0, math.log(1e-7)], [-50.0, math.log(1e-7)]]])
+    components = Diagonal(head=False).setup(1, 2).distribution(loc_and_log_scale)
+    q = MixtureDistribution(torch.tensor([[0.3, 0.7]]).log(), components)
+    torch.manual_seed(0)
+    vector = q.from_noise(torch.randn(500, 1, 1)).vector if draw == "stratified" else q.sample((1000,))
+    found = q.log_prob(vector)
+    # The expectation of log N(z; loc, scale^2) over its own draws is the negative entropy.
+    entropy = 0.5 + 0.5 * math.log(2 * math.pi) + math.log(1e-7)
+    expected = torch.where(vector[..., 0] > 0, math.log(0.3), math.log(0.7)) - entropy
+    assert abs(float((found - expected).mean())) < 5 * 0.5**0.5 / 1000**0.5

@@ -54,7 +54,10 @@ class ProductDistribution(TransformedNoise):
     def sample(self, sample_shape: _size = ()) -> Tensor:
         """Draw independently, without gradients, shape ``(*sample_shape, *B, D)``."""
         with torch.no_grad():
-            return torch.cat([part.sample(torch.Size(sample_shape)) for part in self.parts], dim=-1)
+            values = [part.sample(torch.Size(sample_shape)) for part in self.parts]
+            vector = torch.cat(values, dim=-1)
+            self.remember(vector, values)
+        return vector
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Return ``log q(value)``, shape ``value.shape[:-1]``."""

@@ -1,0 +1,25 @@
+"""Supports of latent sites, and the bijections from unconstrained numbers to them."""
+
+from amortvi.model.supports.bijections import bijection
+from amortvi.model.supports.constraints import (
+    common_support,
+    fixed_global_support,
+    fixed_support,
+    has_bijection,
+    has_tensor_bounds,
+    inner_support,
+    same_bounds,
+    tensor_bounds,
+)
+
+__all__ = [
+    "bijection",
+    "common_support",
+    "fixed_global_support",
+    "fixed_support",
+    "has_bijection",
+    "has_tensor_bounds",
+    "inner_support",
+    "same_bounds",
+    "tensor_bounds",
+]
