@@ -37,6 +37,9 @@ class Objective(ABC):
         OptionError: ``particles`` is not a positive integer.
     """
 
+    order: float = 1.0
+    """The order of Renyi's bound that the objective is, by which missing labels are combined as draws are: 1 for the ELBO."""
+
     def __init__(self, particles: int = 1) -> None:
         self.particles = positive_int("particles", particles)
 
@@ -47,7 +50,7 @@ class Objective(ABC):
             return self._estimate(model, network.family, network.context(batch), batch, theta)
         given = given_labels(network, batch)
         estimate = self._estimate(model, given.family, given.context, given.batch, theta, given.complete)
-        return given.average(estimate)
+        return given.combine(estimate, self.order)
 
     def _estimate(
         self,

@@ -46,6 +46,8 @@ class IWAE(Objective):
         IWAE(particles=50)
     """
 
+    order = 0.0
+
     def __init__(self, particles: int = 5, *, gradient: GradientForm = "auto") -> None:
         super().__init__(particles)
         self.gradient = check_gradient(gradient)

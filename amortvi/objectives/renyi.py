@@ -50,7 +50,7 @@ class Renyi(Objective):
 
     def __init__(self, alpha: float, particles: int = 5, *, gradient: GradientForm = "auto") -> None:
         super().__init__(particles)
-        self.alpha = finite_float("alpha", alpha)
+        self.alpha = self.order = finite_float("alpha", alpha)
         self.gradient = check_gradient(gradient)
 
     def stops_score_gradient(self, q: Distribution) -> bool:

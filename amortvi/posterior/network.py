@@ -186,7 +186,7 @@ class InferenceNetwork(nn.Module):
             # The user's network can raise any exception; the new message adds what it was called with.
             except Exception as error:
                 raise EncoderError(
-                    f"the {role} {type(network).__name__} failed on {inputs.describe()}: {quoted(error)}{batch.hint()}"
+                    f"the {role} {type(network).__name__} failed on {inputs.describe()}: {quoted(error)}{inputs.hint()}"
                 ) from error
         _check_features(role, features, batch.size)
         return features

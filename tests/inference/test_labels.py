@@ -115,6 +115,57 @@ def test_unlabelled_observations_help_the_classifier() -> None:
     assert wrong < best + 0.03
 
 
+def test_global_latents_are_as_uncertain_as_missing_labels_leave_them() -> None:
+    """With 6 of 100 labels known, a proportion is known half as well as with all of them; against quadrature."""
+    generator = torch.Generator().manual_seed(0)
+    true = (torch.rand(100, generator=generator) < 0.3).long()
+    x = true + 1.25**0.5 * torch.randn(100, generator=generator)
+    y = torch.where(torch.arange(100) < 6, true, -1)
+
+    def proportion(x: Tensor, y: Tensor) -> None:
+        pi = pyro.sample("pi", dist.Beta(2.0, 2.0))
+        with pyro.plate("data", x.shape[0]):
+            prior = dist.Categorical(torch.stack([1 - pi, pi], -1))
+            kind = pyro.sample("y", prior, obs=y.clamp(min=0), obs_mask=y >= 0)
+            z = pyro.sample("z", dist.Normal(1.0 * kind, 1.0))
+            pyro.sample("x", dist.Normal(z, 0.5), obs=x)
+
+    grid = torch.linspace(0.001, 0.999, 2001, dtype=torch.float64)
+    each = torch.stack([1 - grid, grid], -1).log() + dist.Normal(torch.tensor([0.0, 1.0]), 1.25**0.5).log_prob(
+        x.double()[:, None, None]
+    )
+    known = each.take_along_dim(y.clamp(min=0)[:, None, None], dim=-1).squeeze(-1)
+    log_joint = torch.where(y[:, None] >= 0, known, each.logsumexp(-1)).sum(0) + grid.log() + (1 - grid).log()
+    weights = log_joint.softmax(0)
+    mean = float((weights * grid).sum())
+    sd = float((weights * (grid - mean) ** 2).sum().sqrt())
+    torch.manual_seed(0)
+    vi = avi.AmortizedVI(proportion, avi.encoders.MLP(1, [16]), "full", labels="y")
+    vi.fit((x, y), batch_size=100, epochs=800, seed=0, progress=False)
+    found = vi.posterior((x, y)).sample(4000, seed=0)["pi"]
+    assert abs(float(found.mean()) - mean) < 0.15 * sd
+    assert float(found.std()) == pytest.approx(sd, rel=0.15)  # with every label known, it would be half as large
+
+
+def test_a_likelihood_of_zero_under_a_wrong_label() -> None:
+    """It does not matter if the label is known."""
+    torch.manual_seed(0)
+    kind = torch.arange(60) % 2
+    x, u = 1.25**0.5 * torch.randn(60), kind + torch.rand(60)
+
+    def uniform(x: Tensor, u: Tensor, y: Tensor) -> None:
+        with pyro.plate("data", x.shape[0]):
+            y = pyro.sample("y", dist.Categorical(torch.ones(2) / 2), obs=y.clamp(min=0), obs_mask=y >= 0)
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            pyro.sample("x", dist.Normal(z, 0.5), obs=x)
+            pyro.sample("u", dist.Uniform(1.0 * y, 1.0 + y), obs=u)
+
+    vi = avi.AmortizedVI(uniform, avi.encoders.MLP(2, [16]), labels="y")
+    vi.fit((x, u, kind), epochs=300, seed=0, progress=False)
+    exact = dist.Normal(0.0, 1.25**0.5).log_prob(x).mean() + torch.tensor(0.5).log()
+    assert vi.history["elbo"].iloc[-20:].mean() == pytest.approx(float(exact), abs=0.05)
+
+
 def test_saved_and_loaded(exact: avi.AmortizedVI, tmp_path: Path) -> None:
     exact.save(tmp_path / "run")
     loaded = avi.AmortizedVI.load(tmp_path / "run", model, avi.encoders.MLP(3, []), labels=avi.Labels("y", weight=0.0))

@@ -86,9 +86,13 @@ class Classifier(nn.Module):
 
     def given(self, log_probs: Tensor, batch: Batch) -> Tensor:
         """Return ``log q(y | x)``, ``(B, M)``, with probability one for the labels that are known."""
+        known = torch.zeros_like(log_probs).masked_fill(self.excluded(batch), _EXCLUDED)
+        return torch.where(self._true(batch).any(-1, keepdim=True), known, log_probs)
+
+    def excluded(self, batch: Batch) -> Tensor:
+        """Return which labels are known not to be true, boolean, ``(B, M)``."""
         true = self._true(batch)
-        known = torch.zeros_like(log_probs).masked_fill(~true, _EXCLUDED)
-        return torch.where(true.any(-1, keepdim=True), known, log_probs)
+        return true.any(-1, keepdim=True) & ~true
 
     def _true(self, batch: Batch) -> Tensor:
         """Return which labels are known to be true, boolean, ``(B, M)``: none of a row of which the label is missing."""
@@ -110,10 +114,9 @@ class Classifier(nn.Module):
         kept, count = [], 0
         for batch in [observations.as_batch()] if observations.in_memory else observations.batches():
             self.argument.check(batch, self.count)
-            kept.append(batch.take((self.argument.of(batch) >= 0).nonzero()[:, 0]))
-            count += kept[-1].size
-            if count >= _KEPT:
-                break
+            if count < _KEPT:
+                kept.append(batch.take((self.argument.of(batch) >= 0).nonzero()[:, 0]))
+                count += kept[-1].size
         self._labelled = Batch.concatenate(kept).to(device) if count else None
         try:
             yield
@@ -124,7 +127,8 @@ class Classifier(nn.Module):
         """Return some labelled training observations: all of them if they are few, otherwise as many at random."""
         known = self._labelled
         if known is None or known.size <= _LABELLED:
-            return known
+            # Batch normalization refuses a single row.
+            return known.repeat(2) if known is not None and known.size == 1 else known
         return known.take(torch.randint(known.size, (_LABELLED,), device=known.device))
 
     def log_likelihood(self, features: Tensor, batch: Batch) -> Tensor:
