@@ -12,7 +12,7 @@ from torch import nn
 
 from amortvi._util.keyword_options import accepts_options
 from amortvi._util.random import Stream, derived_seed, random_state
-from amortvi.data import DEFAULT_BATCH_SIZE, Observations, as_observations
+from amortvi.data import DEFAULT_BATCH_SIZE, Observations
 from amortvi.errors import DataError, NotFittedError
 from amortvi.families import FamilyChoice
 from amortvi.inference.analysis import PosteriorAnalysis
@@ -182,19 +182,20 @@ class AmortizedVI(LabelPrediction, TrainingRecord, PosteriorAnalysis):
     def _prepared(self, x: Any, options: Options) -> tuple[Observations, Observations | None, Options]:
         """Read the data of a fit, move the parameters, set up model and network, and choose the objective."""
         dtype = options.dtype or self.dtype
-        train = as_observations(x, dtype, "x")
+        train = self._read(x, dtype, "x")
         train.steps(options.batch_size)  # raises an error if a DataLoader has another batch size
         validation = None
         if isinstance(options.validation_data, float) and 0 < options.validation_data < 1:
             train, validation = train.split(options.validation_data, derived_seed(options.seed, Stream.SPLIT))
         elif options.validation_data is not None:
-            validation = as_observations(options.validation_data, dtype, "validation_data")
+            validation = self._read(options.validation_data, dtype, "validation_data")
             train.first(1).check_compatible(validation.first(1), "validation_data", "x")
         self.to(device=options.device, dtype=options.dtype)
         self._setup(train, options.batch_size or DEFAULT_BATCH_SIZE, options.seed)
+        if validation is not None and validation.in_memory:
+            self._guide.network.check_labels(validation.as_batch())
         if options.objective == "auto":
-            objective = default_objective(global_latents=bool(self._model.structure.globals))
-            options = replace(options, objective=objective)
+            options = replace(options, objective=default_objective(self._model.structure))
         return train, validation, options
 
     def _fitted(self, train: Observations, options: FitOptions) -> AmortizedVI:
@@ -216,12 +217,10 @@ class AmortizedVI(LabelPrediction, TrainingRecord, PosteriorAnalysis):
             The estimator itself.
 
         Raises:
-            DataError: the observations cannot be used.
-            ModelError: the model is not supported.
-            EncoderError: the encoder fails on the observations.
+            AmortviError: observations, model or encoder cannot be used.
         """
         with self._restored_on_error():
-            self._setup(as_observations(x, self.dtype, "x"), DEFAULT_BATCH_SIZE, seed)
+            self._setup(self._read(x, self.dtype, "x"), DEFAULT_BATCH_SIZE, seed)
         return self
 
     def _setup(self, observations: Observations, size: int, seed: int | None) -> None:
@@ -239,10 +238,11 @@ class AmortizedVI(LabelPrediction, TrainingRecord, PosteriorAnalysis):
             raise DataError(
                 "x must be observations; got a Posterior: pass it as posterior=... where a method accepts one."
             )
-        example, observations = self.example, as_observations(x, self.dtype, "x")
+        example, observations = self.example, self._read(x, self.dtype, "x")
         observations.check_ordered()
         example.check_compatible(observations.first(1), "x", "the training data")
-        self._guide.network.check_labels(observations)
+        if observations.in_memory:
+            self._guide.network.check_labels(observations.as_batch())
         network = self._guide.network.frozen() if copy else self._guide.network
         return Posterior(self._model, network, observations, self.device)
 

@@ -50,7 +50,4 @@ class LabelPrediction(EstimatorState):
             >>> vi.predict_proba(torch.tensor([0.0, 6.0])).argmax(-1)
             tensor([0, 1])
         """
-        classifier = self._guide.network.classifier
-        if classifier is not None and self._example is not None:
-            x = classifier.argument.added(x, self._example)
         return self.posterior(x, copy=False).label_probs

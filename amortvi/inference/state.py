@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
-from amortvi.data import Batch
+from amortvi.data import Batch, Observations, as_observations
 from amortvi.errors import NonFiniteError, NotFittedError
 from amortvi.model import Model
 from amortvi.posterior import AmortizedGuide
@@ -52,6 +52,10 @@ class EstimatorState:
 
     def _tensors(self) -> list[Tensor]:
         return [t for module in (self._guide, self._model) for t in (*module.parameters(), *module.buffers())]
+
+    def _read(self, x: Any, dtype: torch.dtype, name: str) -> Observations:
+        classifier = self._guide.network.classifier
+        return as_observations(x if classifier is None else classifier.read(x, self._model, self._example), dtype, name)
 
     def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> Self:
         """Move model, guide and optimizer to a device, or convert them to a floating-point type.

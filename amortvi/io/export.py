@@ -166,7 +166,13 @@ class _Exporter:
 
         Discrete latents, which are drawn like deterministic sites, are among these.
         """
-        plate, discrete = self.model.structure.plate, {site.name for site in self.model.structure.discrete}
+        plate, names = self.model.structure.plate, {site.name for site in sites}
+        # A site with obs_mask= is a deterministic site with all values; where it was observed, its latent part means nothing.
+        discrete = {
+            each.name
+            for each in self.model.structure.discrete
+            if not each.name.endswith("_unobserved") or each.name.removesuffix("_unobserved") not in names
+        }
         drawn: dict[str, Tensor] = {}
         observed: dict[str, Tensor] = {}
         for site in sites:

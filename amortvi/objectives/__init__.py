@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 from amortvi.errors import OptionError
+from amortvi.model.structure import ModelStructure
 from amortvi.objectives.base import Objective
 from amortvi.objectives.elbo import ELBO
 from amortvi.objectives.estimate import Estimate
@@ -62,10 +63,10 @@ def make_objective(choice: ObjectiveChoice) -> Objective:
     return NAMED[choice]()
 
 
-def default_objective(*, global_latents: bool) -> Objective:
+def default_objective(structure: ModelStructure) -> Objective:
     """Return the objective of a fit without one: the ELBO or, for a model with global latents, `IWAE`.
 
     Under the ELBO, the posterior of a global latent is as narrow as if the latents of all observations were known, because
     ``q(z | x)`` does not depend on it. The importance-weighted bound corrects ``q(z | x)`` for each value of the global latents.
     """
-    return IWAE(_PARTICLES) if global_latents else ELBO()
+    return IWAE(_PARTICLES) if structure.globals else ELBO()

@@ -136,6 +136,7 @@ class ChunkedPosterior:
         """
 
         def run(chunk: Chunk) -> Mapping[str, Tensor]:
+            self.network.check_labels(chunk.batch)
             if check_data:
                 self.model.check_data(chunk.batch)
             return self._apply(compute, chunk)

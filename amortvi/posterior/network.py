@@ -134,10 +134,10 @@ class InferenceNetwork(nn.Module):
         log_probs = self.classifier.log_probs(features.of_labels)
         return torch.cat([features.of_latents, self.classifier.given(log_probs, batch)], dim=-1)
 
-    def check_labels(self, observations: Observations) -> None:
-        """Raise `DataError` if observations in memory have labels that are out of range."""
-        if self.classifier is not None and observations.in_memory:
-            self.classifier.argument.check(observations.as_batch(), self.classifier.count)
+    def check_labels(self, batch: Batch) -> None:
+        """Raise `DataError` if a label is out of range."""
+        if self.classifier is not None:
+            self.classifier.argument.check(batch, self.classifier.count)
 
     def trained_on(self, observations: Observations, device: torch.device) -> contextlib.AbstractContextManager[None]:
         """Return the context of a fit to these observations, in which the classifier knows those that have labels."""

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pyro
 import pytest
 import torch
@@ -219,6 +220,31 @@ def test_labels_by_keyword_and_from_a_loader() -> None:
     assert by_name.predict_proba({"x": X[:5]}).shape == (5, 3)
     loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(X, Y), batch_size=100)
     assert make_vi().fit(loader, epochs=3, seed=0, progress=False).predict_proba(X[:5]).shape == (5, 3)
+
+
+def test_nan_and_whole_floating_point_labels() -> None:
+    missing = torch.where(Y < 0, torch.nan, Y.double())
+    found = [
+        make_vi().fit((X, y), epochs=3, seed=0, progress=False).predict_proba(X)
+        for y in (Y, missing, missing.numpy(), pd.Series(missing.numpy()), Y.int())
+    ]
+    for other in found[1:]:
+        torch.testing.assert_close(other, found[0], rtol=0, atol=0)
+
+
+def test_posteriors_of_observations_without_labels(exact: avi.AmortizedVI) -> None:
+    missing = torch.full((600,), -1)
+    torch.testing.assert_close(exact.posterior(X).mean["z"], exact.posterior((X, missing)).mean["z"])
+
+
+def test_labels_of_a_loader_are_checked_too(exact: avi.AmortizedVI) -> None:
+    wrong = Y.clone()
+    wrong[500] = -4
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(X, wrong), batch_size=100)
+    with pytest.raises(DataError, match="integers from 0 to 2, or -1 where a label is missing; got -4"):
+        exact.posterior(loader).log_prob({"z": torch.zeros(600, 2)})
+    with pytest.raises(DataError, match="got -4"):
+        make_vi().fit((X, Y), validation_data=(X, wrong), progress=False)
 
 
 def _named(name: str) -> Any:

@@ -17,8 +17,8 @@ __all__ = ["LabelChoice", "Labels", "resolve_labels"]
 class Labels:
     """Labels of which some are missing, as an argument of the model.
 
-    Labels are the integers 0, 1, ..., ``M - 1``; -1 marks one that is missing (``avi.mask_missing(y, fill=-1)[0]`` makes one of
-    NaN). The model observes them with ``obs_mask=``, so that Pyro has a discrete latent where there is none:
+    Labels are the integers 0, 1, ..., ``M - 1``; -1 or NaN marks one that is missing, for which the model gets -1. It observes
+    the labels with ``obs_mask=``, so that Pyro has a discrete latent where there is none:
 
         >>> import pyro, torch
         >>> from pyro import distributions as dist

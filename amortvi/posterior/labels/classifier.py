@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,7 @@ from amortvi.data import Batch, Observations
 from amortvi.errors import ModelError
 from amortvi.model import Model
 from amortvi.posterior.labels.choice import Labels
-from amortvi.posterior.labels.missing import LabelArgument
+from amortvi.posterior.labels.missing import LabelArgument, integer_labels
 
 __all__ = ["Classifier"]
 
@@ -51,6 +52,14 @@ class Classifier(nn.Module):
         self.network = labels.classifier
         self._labelled: Batch | None = None
         self._labels = labels
+
+    def read(self, x: Any, model: Model, example: Batch | None) -> Any:
+        """Return the user's observations with integer labels; with missing ones if they have none, but ``example`` does."""
+        try:
+            whole = integer_labels(self._labels.argument, model.program.model, x)
+        except (TypeError, ValueError):  # no array of numbers, of which the error is that of all data
+            return x
+        return whole if example is None else self.argument.added(whole, example)
 
     def find(self, model: Model, example: Batch) -> None:
         """Find the argument that holds the labels; see `LabelArgument.find`."""

@@ -7,13 +7,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from amortvi.data import Batch
 from amortvi.errors import DataError, ModelError
 
-__all__ = ["LabelArgument"]
+__all__ = ["LabelArgument", "integer_labels"]
 
 _MISSING = -1
 
@@ -41,8 +42,7 @@ class LabelArgument:
         if name in example.kwargs:
             found = cls(name, None)
         else:
-            called = model.forward if isinstance(model, nn.Module) else model
-            names = list(inspect.signature(called).parameters)
+            names = _argument_names(model)
             position = names.index(name) if name in names else len(names)
             if position >= len(example.args):
                 raise ModelError(
@@ -104,6 +104,35 @@ class LabelArgument:
                 f"the labels {self.name!r} must be {expected}, or {_MISSING} where a label is missing; got "
                 f"{values[wrong][0].item():g}, first at [{int(wrong.nonzero()[0])}]."
             )
+
+
+def integer_labels(name: str, model: Callable[..., Any], x: Any) -> Any:
+    """Return observations in which the labels are integers, with -1 for NaN, if they are given as whole numbers or NaN.
+
+    Args:
+        name: the name of the model's argument that holds the labels.
+        model: the model.
+        x: the user's observations; what is not a tuple or a dict of arrays is returned as it is.
+    """
+    if isinstance(x, Mapping) and name in x:
+        return {**x, name: _as_integers(x[name])}
+    names = _argument_names(model)
+    if isinstance(x, tuple) and name in names[: len(x)]:
+        position = names.index(name)
+        return (*x[:position], _as_integers(x[position]), *x[position + 1 :])
+    return x
+
+
+def _as_integers(labels: Any) -> Any:
+    values = labels if isinstance(labels, Tensor) else torch.from_numpy(np.array(labels, dtype=np.float64))
+    if not values.is_floating_point():
+        return labels
+    whole = values.nan_to_num(_MISSING)
+    return whole.long() if bool((whole == whole.round()).all()) else labels
+
+
+def _argument_names(model: Callable[..., Any]) -> list[str]:
+    return list(inspect.signature(model.forward if isinstance(model, nn.Module) else model).parameters)
 
 
 def _missing(values: Any) -> Tensor:
