@@ -46,7 +46,8 @@ class AmortizedGuide(nn.Module):
         global_guide: makes the guide of the latents outside the data plate, if there are any: a class such as
             `pyro.infer.autoguide.AutoMultivariateNormal`, or a function from a model to such a guide; by default `AutoNormal`.
         labels: the argument of the model that holds labels, of which some are missing: its name, or `Labels` with options. The
-            posterior of an observation is then a mixture with a component for each label.
+            posterior of an observation is then a mixture with a component for each label. In plain Pyro, missing labels are
+            discrete latents, which need `TraceEnum_ELBO`.
 
     Raises:
         EncoderError: the encoder is not an `nn.Module`.
