@@ -175,7 +175,7 @@ class PosteriorAnalysis(ABC):
     ) -> dict[str, Tensor]:
         """Draw new data for each observation from the posterior predictive distribution.
 
-        All observations of a draw share its global latents.
+        All observations of a draw share its global latents. Classes that are known through ``obs_mask=`` are kept.
 
         Args:
             x: observations, as for `fit`.

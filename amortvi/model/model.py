@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import pyro
 import torch
@@ -15,7 +15,7 @@ from amortvi._util.modes import evaluation_mode
 from amortvi._util.random import random_state
 from amortvi.data import Batch
 from amortvi.errors import AmortviError, ModelError, NotFittedError, quoted
-from amortvi.model.discrete import DiscreteSite, FactorGroup, enumerated, factor_groups
+from amortvi.model.discrete import DiscreteSite, FactorGroup, complete_values, enumerated, factor_groups
 from amortvi.model.global_sites import draw_spans
 from amortvi.model.latents import LatentVector
 from amortvi.model.program import Program
@@ -25,6 +25,10 @@ from amortvi.model.sites import Site, SiteReader
 from amortvi.model.structure import ModelStructure, read_structure
 
 __all__ = ["Model"]
+
+Values: TypeAlias = Mapping[str, Tensor]
+Run: TypeAlias = tuple[list[Site], list[FactorGroup]]
+"""The sites of a run, and groups of those that depend on discrete latents."""
 
 
 class Model(nn.Module):
@@ -57,9 +61,9 @@ class Model(nn.Module):
         super().__init__()
         self.program = program if isinstance(program, Program) else Program(program)
         self.plate = plate
-        self.global_point: Callable[[], Mapping[str, Tensor]] = dict
+        self.global_point: Callable[[], Values] = dict
         """Returns the global latents at which the model is evaluated unless others are given: the medians of their posterior."""
-        self._given: Mapping[str, Tensor] | None = None
+        self._given: Values | None = None
         self._structure: ModelStructure | None = None
 
     def setup(self, example: Batch, observations: int) -> Model:
@@ -97,7 +101,7 @@ class Model(nn.Module):
         return self.program(*args, **kwargs)
 
     @contextlib.contextmanager
-    def inference_mode(self, theta: Mapping[str, Tensor] | None = None) -> Iterator[None]:
+    def inference_mode(self, theta: Values | None = None) -> Iterator[None]:
         """Use the model for anything but training.
 
         It runs in evaluation mode, without gradients, with its own parameters in Pyro's store, and without validation by the
@@ -115,14 +119,14 @@ class Model(nn.Module):
             finally:
                 self._given = before
 
-    def _theta(self) -> Mapping[str, Tensor]:
+    def _theta(self) -> Values:
         return self.global_point() if self._given is None else self._given
 
     def run(
         self,
         batch: Batch,
         *,
-        values: Mapping[str, Tensor] | None = None,
+        values: Values | None = None,
         draw_data: bool = False,
         draw_globals: bool = False,
         enumerate_discrete: bool = False,
@@ -158,9 +162,9 @@ class Model(nn.Module):
     def log_probs(
         self,
         batch: Batch,
-        values: Mapping[str, Tensor],
+        values: Values,
         *,
-        theta: Mapping[str, Tensor] | None = None,
+        theta: Values | None = None,
         skip_priors: bool = False,
         complete: frozenset[str] = frozenset(),
     ) -> SiteLogProbs:
@@ -191,11 +195,11 @@ class Model(nn.Module):
     def _run_enumerated(
         self,
         copies: Batch,
-        values: Mapping[str, Tensor],
-        theta: Mapping[str, Tensor],
+        values: Values,
+        theta: Values,
         summed: Sequence[DiscreteSite],
         score: Callable[[Site], None] = lambda site: None,
-    ) -> tuple[list[Site], list[FactorGroup]]:
+    ) -> Run:
         anything = {site.name: site.first(copies.size) for site in self.structure.discrete if site not in summed}
         given = {**theta, **anything, **self.to_model_layout(values)}
         names = {*given, *(site.name for site in summed)}
@@ -209,23 +213,20 @@ class Model(nn.Module):
         check_reached(names, sites)
         return sites, factor_groups(sites, summed, self.structure.plate, copies.size)
 
-    def discrete_groups(
-        self, batch: Batch, values: Mapping[str, Tensor], *, theta: Mapping[str, Tensor] | None = None
-    ) -> list[FactorGroup]:
-        """Return the discrete latents with the sites that depend on them, for ``K`` copies of the batch; see `log_probs`."""
+    def discrete_groups(self, batch: Batch, values: Values, *, theta: Values | None = None) -> Run:
+        """Return a run on ``K`` copies of the batch, empty for a model without discrete latents; see `log_probs`."""
         if not self.structure.discrete:
-            return []
+            return [], []
         copies = batch.arguments().repeat(next(iter(values.values())).shape[0])
-        return self._run_enumerated(copies, values, theta or self._theta(), self.structure.discrete)[1]
+        return self._run_enumerated(copies, values, theta or self._theta(), self.structure.discrete)
 
-    def with_discrete(
-        self, batch: Batch, values: Mapping[str, Tensor], *, theta: Mapping[str, Tensor] | None = None
-    ) -> dict[str, Tensor]:
+    def with_discrete(self, batch: Batch, values: Values, *, theta: Values | None = None) -> dict[str, Tensor]:
         """Return all latents in the data plate, in model layout, discrete ones drawn from ``p(y | x, z)``; see `log_probs`."""
-        drawn = (group.draw() for group in self.discrete_groups(batch, values, theta=theta))
-        return self.to_model_layout(values) | {name: value for each in drawn for name, value in each.items()}
+        sites, groups = self.discrete_groups(batch, values, theta=theta)
+        drawn = {name: value for group in groups for name, value in group.draw().items()}
+        return self.to_model_layout(values) | drawn | complete_values(sites, drawn)
 
-    def to_model_layout(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def to_model_layout(self, values: Values) -> dict[str, Tensor]:
         """Convert latents, each ``(K, B, *shape)``, to model layout for ``K * B`` observations."""
         return {site.name: site.layout.to_model(values[site.name].flatten(0, 1)) for site in self.latents.sites}
 
@@ -253,18 +254,18 @@ class Model(nn.Module):
     def simulate(
         self,
         batch: Batch,
-        values: Mapping[str, Tensor] | None,
+        values: Values | None,
         draws: int,
         *,
-        theta: Mapping[str, Tensor] | None = None,
+        theta: Values | None = None,
         draws_at_once: int | None = None,
     ) -> dict[str, Tensor]:
         """Draw the observed sites from the model, inside `inference_mode`.
 
         Args:
             batch: ``B`` observations, for sizes and covariates.
-            values: the continuous latents in observation layout, ``(K, B, *shape)``, with which discrete ones are drawn from
-                ``p(y | x, z)``; ``None`` draws all latents from the prior.
+            values: the continuous latents, ``(K, B, *shape)``; discrete ones are then drawn from ``p(y | x, z)``, and known
+                classes kept. ``None`` draws all latents from the prior.
             draws: ``K``, the number of draws for each observation.
             theta: the global latents of each draw, ``(K, *shape)``; by default those of `global_point` for all draws.
             draws_at_once: the number of draws processed together; all of them by default.
@@ -280,7 +281,7 @@ class Model(nn.Module):
             given, drawn = self.with_discrete(batch, part, theta=shared) if part else {}, {}
             for site in self.run(copies, values={**(shared or {}), **given}, draw_data=True):
                 value = site.by_observation(site.value, plate, copies.size)
-                if value is not None and site.name not in given:
+                if value is not None and (site.name not in given or site.is_deterministic):
                     drawn[site.name] = value.unflatten(0, (len(span), batch.size))
             gathered.add(drawn)
         return gathered.result()

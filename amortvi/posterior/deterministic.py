@@ -87,7 +87,7 @@ def discrete_probs(
     total: dict[str, Tensor] = {}
     for span, shared in draw_spans(theta, draws, chunk.draws_at_once):
         part = {name: value[span.start : span.stop] for name, value in values.items()}
-        for group in model.discrete_groups(chunk.batch, part, theta=shared):
+        for group in model.discrete_groups(chunk.batch, part, theta=shared)[1]:
             for name, probs in group.probs().items():
                 summed = probs.unflatten(0, (len(span), chunk.batch.size)).sum(0)
                 total[name] = total[name] + summed if name in total else summed

@@ -14,7 +14,7 @@ import amortvi as avi
 from amortvi.data import Batch
 from amortvi.errors import DataError, EncoderError, FamilyError, ModelError, OptionError
 from amortvi.objectives import ELBO, IWAE, Objective, Renyi
-from tests.labels import data, log_evidence, log_joint, model, posterior_mean
+from tests.labels import LOADINGS, LOCS, data, log_evidence, log_joint, model, posterior_mean
 
 X, Y, TRUE = data(600, labelled=150)
 
@@ -79,6 +79,23 @@ def test_model_probabilities_agree_with_the_classifier(exact: avi.AmortizedVI) -
     probs = exact.posterior((X, Y)).select(rows).probs["y"]
     torch.testing.assert_close(probs[:10], nn.functional.one_hot(Y[140:150], 3).float())
     assert float((probs[10:] - exact.predict_proba(X[150:160])).abs().mean()) < 0.02
+
+
+def test_predictions_keep_the_labels_that_are_known(exact: avi.AmortizedVI) -> None:
+    """The mean of new data is that given the label where it is known, and of its posterior elsewhere."""
+    rows = slice(130, 170)
+    x, y = X[rows], Y[rows]
+    drawn = exact.predict((x, y), 4000, seed=0)
+    known = y >= 0
+    assert bool((drawn["y"][:, known] == y[known]).all())
+    each = torch.stack(
+        [LOCS[label] + posterior_mean(x, torch.full((40,), label)) @ LOADINGS for label in range(3)], dim=1
+    )
+    given = each.take_along_dim(y.clamp(min=0)[:, None, None], dim=1).squeeze(1)
+    averaged = (log_joint(x).softmax(-1).unsqueeze(-1) * each).sum(1)
+    expected = torch.where(known.unsqueeze(-1), given, averaged)
+    # The standard deviation of new data is about 1.5, and 0.1 is what the fit allows.
+    assert float((drawn["x"].mean(0) - expected).abs().max()) < 0.1 + 5 * 1.5 / 4000**0.5
 
 
 def test_predictions_do_not_read_labels(exact: avi.AmortizedVI) -> None:

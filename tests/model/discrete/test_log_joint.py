@@ -148,7 +148,7 @@ def test_probabilities_are_those_of_the_draws(name: str) -> None:
     with model.inference_mode(), torch.random.fork_rng():
         torch.manual_seed(0)
         drawn = model.with_discrete(case.batch, {"z": z})
-        groups = model.discrete_groups(case.batch, {"z": z[:1]})
+        _, groups = model.discrete_groups(case.batch, {"z": z[:1]})
     probs = {key: value for group in groups for key, value in group.probs().items()}
     assert set(probs) == {site.name for site in model.structure.discrete}
     for site in model.structure.discrete:
@@ -163,7 +163,7 @@ def test_probabilities_are_those_of_the_draws(name: str) -> None:
 
 def test_probabilities_by_bayes() -> None:
     case, z = CASES["a mixture likelihood"], latents("a mixture likelihood")
-    (group,) = case.model().discrete_groups(case.batch, {"z": z})
+    _, (group,) = case.model().discrete_groups(case.batch, {"z": z})
     each = dist.Normal(z.unsqueeze(-1) + MEANS, SCALES).log_prob(X.unsqueeze(-1)) + WEIGHTS.log()
     torch.testing.assert_close(group.probs()["y"].unflatten(0, (DRAWS, N)), each.softmax(-1))
 
@@ -176,7 +176,7 @@ def test_simulations() -> None:
         prior = model.simulate(batch, None, count)
         z = torch.zeros(count, N)
         replicated = model.simulate(batch, {"z": z}, count)["x"]
-        (group,) = model.discrete_groups(batch, {"z": z[:1]})
+        _, (group,) = model.discrete_groups(batch, {"z": z[:1]})
     shares = torch.nn.functional.one_hot(prior["y"], 3).float().mean((0, 1))
     assert ((shares - WEIGHTS).abs() < 5 * (WEIGHTS * (1 - WEIGHTS) / (count * N)).sqrt()).all()
     probs = group.probs()["y"]
@@ -210,7 +210,7 @@ def test_a_latent_with_one_value() -> None:
     model = Model(program).setup(batch, N)
     expected = dist.Normal(1.0, 1.0).log_prob(z) + dist.Normal(z, 1.0).log_prob(X)
     torch.testing.assert_close(model.log_joint(batch, z.unsqueeze(-1)), expected)
-    (group,) = model.discrete_groups(batch, {"z": z})
+    _, (group,) = model.discrete_groups(batch, {"z": z})
     torch.testing.assert_close(group.probs()["y"], torch.ones(N, 1))
     assert torch.equal(model.with_discrete(batch, {"z": z})["y"], torch.zeros(N, dtype=torch.long))
 
