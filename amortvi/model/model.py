@@ -233,7 +233,7 @@ class Model(nn.Module):
     def log_joint(self, batch: Batch, vector: Tensor) -> Tensor:
         """Return the log joint density of the data and of *unconstrained* latents, for each observation.
 
-        It equals ``log p(x, T(u)) + log |det J_T(u)|``, up to a constant the log density of the exact posterior of ``u``. Discrete
+        It equals ``log p(x, T(u)) + log |det J_T(u)|``, up to a constant the log density of the exact posterior. Discrete
         latents are summed out. Sites outside the data plate are omitted; global latents are those of `global_point`.
 
         Args:
