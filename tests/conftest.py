@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pyro
 import pytest
 import torch
 
 from amortvi._util import random
+
+
+@pytest.fixture(autouse=True)
+def _empty_param_store() -> Iterator[None]:
+    """A test that trains in plain Pyro leaves parameters in its store."""
+    pyro.clear_param_store()
+    yield
+    pyro.clear_param_store()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -15,9 +15,9 @@ from amortvi._util.random import Stream, derived_seed, random_state
 from amortvi.data import DEFAULT_BATCH_SIZE, Observations
 from amortvi.errors import DataError, NotFittedError
 from amortvi.families import FamilyChoice
-from amortvi.inference.analysis import PosteriorAnalysis
 from amortvi.inference.encoder_training import train_encoder
 from amortvi.inference.label_prediction import LabelPrediction
+from amortvi.inference.state import EstimatorState
 from amortvi.inference.training_record import TrainingRecord
 from amortvi.io import RunState, load_run, save_run
 from amortvi.model import Model
@@ -36,7 +36,7 @@ _STANDARDIZED_BY = 4096
 """The observations from which the encoder's inputs are standardized."""
 
 
-class AmortizedVI(LabelPrediction, TrainingRecord, PosteriorAnalysis):
+class AmortizedVI(EstimatorState, TrainingRecord, LabelPrediction):
     """Amortized variational inference for a Pyro model with latents for each observation.
 
     Args:

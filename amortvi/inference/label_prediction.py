@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from typing import Any
 
 from torch import Tensor
 
-from amortvi.inference.state import EstimatorState
-from amortvi.posterior import Posterior
+from amortvi.inference.analysis import PosteriorAnalysis
 
 __all__ = ["LabelPrediction"]
 
 
-class LabelPrediction(EstimatorState):
-    """The classifier of an estimator with ``labels=``."""
-
-    @abstractmethod
-    def posterior(self, x: Any, *, copy: bool = True) -> Posterior:
-        """Return the posterior of each observation."""
+class LabelPrediction(PosteriorAnalysis):
+    """The classifier of an estimator with ``labels=``, beside what other computations an estimator provides."""
 
     def predict_proba(self, x: Any) -> Tensor:
         """Return the probabilities of the labels of each observation, ``q(y | x)``, from an estimator with ``labels=``.

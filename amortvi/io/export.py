@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import Distribution
 
 from amortvi._util import __version__
@@ -17,6 +16,7 @@ from amortvi._util.memory import Gathered
 from amortvi.data import Batch, Chunk
 from amortvi.io.arviz_layout import DATA_GROUPS, Groups, assemble
 from amortvi.model import Model, Site, draw_spans, log_jacobian, sample_globals, sum_sites
+from amortvi.model.discrete import partly_observed
 from amortvi.posterior import Posterior
 from amortvi.posterior.deterministic import deterministic_values
 from amortvi.posterior.importance_sampling import check_proposals, resample_chunk, warn_of_unreliable_draws
@@ -168,11 +168,7 @@ class _Exporter:
         """
         plate, names = self.model.structure.plate, {site.name for site in sites}
         # A site with obs_mask= is a deterministic site with all values; where it was observed, its latent part means nothing.
-        discrete = {
-            each.name
-            for each in self.model.structure.discrete
-            if not each.name.endswith("_unobserved") or each.name.removesuffix("_unobserved") not in names
-        }
+        discrete = {each.name for each in self.model.structure.discrete if partly_observed(each.name) not in names}
         drawn: dict[str, Tensor] = {}
         observed: dict[str, Tensor] = {}
         for site in sites:
@@ -200,10 +196,8 @@ def _grouped(found: Mapping[str, Tensor]) -> Groups:
 
 def _named_arguments(model: Model, batch: Batch) -> Iterator[tuple[str, Tensor]]:
     """Iterate over the names and values of the arguments of the model."""
-    program = model.program.model
-    called = program.forward if isinstance(program, nn.Module) else program
     try:
-        bound = inspect.signature(called).bind(*batch.args, **batch.kwargs)
+        bound = model.program.signature.bind(*batch.args, **batch.kwargs)
     except (TypeError, ValueError):  # the callable has no usable signature
         yield from ((f"argument_{i}", value) for i, value in enumerate(batch.args))
         yield from batch.kwargs.items()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import inspect
 import itertools
 from collections.abc import Callable, Iterator
 from types import MethodType
@@ -57,6 +58,11 @@ class Program(nn.Module):
         self._has_run = False
         self._is_running = False
         self._uses_outer_modules = False
+
+    @property
+    def signature(self) -> inspect.Signature:
+        """The signature with which the model is called; raises `ValueError` if the callable has none."""
+        return inspect.signature(self.model.forward if isinstance(self.model, nn.Module) else self.model)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the model inside its own parameter scope."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from amortvi.data import Batch
 from amortvi.errors import DataError, ModelError
-from amortvi.model.discrete import check_enumerable
+from amortvi.model.discrete import check_enumerable, partly_observed
 from amortvi.model.sites import Site, distribution_layers, distribution_parts, plate_frames
 from amortvi.model.supports import has_tensor_bounds, inner_support
 
@@ -56,8 +56,8 @@ def check_latent(site: Site) -> None:
     layers = distribution_layers(site.distribution)
     masks = [site.message["mask"], *(part._mask for part in layers if isinstance(part, MaskedDistribution))]
     masked = any(mask is False or isinstance(mask, Tensor) for mask in masks)
-    if masked and name.endswith("_unobserved"):
-        observed = name.removesuffix("_unobserved")
+    observed = partly_observed(name)
+    if masked and observed is not None:
         raise ModelError(
             f"site {observed!r} has obs_mask=, which makes a latent of each missing value: exclude missing values instead, "
             f"with 'with pyro.poutine.mask(mask=mask): pyro.sample({observed!r}, ..., obs=...)'."

@@ -136,7 +136,8 @@ class ChunkedPosterior:
         """
 
         def run(chunk: Chunk) -> Mapping[str, Tensor]:
-            self.network.check_labels(chunk.batch)
+            if not self.observations.in_memory:  # those in memory were checked at once, when they were given
+                self.network.check_labels(chunk.batch)
             if check_data:
                 self.model.check_data(chunk.batch)
             return self._apply(compute, chunk)

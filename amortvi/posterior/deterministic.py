@@ -12,6 +12,7 @@ from amortvi._util.memory import Gathered
 from amortvi._util.random import random_state
 from amortvi.data import Batch, Chunk
 from amortvi.model import Model, Site, draw_spans
+from amortvi.model.discrete import observed_part, partly_observed
 
 __all__ = ["deterministic_shapes", "deterministic_sites", "deterministic_values", "discrete_probs"]
 
@@ -99,11 +100,11 @@ def _with_observed(model: Model, batch: Batch, probs: Mapping[str, Tensor]) -> d
     sites, plate = {site.name: site for site in model.run(batch.arguments())}, model.structure.plate
     found = {}
     for discrete in model.structure.discrete:
-        name, missing = discrete.name.removesuffix("_unobserved"), probs[discrete.name]
-        site = sites.get(f"{name}_observed")
+        name, missing = partly_observed(discrete.name), probs[discrete.name]
+        site = None if name is None else sites.get(observed_part(name))
         value = None if site is None else site.by_observation(site.scored_value, plate, batch.size)
         known = None if site is None or value is None else site.observed_entries(plate, like=value)
-        if name == discrete.name or value is None or known is None:
+        if name is None or value is None or known is None:
             found[discrete.name] = missing
             continue
         certain = one_hot(discrete.positions(value), len(discrete.values)).to(missing)

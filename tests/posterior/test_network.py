@@ -52,7 +52,6 @@ class WithPyroParam(PyroModule):
 
 
 def test_parameters_of_pyro_modules_stay_out_of_store_and_trace() -> None:
-    pyro.clear_param_store()
     net = network(WithPyroParam())
     trace = poutine.trace(lambda: net(Batch((X,)))).get_trace()
     assert not [name for name in trace.nodes if "gain" in name]

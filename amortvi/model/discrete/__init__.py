@@ -3,7 +3,7 @@
 from amortvi.model.discrete.consistency import check_enumeration
 from amortvi.model.discrete.enumeration import enumerated
 from amortvi.model.discrete.factor_graph import FactorGroup, factor_groups
-from amortvi.model.discrete.partly_observed import complete_values
+from amortvi.model.discrete.partly_observed import complete_values, observed_part, partly_observed, unobserved_part
 from amortvi.model.discrete.requirements import check_enumerable, check_inside
 from amortvi.model.discrete.sites import DiscreteSite
 
@@ -16,4 +16,7 @@ __all__ = [
     "complete_values",
     "enumerated",
     "factor_groups",
+    "observed_part",
+    "partly_observed",
+    "unobserved_part",
 ]

@@ -9,7 +9,23 @@ from torch import Tensor
 
 from amortvi.model.sites import Site
 
-__all__ = ["complete_values"]
+__all__ = ["complete_values", "observed_part", "partly_observed", "unobserved_part"]
+
+
+def observed_part(name: str) -> str:
+    """Return the name that Pyro gives to the observed part of a site with ``obs_mask=``."""
+    return f"{name}_observed"
+
+
+def unobserved_part(name: str) -> str:
+    """Return the name that Pyro gives to the latent part of a site with ``obs_mask=``."""
+    return f"{name}_unobserved"
+
+
+def partly_observed(latent: str) -> str | None:
+    """Return the name of the site with ``obs_mask=`` of which a latent is a part, or ``None`` if its name is not of that form."""
+    name = latent.removesuffix(unobserved_part(""))
+    return None if name == latent else name
 
 
 def complete_values(sites: Sequence[Site], drawn: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -25,13 +41,12 @@ def complete_values(sites: Sequence[Site], drawn: Mapping[str, Tensor]) -> dict[
     Returns:
         For each site ``y`` of which the latent ``y_unobserved`` is in ``drawn``, the values of ``y`` in model layout.
     """
-    observed = {site.name.removesuffix("_observed"): site for site in sites if site.name.endswith("_observed")}
-    found = {}
+    by_name, found = {site.name: site for site in sites}, {}
     for latent, value in drawn.items():
-        name = latent.removesuffix("_unobserved")
-        if name != latent and name in observed and isinstance(observed[name].message["mask"], Tensor):
-            site = observed[name]
-            mask = site.message["mask"]
+        name = partly_observed(latent)
+        site = None if name is None else by_name.get(observed_part(name))
+        mask = None if site is None else site.message["mask"]
+        if name is not None and site is not None and isinstance(mask, Tensor):
             known = mask.reshape(mask.shape + (1,) * site.distribution.event_dim)
             found[name] = torch.where(known, site.scored_value, value)
     return found

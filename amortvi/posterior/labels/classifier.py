@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from amortvi.data import Batch, Observations
 from amortvi.errors import ModelError
 from amortvi.model import Model
+from amortvi.model.discrete import unobserved_part
 from amortvi.posterior.labels.choice import Labels
 from amortvi.posterior.labels.missing import LabelArgument, integer_labels
 
@@ -56,14 +57,14 @@ class Classifier(nn.Module):
     def read(self, x: Any, model: Model, example: Batch | None) -> Any:
         """Return the user's observations with integer labels; with missing ones if they have none, but ``example`` does."""
         try:
-            whole = integer_labels(self._labels.argument, model.program.model, x)
+            whole = integer_labels(self._labels.argument, model.program, x)
         except (TypeError, ValueError):  # no array of numbers, of which the error is that of all data
             return x
         return whole if example is None else self.argument.added(whole, example)
 
     def find(self, model: Model, example: Batch) -> None:
         """Find the argument that holds the labels; see `LabelArgument.find`."""
-        self.argument = LabelArgument.find(self._labels.argument, model.program.model, example)
+        self.argument = LabelArgument.find(self._labels.argument, model.program, example)
 
     def setup(self, model: Model, example: Batch, features: Tensor) -> None:
         """Create the linear layer, for the labels of a model that is set up and features ``(B, C)`` of the example.
@@ -74,7 +75,7 @@ class Classifier(nn.Module):
         """
         name = self._labels.site or self._labels.argument
         discrete = {site.name: site for site in model.structure.discrete}
-        self.site = f"{name}_unobserved"
+        self.site = unobserved_part(name)
         if self.site not in discrete or discrete[self.site].layout.nested or len(discrete[self.site].values) < 2:
             argument = self._labels.argument
             raise ModelError(

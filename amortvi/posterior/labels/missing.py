@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from amortvi.data import Batch
 from amortvi.errors import DataError, ModelError
+from amortvi.model import Program
 
 __all__ = ["LabelArgument", "integer_labels"]
 
@@ -32,7 +32,7 @@ class LabelArgument:
     position: int | None
 
     @classmethod
-    def find(cls, name: str, model: Callable[..., Any], example: Batch) -> LabelArgument:
+    def find(cls, name: str, program: Program, example: Batch) -> LabelArgument:
         """Return the place of the argument ``name`` of a model that is called with ``example``.
 
         Raises:
@@ -42,7 +42,7 @@ class LabelArgument:
         if name in example.kwargs:
             found = cls(name, None)
         else:
-            names = _argument_names(model)
+            names = list(program.signature.parameters)
             position = names.index(name) if name in names else len(names)
             if position >= len(example.args):
                 raise ModelError(
@@ -106,17 +106,17 @@ class LabelArgument:
             )
 
 
-def integer_labels(name: str, model: Callable[..., Any], x: Any) -> Any:
+def integer_labels(name: str, program: Program, x: Any) -> Any:
     """Return observations in which the labels are integers, with -1 for NaN, if they are given as whole numbers or NaN.
 
     Args:
         name: the name of the model's argument that holds the labels.
-        model: the model.
+        program: the model.
         x: the user's observations; what is not a tuple or a dict of arrays is returned as it is.
     """
     if isinstance(x, Mapping) and name in x:
         return {**x, name: _as_integers(x[name])}
-    names = _argument_names(model)
+    names = list(program.signature.parameters)
     if isinstance(x, tuple) and name in names[: len(x)]:
         position = names.index(name)
         return (*x[:position], _as_integers(x[position]), *x[position + 1 :])
@@ -129,10 +129,6 @@ def _as_integers(labels: Any) -> Any:
         return labels
     whole = values.nan_to_num(_MISSING)
     return whole.long() if bool((whole == whole.round()).all()) else labels
-
-
-def _argument_names(model: Callable[..., Any]) -> list[str]:
-    return list(inspect.signature(model.forward if isinstance(model, nn.Module) else model).parameters)
 
 
 def _missing(values: Any) -> Tensor:
