@@ -15,7 +15,7 @@ from amortvi.data import Observations, Padded, datasets, mask_missing, pad
 from amortvi.inference import AmortizedVI
 from amortvi.model import library as models
 from amortvi.posterior import AmortizedGuide, Labels, Posterior
-from amortvi.training import FitOptions
+from amortvi.training import FitOptions, callbacks
 
 if TYPE_CHECKING:
     from amortvi import diagnostics, plots, testing
@@ -51,6 +51,7 @@ __all__ = [
     "bracket_evidence",
     "c2st",
     "calibrate",
+    "callbacks",
     "compare",
     "datasets",
     "diagnose",

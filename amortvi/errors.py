@@ -5,11 +5,14 @@ A message names the argument, what was given, what is expected and what to do.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 __all__ = [
     "AmortviError",
     "AmortviWarning",
     "CaptureError",
     "CheckpointError",
+    "ConcurrentFitError",
     "ConvergenceWarning",
     "DataError",
     "EncoderError",
@@ -19,6 +22,7 @@ __all__ = [
     "NonFiniteError",
     "NotFittedError",
     "OptionError",
+    "TrainingDiverged",
     "VerificationError",
     "VerificationWarning",
 ]
@@ -54,6 +58,30 @@ class NotFittedError(AmortviError, RuntimeError):
 
 class NonFiniteError(AmortviError, ArithmeticError):
     """A loss, gradient or log density is NaN or infinite; the last good parameters were kept."""
+
+
+class TrainingDiverged(NonFiniteError):  # noqa: N818  # the name says what has happened
+    """A loss or gradient is NaN or infinite during training; the parameters are those before the epoch.
+
+    Attributes:
+        epoch: the number of the epoch.
+        step: the number of the step in the epoch, from 1.
+        sites: the sites whose term of the objective is not finite; empty if all terms are, but not the gradient.
+        rows: the positions of the observations in ``x``, or in the minibatch if a loader provides it; empty if all are involved.
+    """
+
+    def __init__(
+        self, message: str, *, epoch: int = 0, step: int = 0, sites: Sequence[str] = (), rows: Sequence[int] = ()
+    ) -> None:
+        super().__init__(message)
+        self.epoch = epoch
+        self.step = step
+        self.sites = list(sites)
+        self.rows = list(rows)
+
+
+class ConcurrentFitError(AmortviError, RuntimeError):
+    """An estimator is being fitted in another thread."""
 
 
 class CaptureError(AmortviError, RuntimeError):

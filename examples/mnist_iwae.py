@@ -110,7 +110,7 @@ def main() -> None:
             seed=0,
         )
         minutes = (time.perf_counter() - began) / 60
-        vi.save(out / name.replace(" ", ""))
+        vi.save(out / f"{name.replace(' ', '')}.safetensors")
         table = vi.evaluate(x_test, particles=arguments.samples, seed=0)
         table.to_csv(out / f"{name.replace(' ', '')}.csv")
         active = int((vi.posterior(data.x_test).mean["z"].var(0) > 0.01).sum())

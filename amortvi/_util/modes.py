@@ -7,6 +7,8 @@ from collections.abc import Iterator
 
 from torch import nn
 
+from amortvi._util.lock import exclusive
+
 __all__ = ["evaluation_mode", "restored_modes"]
 
 
@@ -23,8 +25,8 @@ def restored_modes(*modules: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def evaluation_mode(*modules: nn.Module) -> Iterator[None]:
-    """Put modules in evaluation mode; restore the mode of each submodule on exit."""
-    with restored_modes(*modules):
+    """Put modules in evaluation mode; restore the mode of each submodule on exit. Other threads wait until then."""
+    with exclusive(), restored_modes(*modules):
         for module in modules:
             module.eval()
         yield

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import random
 from collections.abc import Iterator
 from enum import IntEnum
 
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 
 from amortvi._util.checks import seed_or_none
+from amortvi._util.lock import exclusive
 
 __all__ = ["Stream", "derived_seed", "random_state", "reseed"]
 
@@ -18,20 +20,24 @@ __all__ = ["Stream", "derived_seed", "random_state", "reseed"]
 def random_state(seed: int | None, device: torch.device | None = None) -> Iterator[None]:
     """Set the seed inside the context and restore the caller's random state on exit; ``None`` changes nothing.
 
-    The random state of ``device``, if it is an accelerator, is set and restored too.
+    The random state of ``device``, if it is an accelerator, is set and restored too. Other threads wait, also for ``None``,
+    because drawing would change the random numbers of each other.
     """
     seed = seed_or_none(seed)
-    if seed is None:
-        yield
-        return
-    numpy_state = np.random.get_state()  # noqa: NPY002  # a model may draw from NumPy's global generator
-    accelerators = [device] if device is not None and device.type != "cpu" else []
-    with torch.random.fork_rng(accelerators, device_type=accelerators[0].type if accelerators else "cuda"):
-        reseed(seed, device)
-        try:
+    with exclusive():
+        if seed is None:
             yield
-        finally:
-            np.random.set_state(numpy_state)  # noqa: NPY002  # as above
+            return
+        # A model or a data set may draw from the global generators of Python and NumPy.
+        python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
+        accelerators = [device] if device is not None and device.type != "cpu" else []
+        with torch.random.fork_rng(accelerators, device_type=accelerators[0].type if accelerators else "cuda"):
+            reseed(seed, device)
+            try:
+                yield
+            finally:
+                random.setstate(python_state)
+                np.random.set_state(numpy_state)  # noqa: NPY002  # as above
 
 
 def reseed(seed: int | None, device: torch.device | None = None) -> None:
@@ -42,7 +48,8 @@ def reseed(seed: int | None, device: torch.device | None = None) -> None:
     torch.default_generator.manual_seed(seed)
     if device is not None and device.type != "cpu":
         torch.get_device_module(device).manual_seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002  # for models that draw from NumPy's global generator
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002  # as Python's, for models that draw from it
 
 
 class Stream(IntEnum):

@@ -118,6 +118,15 @@ class VerifiedGraph:
         self._candidates.append((run, COMPILED))
 
     @property
+    def steps(self) -> int:
+        """The number of runs so far, which decides which runs are audits and when the graph is compiled."""
+        return self._audit.steps
+
+    @steps.setter
+    def steps(self, steps: int) -> None:
+        self._audit.steps = self._verified = steps
+
+    @property
     def is_compiled(self) -> bool:
         """Whether the graph is compiled rather than interpreted."""
         return len(self._candidates) > 1

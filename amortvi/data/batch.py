@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from hashlib import sha256
 
 import torch
 from torch import Tensor
@@ -30,8 +31,14 @@ class Batch:
 
     @classmethod
     def concatenate(cls, parts: Sequence[Batch]) -> Batch:
-        """Concatenate batches with the same arguments."""
+        """Concatenate batches with the same arguments.
+
+        Raises:
+            DataError: the arguments differ in number, name or shape.
+        """
         first = parts[0]
+        for position, part in enumerate(parts[1:], start=1):
+            first.check_compatible(part, f"batch {position}", "batch 0")
         contexts = [part.context for part in parts if part.context is not None]
         return cls(
             tuple(torch.cat([part.args[i] for part in parts]) for i in range(len(first.args))),
@@ -112,8 +119,16 @@ class Batch:
             return self
         return replace(self, kwargs={name: self.kwargs[name] for name in keywords})
 
-    def check_compatible(self, other: Batch, name: str, expected: str) -> None:
-        """Raise `DataError` unless ``other`` has the same arguments, apart from the number of observations.
+    def fingerprint(self) -> str:
+        """Return a hash of the names, types, shapes and values of the arguments."""
+        found = sha256()
+        for label, value in sorted(self.named()):
+            found.update(f"{label} {value.dtype} {tuple(value.shape)}\n".encode())
+            found.update(value.detach().cpu().resolve_neg().contiguous().flatten().view(torch.uint8).numpy().data)
+        return found.hexdigest()[:32]
+
+    def check_same_arguments(self, other: Batch, name: str, expected: str) -> None:
+        """Raise `DataError` unless ``other`` has as many positional arguments and the same keyword arguments.
 
         In messages, ``other`` is called ``name``, and this batch ``expected``.
         """
@@ -122,6 +137,13 @@ class Batch:
                 f"{name} must hold the same arguments as {expected} ({self.describe(expected)}); "
                 f"got {other.describe(name)}."
             )
+
+    def check_compatible(self, other: Batch, name: str, expected: str) -> None:
+        """Raise `DataError` unless ``other`` has the same arguments, apart from the number of observations.
+
+        In messages, ``other`` is called ``name``, and this batch ``expected``.
+        """
+        self.check_same_arguments(other, name, expected)
         ordered = Batch(other.args, {key: other.kwargs[key] for key in self.kwargs})
         for (label, value), (other_label, other_value) in zip(self.named(expected), ordered.named(name), strict=True):
             if value.shape[1:] != other_value.shape[1:]:

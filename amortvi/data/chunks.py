@@ -19,6 +19,7 @@ from amortvi._util.memory import Gathered, rows_at_once, spans
 from amortvi._util.random import random_state
 from amortvi.data.batch import Batch
 from amortvi.data.observations import Observations
+from amortvi.data.rereading import MOST_OBSERVATIONS
 
 __all__ = ["Chunk", "iter_batches", "iter_chunks", "map_chunks", "measure_width"]
 
@@ -65,7 +66,9 @@ def map_chunks(
         observation_dim: the dimension of the results that indexes observations.
         probe: replaces ``compute`` in the measurement of memory if ``compute`` takes long or has side effects.
     """
-    gathered = Gathered(observations.size, observation_dim)
+    # The length of a data set may be wrong; more room is made if it is needed.
+    expected = observations.size if observations.in_memory else min(observations.size or 0, MOST_OBSERVATIONS)
+    gathered = Gathered(expected, observation_dim)
     for chunk in iter_chunks(observations, probe or compute, device=device, draws=draws):
         gathered.add(compute(chunk))
     return gathered.result()

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.masked import MaskedTensor
 
 from amortvi.data.batch import Batch
 from amortvi.errors import DataError
 
 __all__ = ["check_finite", "to_batch", "to_tensor"]
 
+_UNSIGNED = (torch.uint16, torch.uint32, torch.uint64)
 _READABLE = ("float16", "float32", "float64", "uint8", "int8", "int16", "int32", "int64", "bool")
 
 
@@ -35,6 +37,10 @@ def to_tensor(name: str, value: Any, dtype: torch.dtype, *, collated: bool = Fal
     if isinstance(value, Tensor):
         _check_readable(name, value)
         tensor = value.detach()
+        if tensor.is_inference():
+            tensor = tensor.clone()  # which can be used to train
+        if tensor.dtype in _UNSIGNED:
+            tensor = _as_signed(name, tensor)
         if tensor.is_floating_point() and tensor.dtype != dtype:
             if not collated:
                 raise DataError(
@@ -52,7 +58,23 @@ def to_tensor(name: str, value: Any, dtype: torch.dtype, *, collated: bool = Fal
     return tensor
 
 
+def _as_signed(name: str, tensor: Tensor) -> Tensor:
+    """Return the values of an unsigned tensor in a type that every operation supports."""
+    signed = tensor.to(torch.int64)
+    if tensor.dtype == torch.uint64 and bool((signed < 0).any()):
+        raise DataError(f"{name} has integers above 2**63 - 1, which are not supported: rescale it.")
+    return signed
+
+
 def _check_readable(name: str, tensor: Tensor) -> None:
+    if tensor.is_nested:
+        raise DataError(f"{name} must be a dense tensor; got a nested one: pass avi.pad({name}.unbind()).")
+    if tensor.is_quantized:
+        raise DataError(
+            f"{name} must hold plain numbers; got a quantized tensor of {tensor.dtype}: call {name}.dequantize()."
+        )
+    if isinstance(tensor, MaskedTensor):
+        raise DataError(f"{name} is a masked tensor, whose mask would be lost: pass values and mask as two arguments.")
     if tensor.is_complex():
         raise DataError(
             f"{name} must hold real numbers; got a tensor of {tensor.dtype}: split it with torch.view_as_real({name})."
@@ -72,7 +94,7 @@ def _from_array(name: str, value: Any, dtype: torch.dtype) -> Tensor:
         )
     try:
         array = _from_frame(name, value) if hasattr(value, "iloc") else np.asarray(value)
-    except (TypeError, ValueError, RuntimeError) as error:
+    except Exception as error:  # any, because the conversion is the object's own
         raise DataError(
             f"{name} cannot be read as one array of numbers: {error} Pass several arguments of the model as a tuple, and "
             f"arrays of unequal length, such as sets or sequences, as avi.pad({name})."
@@ -96,10 +118,12 @@ def _from_array(name: str, value: Any, dtype: torch.dtype) -> Tensor:
 def _from_frame(name: str, value: Any) -> np.ndarray:
     """Return a DataFrame or Series as an array; missing values of pandas' nullable types become NaN."""
     frame = value if hasattr(value, "columns") else value.to_frame()
-    kinds = {column: getattr(kind, "kind", "O") for column, kind in zip(frame.columns, frame.dtypes, strict=True)}
-    wrong = [column for column, kind in kinds.items() if kind not in "biuf"]
+    kinds = [getattr(kind, "kind", "O") for kind in frame.dtypes]  # several columns may have the same name
+    wrong = [
+        f"{column!r} ({kind})" for column, kind in frame.dtypes.items() if getattr(kind, "kind", "O") not in "biuf"
+    ]
     if wrong and len(frame):
-        listed = ", ".join(f"{column!r} ({kind})" for column, kind in frame.dtypes.items() if column in wrong[:5])
+        listed = ", ".join(wrong[:5])
         where = f"{name} must have only numeric columns; got {listed}" if value is frame else f"{name} must be numeric"
         raise DataError(
             f"{where}{' and more' if len(wrong) > 5 else ''}. Drop them, or encode them with pandas.get_dummies."
@@ -107,7 +131,7 @@ def _from_frame(name: str, value: Any) -> np.ndarray:
     array = np.asarray(value)
     if array.dtype.kind == "O":
         # pandas has no common type for booleans and numbers, nor for nullable columns.
-        found = set(kinds.values())
+        found = set(kinds)
         whole = not found & {"f"} and not bool(frame.isna().to_numpy().any())
         kind = bool if found == {"b"} and whole else np.int64 if whole else np.float64
         array = frame.to_numpy(dtype=kind, na_value=np.nan if kind is np.float64 else False)
@@ -153,9 +177,20 @@ def to_batch(name: str, content: Any, dtype: torch.dtype, *, collated: bool = Fa
     if isinstance(content, tuple) and content:
         return Batch(tuple(convert(f"{name}[{i}]", value) for i, value in enumerate(content)))
     if isinstance(content, Mapping) and content:
-        return Batch(kwargs={str(key): convert(f"{name}[{key!r}]", value) for key, value in content.items()})
+        for key in content:
+            if not isinstance(key, str):
+                raise DataError(
+                    f"the keys of {name} must be names of arguments of the model; got {key!r}, a {type(key).__name__}."
+                )
+        return Batch(kwargs={key: convert(f"{name}[{key!r}]", value) for key, value in content.items()})
     got = f"an empty {type(content).__name__}" if isinstance(content, tuple | Mapping) else type(content).__name__
+    cure = (
+        f" It can be read only once: put the observations in memory with torch.stack(list({name})), or write an IterableDataset "
+        f"whose __iter__ starts anew."
+        if isinstance(content, Iterator)
+        else ""
+    )
     raise DataError(
         f"{name} must be a tensor, NumPy array, DataFrame, a non-empty tuple or dict of these, a torch Dataset or a "
-        f"DataLoader; got {got}."
+        f"DataLoader; got {got}.{cure}"
     )

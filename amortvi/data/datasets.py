@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gzip
+import math
 import os
 import zlib
 from dataclasses import dataclass
+from io import BufferedIOBase
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +43,9 @@ class ImageSplits:
 
 
 _TEST = 360
+MOST_VALUES = 2**30
+"""The largest number of values in an IDX file; a header that says more is taken for damaged."""
+_PART = 2**20  # a file that ends before its header says does not cause a large allocation
 
 
 def digits(*, seed: int = 0) -> ImageSplits:
@@ -82,7 +87,8 @@ def mnist(folder: str | Path | None = None) -> ImageSplits:
         The images and labels.
 
     Raises:
-        DataError: no folder is given, a file is missing or damaged, or the files do not belong together.
+        DataError: no folder is given, a file is missing, damaged or holds more than `MOST_VALUES` values, or the files do not
+            belong together.
     """
     place = _folder(folder)
     x_train, labels_train = _read_part(place, "train")
@@ -98,6 +104,8 @@ def mnist(folder: str | Path | None = None) -> ImageSplits:
 
 def _folder(folder: str | Path | None) -> Path:
     if folder is not None:
+        if not isinstance(folder, str | os.PathLike):
+            raise DataError(f"folder must be a path; got {type(folder).__name__}.")
         return Path(folder)
     named = os.environ.get("AMORTVI_DATA")
     if not named:
@@ -112,7 +120,7 @@ def _folder(folder: str | Path | None) -> Path:
 def _read_part(folder: Path, part: str) -> tuple[Tensor, Tensor]:
     """Return images ``(N, side, side)`` in [0, 1] and labels ``(N,)``."""
     images, labels = _read(folder, f"{part}-images-idx3-ubyte"), _read(folder, f"{part}-labels-idx1-ubyte")
-    if images.dim() != 3 or images.shape[1] != images.shape[2] or images.numel() == 0:
+    if images.dim() != 3 or images.shape[1] != images.shape[2]:
         raise DataError(
             f"{part}-images-idx3-ubyte in {folder} must hold square images; its shape is {tuple(images.shape)}."
         )
@@ -125,25 +133,39 @@ def _read_part(folder: Path, part: str) -> tuple[Tensor, Tensor]:
 
 def _read(folder: Path, name: str) -> Tensor:
     plain, zipped = folder / name, folder / f"{name}.gz"
-    if plain.is_file():
-        content = plain.read_bytes()
-    elif zipped.is_file():
-        try:
-            content = gzip.decompress(zipped.read_bytes())
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise DataError(f"{name}.gz in {folder} is damaged: {error}. Download it again.") from error
-    else:
-        raise DataError(f"MNIST was not found: {folder} has neither {name} nor {name}.gz.")
-    return _parse(content, f"{name} in {folder}")
+    try:
+        if plain.is_file():
+            with plain.open("rb") as file:
+                return _parse(file, f"{name} in {folder}")
+        if zipped.is_file():
+            with gzip.open(zipped) as file:
+                return _parse(file, f"{name}.gz in {folder}")
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise DataError(f"{name}.gz in {folder} is damaged: {error}. Download it again.") from error
+    except OSError as error:
+        raise DataError(f"{name} in {folder} cannot be read: {error}.") from error
+    raise DataError(f"MNIST was not found: {folder} has neither {name} nor {name}.gz.")
 
 
-def _parse(content: bytes, name: str) -> Tensor:
-    """Parse two zero bytes, the type (8: unsigned bytes), the number of dimensions, the sizes (big-endian) and the values."""
-    if len(content) < 4 or content[:3] != b"\0\0\x08":
+def _parse(file: BufferedIOBase, name: str) -> Tensor:
+    """Parse two zero bytes, the type (8: unsigned bytes), the number of dimensions, the sizes (big-endian) and the values.
+
+    Not more is read, decompressed or allocated than the file holds, nor more than its header says.
+    """
+    begin = file.read(4)
+    if len(begin) < 4 or begin[:3] != b"\0\0\x08":
         raise DataError(f"{name} is not an IDX file of bytes.")
-    start = 4 + 4 * content[3]
-    shape = [int.from_bytes(content[place : place + 4], "big") for place in range(4, start, 4)]
-    values = np.frombuffer(content, dtype=np.uint8)[start:]
-    if len(content) < start or values.size != np.prod(shape, dtype=object):
-        raise DataError(f"{name} is damaged: it has {values.size} values where its header says {shape}.")
-    return torch.from_numpy(values.reshape(shape).copy())
+    sizes = file.read(4 * begin[3])
+    shape = [int.from_bytes(sizes[place : place + 4], "big") for place in range(0, len(sizes), 4)]
+    if len(sizes) < 4 * begin[3] or not 1 <= len(shape) <= 3 or not 0 < math.prod(shape) <= MOST_VALUES:
+        raise DataError(
+            f"{name} is damaged: its header must give one to three sizes with a product from 1 to {MOST_VALUES}; it gives "
+            f"{shape[:4]}{' and more' if len(shape) > 4 else ''}."
+        )
+    values, expected = bytearray(), math.prod(shape)
+    while len(values) <= expected and (part := file.read(min(_PART, expected + 1 - len(values)))):
+        values += part
+    if len(values) != expected:
+        found = f"{len(values)} values" if len(values) < expected else "more values"
+        raise DataError(f"{name} is damaged: it has {found} where its header says {shape}.")
+    return torch.from_numpy(np.frombuffer(values, dtype=np.uint8).reshape(shape))

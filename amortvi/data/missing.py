@@ -70,6 +70,8 @@ def _filled(values: Tensor, observed: Tensor, fill: float | Literal["mean"], *, 
     if fill != "mean":
         if not values.is_floating_point() and not fill.is_integer():
             raise OptionError(f"fill must be an integer, because x holds {values.dtype}; got {fill}.")
+        if not _holds(values.dtype, fill):
+            raise OptionError(f"fill must be in the range of {values.dtype}, the type of x; got {fill}.")
         return values.masked_fill(~observed, fill)
     if not values.is_floating_point():
         raise OptionError(
@@ -83,6 +85,14 @@ def _filled(values: Tensor, observed: Tensor, fill: float | Literal["mean"], *, 
             f"fill='mean' needs an observed value of each feature; x has none of feature {never or 0}. Drop it, or pass a number."
         )
     return torch.where(observed, values, values.masked_fill(~observed, 0.0).sum(dims) / counts)
+
+
+def _holds(dtype: torch.dtype, number: float) -> bool:
+    """Return whether ``number`` is in the range of a type."""
+    if dtype == torch.bool:
+        return number in (0, 1)
+    limits = torch.finfo(dtype) if dtype.is_floating_point else torch.iinfo(dtype)
+    return limits.min <= number <= limits.max
 
 
 def _like(x: Any, tensor: Tensor) -> Any:

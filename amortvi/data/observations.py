@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
 import torch
+from torch import Tensor
 
 from amortvi._util.random import random_state
 from amortvi.data.batch import Batch, Minibatch
@@ -82,6 +83,26 @@ class Observations(ABC):
         """Return up to ``size`` observations from the whole range if they are in memory, and otherwise the first ones."""
         return self.first(size)
 
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Return a short hash that identifies the data: of all contents in memory, or of the first batch of a loader."""
+
+    def random_state(self) -> list[Tensor]:
+        """Return the states of the generators that determine the order of the observations, if the user gave any."""
+        return []
+
+    def restore_random_state(self, states: Sequence[Tensor]) -> None:
+        """Restore the states that `random_state` returned.
+
+        Raises:
+            DataError: there are other generators than when the states were saved.
+        """
+        if states:
+            raise DataError(
+                f"{self.name} must be the DataLoader with the same {len(states)} generators as when their states were saved; "
+                f"got data without generators."
+            )
+
 
 class TensorObservations(Observations):
     """Observations in memory; arguments that differ in length or are not finite raise `DataError`."""
@@ -144,6 +165,9 @@ class TensorObservations(Observations):
 
     def first(self, size: int) -> Batch:
         return self.batch.take(slice(0, size))
+
+    def fingerprint(self) -> str:
+        return self.batch.fingerprint()
 
     def sample(self, size: int) -> Batch:
         return self.batch.take(slice(None, None, max(1, self.size // size)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Hashable, Mapping, Set
 from typing import Any, NamedTuple
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from amortvi._util.checks import optional, positive_int
 from amortvi.data.convert import to_tensor
-from amortvi.errors import DataError
+from amortvi.errors import DataError, OptionError
 
 __all__ = ["Padded", "pad"]
 
@@ -69,7 +70,7 @@ def pad(
     Raises:
         DataError: there are no observations, one of them is empty, does not hold numbers or has other features than the first,
             a column or a label is missing, or an observation is longer than ``length``.
-        OptionError: ``length`` is not a positive integer.
+        OptionError: ``length`` is not a positive integer, or ``dtype`` is not a floating type.
 
     Example:
         >>> import numpy as np, pandas as pd
@@ -82,6 +83,8 @@ def pad(
         (torch.Size([2, 4, 2]), ['b', 'a'])
     """
     length, labels = optional(positive_int, "length", length), None
+    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise OptionError(f"dtype must be a floating type, such as torch.float32; got {dtype!r}.")
     if hasattr(arrays, "columns"):
         tensors, labels = _groups(arrays, by, columns, dtype or torch.get_default_dtype())
     elif by is not None or columns is not None:
@@ -105,9 +108,13 @@ def pad(
 
 def _tensors(arrays: Any, dtype: torch.dtype | None) -> list[Tensor]:
     """Return each element of ``arrays`` as a tensor; all have the same type and the same features."""
-    if not hasattr(arrays, "__len__") or isinstance(arrays, str | bytes | dict):
+    unordered = isinstance(arrays, str | bytes | Mapping | Set)
+    try:
+        parts = [] if unordered or not len(arrays) else list(arrays)
+    except Exception:  # any, because length and iteration are the object's own
+        unordered = True
+    if unordered:
         raise DataError(f"arrays must be a list of arrays, or a DataFrame with by=...; got {type(arrays).__name__}.")
-    parts = list(arrays)
     if not parts:
         raise DataError("arrays holds no observations: it is empty.")
     types = (part.dtype for part in parts if isinstance(part, Tensor) and part.is_floating_point())
@@ -136,10 +143,13 @@ def _groups(frame: Any, by: Any, columns: Any, dtype: torch.dtype) -> tuple[list
             f"by must name the column of the DataFrame that tells the observations apart, such as "
             f"by={next(iter(frame.columns), 'subject')!r}."
         )
+    if not frame.columns.is_unique:
+        twice = list(frame.columns[frame.columns.duplicated()].unique())
+        raise DataError(f"the DataFrame must have columns with distinct names; several are named {twice}.")
     chosen = [column for column in frame.columns if column != by] if columns is None else columns
     single = isinstance(chosen, str) or not hasattr(chosen, "__iter__")
     for column in (by, *([chosen] if single else chosen)):
-        if column not in frame.columns:
+        if not isinstance(column, Hashable) or column not in list(frame.columns):
             raise DataError(f"{column!r} is not a column of the DataFrame, which has {list(frame.columns)}.")
     if len(frame) == 0:
         raise DataError("the DataFrame holds no observations: it has no rows.")

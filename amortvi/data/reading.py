@@ -30,7 +30,7 @@ def as_observations(x: Any, dtype: torch.dtype, name: str = "x") -> Observations
     """
     if isinstance(x, Observations):
         return x
-    if isinstance(x, TensorDataset):
+    if type(x) is TensorDataset:  # a subclass may change its items
         x = x.tensors
     if isinstance(x, Dataset | DataLoader):
         return LoaderObservations(x, name, dtype)

@@ -37,5 +37,8 @@ class ReplicatedObservations(TensorObservations):
                 values[copy * size : (copy + 1) * size].copy_(new)
         yield from super().shuffled(batch_size, generator)
 
+    def fingerprint(self) -> str:
+        return self._observed.fingerprint()
+
     def on(self, device: torch.device) -> ReplicatedObservations:
         return ReplicatedObservations(self._observed.to(device), self._replicate, self._times, self.name)

@@ -71,9 +71,13 @@ def evenly_spaced(observations: Observations, count: int) -> TensorObservations:
         rows = np.linspace(0, observations.size - 1, min(count, observations.size)).round().astype(np.int64)
         return subset(observations, rows)
     parts: list[Batch] = []
-    with random_state(0):  # a shuffling loader must not advance the caller's random state
-        for batch in observations.in_any_order():
-            parts.append(batch)
-            if sum(part.size for part in parts) >= count:
-                break
+    states = observations.random_state()
+    try:
+        with random_state(0):  # a shuffling loader must not advance the caller's random state
+            for batch in observations.in_any_order():
+                parts.append(batch)
+                if sum(part.size for part in parts) >= count:
+                    break
+    finally:
+        observations.restore_random_state(states)
     return TensorObservations(Batch.concatenate(parts), observations.name)

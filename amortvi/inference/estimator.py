@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, TypeAlias, TypeVar
+from typing import Any, ClassVar, TypeAlias
 
-import torch
 from torch import nn
 
 from amortvi._util.keyword_options import accepts_options
-from amortvi._util.random import Stream, derived_seed, random_state
-from amortvi.data import DEFAULT_BATCH_SIZE, Observations
+from amortvi._util.undo import undone_on_error
+from amortvi.data import Observations
 from amortvi.errors import DataError, NotFittedError
 from amortvi.families import FamilyChoice
 from amortvi.inference.encoder_training import train_encoder
 from amortvi.inference.label_prediction import LabelPrediction
-from amortvi.inference.state import EstimatorState
+from amortvi.inference.state import EXAMPLE_SIZE, EstimatorState
 from amortvi.inference.training_record import TrainingRecord
-from amortvi.io import RunState, load_run, save_run
+from amortvi.io import Checkpoints, load_run, save_run
 from amortvi.model import Model
-from amortvi.objectives import default_objective
 from amortvi.posterior import AmortizedGuide, Posterior
 from amortvi.posterior.global_latents import GlobalGuideChoice
 from amortvi.posterior.labels import LabelChoice
@@ -29,9 +27,6 @@ from amortvi.training import EncoderOptions, FitOptions, Trainer
 
 __all__ = ["AfterFit", "AmortizedVI"]
 
-Options = TypeVar("Options", bound=FitOptions)
-
-_EXAMPLE_SIZE = 16
 _STANDARDIZED_BY = 4096
 """The observations from which the encoder's inputs are standardized."""
 
@@ -121,16 +116,22 @@ class AmortizedVI(EstimatorState, TrainingRecord, LabelPrediction):
             ModelError: the model is not supported.
             EncoderError: the encoder fails on the observations.
             OptionError: an option is unknown or out of range.
-            NonFiniteError: the loss is not finite; the parameters are then those of the last good epoch.
+            TrainingDiverged: the loss is not finite; the parameters are then those of the last good epoch.
             CaptureError: ``compile=True``, but the step cannot be recorded or compiled.
         """
-        with self._restored_on_error():
+        with self._restored_on_error(), contextlib.ExitStack() as stack:
+            checkpoints = [] if options.checkpoint is None else [stack.enter_context(Checkpoints(options))]
+            for each in checkpoints:
+                options = each.seeded(options)
             train, validation, options = self._prepared(x, options)
             if options.standardize and not self._trainer.records:
                 self._guide.network.standardize(train.sample(_STANDARDIZED_BY).to(self.device))
             self._objective = repr(options.objective)
-            with self._guide.network.trained_on(train, self.device):
-                self._trainer.run(options, train, validation, self.device)
+            if not any(each.prepare(self._run(), options, train, validation) for each in checkpoints):
+                with self._guide.network.trained_on(train, self.device):
+                    self._trainer.run(options, train, validation, self.device, checkpoints)
+                for each in checkpoints:
+                    each.finish()
         return self._fitted(train, options)
 
     @accepts_options(EncoderOptions)
@@ -157,7 +158,7 @@ class AmortizedVI(EstimatorState, TrainingRecord, LabelPrediction):
             DataError: the observations cannot be used, or are not in memory.
             ModelError: data cannot be simulated from the model; see `diagnostics.simulate_observations`.
             OptionError: an option is unknown or out of range.
-            NonFiniteError: the loss is not finite; the parameters are then those of the last good epoch.
+            TrainingDiverged: the loss is not finite; the parameters are then those of the last good epoch.
             CaptureError: ``compile=True``, but the step cannot be recorded or compiled.
 
         Example:
@@ -179,59 +180,11 @@ class AmortizedVI(EstimatorState, TrainingRecord, LabelPrediction):
                 train_encoder(self._trainer, options, train.as_batch(), validation, self.device)
         return self._fitted(train, options)
 
-    def _prepared(self, x: Any, options: Options) -> tuple[Observations, Observations | None, Options]:
-        """Read the data of a fit, move the parameters, set up model and network, and choose the objective."""
-        dtype = options.dtype or self.dtype
-        train = self._read(x, dtype, "x")
-        train.steps(options.batch_size)  # raises an error if a DataLoader has another batch size
-        validation = None
-        if isinstance(options.validation_data, float) and 0 < options.validation_data < 1:
-            train, validation = train.split(options.validation_data, derived_seed(options.seed, Stream.SPLIT))
-        elif options.validation_data is not None:
-            validation = self._read(options.validation_data, dtype, "validation_data")
-            train.first(1).check_compatible(validation.first(1), "validation_data", "x")
-        self.to(device=options.device, dtype=options.dtype)
-        self._setup(train, options.batch_size or DEFAULT_BATCH_SIZE, options.seed)
-        if validation is not None and validation.in_memory:
-            self._guide.network.check_labels(validation.as_batch())
-        if options.objective == "auto":
-            options = replace(options, objective=default_objective(self._model.structure))
-        return train, validation, options
-
     def _fitted(self, train: Observations, options: FitOptions) -> AmortizedVI:
         self._has_warned = False
         for function in self.after_fit:
             function(self, train, options)
         return self
-
-    def setup(self, x: Any, *, seed: int | None = None) -> AmortizedVI:
-        """Read the structure of the model from data and create the parameters of the family, without training.
-
-        `fit` calls this itself. Afterwards, all methods of a fitted estimator work, with the initial parameters.
-
-        Args:
-            x: observations, as for `fit`.
-            seed: makes the initial parameters of the family reproducible.
-
-        Returns:
-            The estimator itself.
-
-        Raises:
-            AmortviError: observations, model or encoder cannot be used.
-        """
-        with self._restored_on_error():
-            self._setup(self._read(x, self.dtype, "x"), DEFAULT_BATCH_SIZE, seed)
-        return self
-
-    def _setup(self, observations: Observations, size: int, seed: int | None) -> None:
-        example = observations.first(size)
-        if self._example is not None:
-            self._example.check_compatible(example, "x", "the training data")
-        on_device = example.to(self.device)
-        with random_state(derived_seed(seed, Stream.SETUP), self.device), self._model.program.own_parameters():
-            self._guide.setup(*on_device.args, **on_device.kwargs)
-        # A copy: a slice would keep all data in memory.
-        self._example = example.take(slice(0, _EXAMPLE_SIZE)).map(torch.clone)
 
     def posterior(self, x: Any, *, copy: bool = True) -> Posterior:
         if isinstance(x, Posterior):
@@ -246,16 +199,21 @@ class AmortizedVI(EstimatorState, TrainingRecord, LabelPrediction):
         network = self._guide.network.frozen() if copy else self._guide.network
         return Posterior(self._model, network, observations, self.device)
 
-    def save(self, path: str | Path) -> None:
-        """Save what was learned to a folder, which is created if it does not exist.
+    def save(self, path: str | Path, *, example: bool = True) -> None:
+        """Save what was learned to a file, which is replaced only once the new one is complete.
+
+        The file is in the format of safetensors, and its metadata are JSON, so that loading it runs no code.
 
         Args:
-            path: the folder.
+            path: the file, such as ``"run.safetensors"``; folders that do not exist are created.
+            example: whether the file contains up to 16 of the observations, from which `load` reads the structure of the model.
+                Without them, pass observations to `load`.
 
         Raises:
             NotFittedError: no data have been seen.
+            CheckpointError: the file cannot be written; one of that name is then as it was.
         """
-        save_run(RunState(self._model, self._guide, self._trainer, self.example, self._objective), self.family, path)
+        save_run(self._run(), path, example=example)
 
     @classmethod
     def load(
@@ -268,30 +226,37 @@ class AmortizedVI(EstimatorState, TrainingRecord, LabelPrediction):
         plate: str | None = None,
         global_guide: GlobalGuideChoice | None = None,
         labels: LabelChoice | None = None,
+        example: Any = None,
     ) -> AmortizedVI:
         """Load a saved run into a model and an encoder that are built as before.
 
         Args:
-            path: the folder.
+            path: the file, or the folder of ``fit(checkpoint=...)``, of which the newest checkpoint is loaded.
             model: the Pyro model; its parameters are overwritten.
             encoder: the encoder; its parameters are overwritten.
             family: required unless the family was chosen by name.
             plate: the name of the data plate, if it was given to the saved estimator.
             global_guide: makes the posterior of the global latents, if it was given to the saved estimator.
             labels: as for the saved estimator.
+            example: observations like those of the fit, required if the run was saved without.
 
         Returns:
             The estimator as it was saved; a further `fit` continues the training.
 
         Raises:
-            CheckpointError: the folder cannot be read, or belongs to another model, encoder, family or global guide.
+            CheckpointError: the file cannot be read, or belongs to another model, encoder, family or global guide; nothing has
+                changed.
         """
         saved = load_run(path)
-        options: dict[str, Any] = {"plate": plate, "global_guide": global_guide, "labels": labels}
-        vi = cls(model, encoder, saved.family(family), freeze_model=saved.freeze_model, **options)
-        vi.to(dtype=saved.dtype)
-        vi._example = saved.restore(vi._model, vi._guide, vi._trainer)
-        vi._objective = saved.objective
+        with undone_on_error(*(each for each in (model, encoder) if isinstance(each, nn.Module))):
+            options: dict[str, Any] = {"plate": plate, "global_guide": global_guide, "labels": labels}
+            vi = cls(model, encoder, saved.family(family), freeze_model=saved.freeze_model, **options)
+            vi.to(dtype=saved.dtype)
+            if example is not None:
+                example = vi._read(example, saved.dtype, "example").first(EXAMPLE_SIZE)
+            vi._example, vi._objective = saved.example_or(example), saved.objective
+            saved.restore(vi._run())
+            vi._guide.network.family.settle()  # of a checkpoint of a fit that was not finished
         return vi
 
 

@@ -4,28 +4,42 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any, Self
+from dataclasses import replace
+from typing import Any, Self, TypeVar
 
 import torch
 from torch import Tensor
 
-from amortvi.data import Batch, Observations, as_observations
-from amortvi.errors import NonFiniteError, NotFittedError
+from amortvi._util.lock import exclusive
+from amortvi._util.random import Stream, derived_seed, random_state
+from amortvi._util.undo import undone_on_error
+from amortvi.data import DEFAULT_BATCH_SIZE, Batch, Observations, as_observations
+from amortvi.errors import ConcurrentFitError, NonFiniteError, NotFittedError
+from amortvi.families import FamilyChoice
+from amortvi.io import RunState
 from amortvi.model import Model
+from amortvi.objectives import default_objective
 from amortvi.posterior import AmortizedGuide
-from amortvi.training import Trainer, check_device, check_dtype
+from amortvi.training import FitOptions, Trainer, check_device, check_dtype
 
-__all__ = ["EstimatorState"]
+__all__ = ["EXAMPLE_SIZE", "EstimatorState"]
+
+Options = TypeVar("Options", bound=FitOptions)
+
+EXAMPLE_SIZE = 16
+"""The observations that an estimator keeps, from which a saved run reads the structure of the model."""
 
 
 class EstimatorState:
     """Model, guide and trainer of an estimator, and an example of its data."""
 
+    family: FamilyChoice
     _model: Model
     _guide: AmortizedGuide
     _trainer: Trainer
     _example: Batch | None = None
     _objective: str = "none"
+    _is_busy = False
 
     @property
     def generative(self) -> Model:
@@ -74,26 +88,95 @@ class EstimatorState:
             return self
         device = None if device is None else check_device("device", device)
         dtype = None if dtype is None else check_dtype("dtype", dtype)
-        self._model.to(device=device, dtype=dtype)
-        self._guide.to(device=device, dtype=dtype)
-        self._trainer.move_optimizer()
+        with exclusive():  # not while another thread uses them
+            self._model.to(device=device, dtype=dtype)
+            self._guide.to(device=device, dtype=dtype)
+            self._trainer.move_optimizer()
         if self._example is not None and dtype is not None:
             self._example = self._example.map(lambda value: value.to(dtype) if value.is_floating_point() else value)
         return self
 
+    def setup(self, x: Any, *, seed: int | None = None) -> Self:
+        """Read the structure of the model from data and create the parameters of the family, without training.
+
+        `fit` calls this itself. Afterwards, all methods of a fitted estimator work, with the initial parameters.
+
+        Args:
+            x: observations, as for `fit`.
+            seed: makes the initial parameters of the family reproducible.
+
+        Returns:
+            The estimator itself.
+
+        Raises:
+            AmortviError: observations, model or encoder cannot be used.
+        """
+        with self._restored_on_error():
+            self._setup(self._read(x, self.dtype, "x"), DEFAULT_BATCH_SIZE, seed)
+        return self
+
+    def _setup(self, observations: Observations, size: int, seed: int | None) -> None:
+        example = observations.first(size)
+        if self._example is not None:
+            self._example.check_compatible(example, "x", "the training data")
+        on_device = example.to(self.device)
+        with random_state(derived_seed(seed, Stream.SETUP), self.device), self._model.program.own_parameters():
+            self._guide.setup(*on_device.args, **on_device.kwargs)
+        # A copy: a slice would keep all data in memory.
+        self._example = example.take(slice(0, EXAMPLE_SIZE)).map(torch.clone)
+
+    def _prepared(self, x: Any, options: Options) -> tuple[Observations, Observations | None, Options]:
+        """Read the data of a fit, move the parameters, set up model and network, and choose the objective."""
+        dtype = options.dtype or self.dtype
+        train = self._read(x, dtype, "x")
+        train.steps(options.batch_size)  # raises an error if a DataLoader has another batch size
+        validation = None
+        if isinstance(options.validation_data, float) and 0 < options.validation_data < 1:
+            train, validation = train.split(options.validation_data, derived_seed(options.seed, Stream.SPLIT))
+        elif options.validation_data is not None:
+            validation = self._read(options.validation_data, dtype, "validation_data")
+            train.first(1).check_compatible(validation.first(1), "validation_data", "x")
+        self.to(device=options.device, dtype=options.dtype)
+        self._setup(train, options.batch_size or DEFAULT_BATCH_SIZE, options.seed)
+        if validation is not None and validation.in_memory:
+            self._guide.network.check_labels(validation.as_batch())
+        if options.objective == "auto":
+            options = replace(options, objective=default_objective(self._model.structure))
+        return train, validation, options
+
+    def _run(self) -> RunState:
+        return RunState(self._model, self._guide, self._trainer, self.example, self._objective, self.family)
+
     @contextlib.contextmanager
     def _restored_on_error(self) -> Iterator[None]:
-        """Restore example, objective, standardization, device and dtype after an error, unless training has begun."""
-        before, placement = (self._example, self._objective), (self.device, self.dtype)
-        network, standardization = self._guide.network, self._guide.network.standardization
-        epochs = len(self._trainer.records)
+        """Restore everything after an error, unless training has begun; then the last good epoch is kept.
+
+        Raises:
+            ConcurrentFitError: another thread, or a callback of a fit, is inside.
+        """
+        with exclusive():
+            if self._is_busy:
+                raise ConcurrentFitError(
+                    "this estimator is being fitted: wait until the fit has ended, or fit another estimator with copies of model "
+                    "and encoder."
+                )
+            self._is_busy = True
+        example, objective, epochs = self._example, self._objective, len(self._trainer.records)
+        has_begun = False
+
+        def keeps() -> bool:
+            return has_begun or len(self._trainer.records) > epochs
+
         try:
-            yield
-        except NonFiniteError:
-            raise  # training has begun, and the parameters of the last good epoch are kept
-        except Exception:  # whatever failed; it is raised again
-            if len(self._trainer.records) == epochs:
-                (self._example, self._objective), network.standardization = before, standardization
-                if placement != (self.device, self.dtype):
-                    self.to(*placement)
+            with undone_on_error(self._model, self._guide, unless=keeps), self._trainer.undone_on_error(unless=keeps):
+                try:
+                    yield
+                except (NonFiniteError, KeyboardInterrupt):
+                    has_begun = True
+                    raise
+        except BaseException:
+            if not keeps():
+                self._example, self._objective = example, objective
             raise
+        finally:
+            self._is_busy = False

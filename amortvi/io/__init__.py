@@ -1,6 +1,7 @@
-"""Input and output: saved runs, and export to ArviZ."""
+"""Input and output: saved runs, checkpoints, and export to ArviZ."""
 
-from amortvi.io.checkpoint import RunState, load_run, save_run
+from amortvi.io.checkpoints import Checkpoints, load_run
 from amortvi.io.export import ExportOptions, to_arviz
+from amortvi.io.saved_run import RunState, save_run
 
-__all__ = ["ExportOptions", "RunState", "load_run", "save_run", "to_arviz"]
+__all__ = ["Checkpoints", "ExportOptions", "RunState", "load_run", "save_run", "to_arviz"]

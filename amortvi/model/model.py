@@ -111,9 +111,8 @@ class Model(nn.Module):
             theta: the global latents of all runs that are not given others, ``(*shape)`` each; by default those of the context
                 around this one, or of `global_point`.
         """
-        before = self._given
         with torch.no_grad(), evaluation_mode(self), pyro.validation_enabled(False), self.program.own_parameters():
-            self._given = self._theta() if theta is None else theta
+            before, self._given = self._given, self._theta() if theta is None else theta
             try:
                 yield
             finally:

@@ -14,6 +14,7 @@ import pyro
 import torch
 from torch import Tensor, nn
 
+from amortvi._util.lock import exclusive
 from amortvi.errors import ModelError
 
 __all__ = ["Program"]
@@ -82,18 +83,22 @@ class Program(nn.Module):
 
     @contextlib.contextmanager
     def own_parameters(self) -> Iterator[None]:
-        """Make the parameters of this program the content of Pyro's param store; restore the store on exit."""
-        if self._is_running:
-            yield
-            return
-        params = dict(zip(self._adopted_names, self.adopted, strict=True))
-        state: Any = {"params": params, "constraints": dict(self._constraints)}
-        with pyro.get_param_store().scope(state):
-            self._is_running = True
-            try:
+        """Make the parameters of this program the content of Pyro's param store; restore the store on exit.
+
+        Other threads wait until then, because the store, and the stack of Pyro's handlers, belong to the whole process.
+        """
+        with exclusive():
+            if self._is_running:
                 yield
-            finally:
-                self._is_running = False
+                return
+            params = dict(zip(self._adopted_names, self.adopted, strict=True))
+            state: Any = {"params": params, "constraints": dict(self._constraints)}
+            with pyro.get_param_store().scope(state):
+                self._is_running = True
+                try:
+                    yield
+                finally:
+                    self._is_running = False
 
     def _adopt(self) -> None:
         """Take ownership of the parameters that ``pyro.param`` and ``pyro.module`` added to the store."""

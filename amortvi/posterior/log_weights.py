@@ -13,7 +13,7 @@ the scale does not factor out.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -100,6 +100,11 @@ class LogWeights:
             named["the KL of the posterior (guide)"] = self.closed_form_kl
         named["the sites outside the plate"] = self.global_log_prob
         return named
+
+    def sites_of(self, terms: Collection[str]) -> list[str]:
+        """Return the sites whose terms, of `terms`, are among ``terms``."""
+        observed = [name for name in self.log_likelihoods if f"observed site {name!r}" in terms]
+        return observed + [name for name in self.log_priors if f"latent site {name!r} (prior)" in terms]
 
 
 def log_weights(

@@ -12,9 +12,10 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from amortvi._util.lock import exclusive
 from amortvi.data import Batch, Observations
 from amortvi.encoders.standardization import Standardization
-from amortvi.errors import AmortviError, EncoderError, quoted
+from amortvi.errors import AmortviError, EncoderError, NonFiniteError, quoted
 from amortvi.families import Family, GivenLabel
 from amortvi.model import HOW_TO_SEPARATE_ROWS, Model, find_mixed_row
 from amortvi.posterior.global_latents import GlobalDraw, GlobalPosterior, private_pyro_scope
@@ -85,12 +86,20 @@ class InferenceNetwork(nn.Module):
         return GlobalDraw() if self.global_posterior is None else self.global_posterior.draw()
 
     def sample_globals(self, draws: int) -> dict[str, Tensor]:
-        """Return draws of the global latents, without gradients, ``(draws, *shape)`` each; empty if there are none."""
-        return {} if self.global_posterior is None else self.global_posterior.sample(draws)
+        """Return draws of the global latents, without gradients, ``(draws, *shape)`` each; empty if there are none.
+
+        Raises:
+            NonFiniteError: a draw is NaN or infinite.
+        """
+        return {} if self.global_posterior is None else _finite(self.global_posterior.sample(draws))
 
     def global_medians(self) -> dict[str, Tensor]:
-        """Return the posterior medians of the global latents, ``(*shape)`` each; empty if there are none."""
-        return {} if self.global_posterior is None else self.global_posterior.medians()
+        """Return the posterior medians of the global latents, ``(*shape)`` each; empty if there are none.
+
+        Raises:
+            NonFiniteError: a median is NaN or infinite.
+        """
+        return {} if self.global_posterior is None else _finite(self.global_posterior.medians())
 
     def read(self, model: Model, example: Batch) -> Features:
         """Return the features of an example, after checking those of each row; finds the labels among the arguments.
@@ -215,7 +224,19 @@ class InferenceNetwork(nn.Module):
 
     def frozen(self) -> InferenceNetwork:
         """Return a copy in evaluation mode, without gradients, which later training does not change."""
-        return copy.deepcopy(self).eval().requires_grad_(False)
+        with exclusive():  # not while another thread trains it
+            return copy.deepcopy(self).eval().requires_grad_(False)
+
+
+def _finite(values: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return values of global latents, or raise `NonFiniteError` if one is not finite."""
+    bad = [name for name, value in values.items() if not bool(value.isfinite().all())]
+    if bad:
+        raise NonFiniteError(
+            f"the posterior of the global latents {bad} is not finite: its parameters are NaN, infinite or so large that it "
+            f"overflows. Train it again with a smaller lr."
+        )
+    return values
 
 
 def _check_features(role: str, context: object, observations: int) -> None:

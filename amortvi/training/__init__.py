@@ -1,5 +1,6 @@
 """Training: the fit loop, its options, and its steps, eager or compiled."""
 
+from amortvi.training.callbacks import Callback, RunningFit
 from amortvi.training.convergence import FINISHED, Convergence, Status
 from amortvi.training.history import EpochRecord, history_frame
 from amortvi.training.options import (
@@ -14,11 +15,13 @@ from amortvi.training.trainer import Trainer
 
 __all__ = [
     "FINISHED",
+    "Callback",
     "Convergence",
     "EncoderOptions",
     "EpochRecord",
     "FitOptions",
     "OptimizerFactory",
+    "RunningFit",
     "ScheduleFactory",
     "Status",
     "Trainer",

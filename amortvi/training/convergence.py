@@ -10,7 +10,7 @@ from amortvi.training.learning_curve import FEWEST_EPOCHS, Gain
 
 __all__ = ["FAST", "FINISHED", "Convergence", "Status"]
 
-Status: TypeAlias = Literal["converged", "still rising", "falling", "budget", "interrupted", "stopped early"]
+Status: TypeAlias = Literal["converged", "still rising", "falling", "budget", "interrupted", "stopped", "stopped early"]
 """How a fit ended; see `Convergence`."""
 
 FINISHED: frozenset[Status | None] = frozenset({"converged", "stopped early"})
@@ -31,6 +31,7 @@ class Convergence:
     * ``"falling"``: the training ELBO was falling.
     * ``"budget"``: the epochs ended before this could be known.
     * ``"stopped early"``: the validation ELBO had not risen for the epochs of ``patience``.
+    * ``"stopped"``: a callback ended the fit.
     * ``"interrupted"``: by Ctrl-C, or by an error after at least one epoch.
 
     Args:
@@ -74,6 +75,8 @@ class Convergence:
         bound = "validation ELBO" if self.is_validated else "training ELBO"
         if self.status == "interrupted":
             return "the fit was interrupted, or ended with an error"
+        if self.status == "stopped":
+            return "a callback ended the fit"
         if self.status == "stopped early":
             return "the validation ELBO had not risen for the epochs of patience"
         if math.isnan(self.gain.value):

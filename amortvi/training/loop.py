@@ -1,20 +1,25 @@
-"""The fit loop: epochs over minibatches, validation, early stopping. Steps may be eager or compiled."""
+"""The fit loop: epochs over minibatches, validation, callbacks. Steps may be eager or compiled."""
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
+from torch import Tensor
 
+from amortvi._util.lock import exclusive
 from amortvi._util.modes import evaluation_mode, restored_modes
 from amortvi._util.random import Stream, derived_seed, random_state, reseed
 from amortvi.data import Minibatch, Observations
 from amortvi.errors import NonFiniteError
+from amortvi.training.callbacks import Callback
 from amortvi.training.convergence import Status
-from amortvi.training.early_stopping import EarlyStopping
-from amortvi.training.history import EpochRecord, Progress
+from amortvi.training.divergence import diverged
+from amortvi.training.history import EpochRecord
 from amortvi.training.modules import OptimizerSnapshot, Snapshot, TrainedModules
 from amortvi.training.options import FitOptions, Schedule
 from amortvi.training.steps import Averages, FitSteps, LateNonFiniteError, Step
@@ -28,7 +33,7 @@ _CHECK_SIZE = 512
 
 @dataclass
 class Loop:
-    """One fit.
+    """One fit, which its callbacks see as a `RunningFit`.
 
     Args:
         options: the options of the fit.
@@ -36,13 +41,12 @@ class Loop:
         timetable: its phases.
         rates: the learning rates of the optimizer's parameter groups at the start.
         schedule: the user's learning-rate schedule, if any.
-        steps: what is trained, and how.
+        fit_steps: what is trained, and how.
         train: the training data.
         validation: the validation data, if any.
         device: the device of the minibatches.
-
-    Attributes:
-        best_epoch: the epoch whose parameters were restored at the end, or 0.
+        history: the records of earlier fits, to which each epoch adds one.
+        callbacks: what is called after steps and epochs, in this order; at the end, in reverse.
     """
 
     options: FitOptions
@@ -50,51 +54,119 @@ class Loop:
     timetable: Timetable
     rates: list[float]
     schedule: Schedule | None
-    steps: FitSteps
+    fit_steps: FitSteps
     train: Observations
     validation: Observations | None
     device: torch.device
-    best_epoch: int = 0
+    history: list[EpochRecord]
+    callbacks: Sequence[Callback]
+    epoch: int = 0
+    step: int = 0
+    status: Status | None = None
     _objective_changed: bool = False
     _unlocked: float = 1.0
+    _boundary: dict[str, Any] = field(default_factory=dict)
 
     @property
     def modules(self) -> TrainedModules:
         """What is trained."""
-        return self.steps.update.modules
+        return self.fit_steps.update.modules
 
-    def run(self, record: Callable[[EpochRecord], None]) -> Status:
-        """Train, call ``record`` after each epoch, and return how the fit ended; Ctrl-C keeps what was learned.
+    @property
+    def tensors(self) -> list[Tensor]:
+        return self.modules.tensors
+
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """The optimizer."""
+        return self.fit_steps.update.optimizer
+
+    @property
+    def last_epoch(self) -> int:
+        return self.first - 1 + self.timetable.epochs
+
+    @property
+    def steps(self) -> int | None:
+        return self.train.steps(self.options.batch_size)
+
+    def bound_so_far(self) -> float:
+        return self.fit_steps.step.totals.read().elbo
+
+    def stop(self, status: Status = "stopped") -> None:
+        self.status = status
+
+    def run(self) -> Status:
+        """Train, and return how the fit ended; Ctrl-C keeps what was learned.
 
         Raises:
-            NonFiniteError: a loss or gradient is not finite; the parameters are then those of the last good epoch.
+            TrainingDiverged: a loss or gradient is not finite; the parameters are then those of the last good epoch.
         """
-        patience = self.options.patience
-        early_stopping = None if patience is None else EarlyStopping(patience, self.modules.tensors)
-        steps = self.train.steps(self.options.batch_size)
-        bar = Progress(self.timetable.epochs, steps, visible=self.options.progress)
-        try:
-            with bar, restored_modes(*self.modules.modules), random_state(self.options.seed, self.device):
-                self.modules.train()
-                self._check_data_in_memory()
-                number = self.first
-                while number < self.first + self.timetable.epochs:
-                    epoch = self._epoch(number, bar, steps, is_first=number == self.first)
-                    record(epoch)
-                    bound = epoch.elbo if self.validation is None else epoch.validation_elbo
-                    self.timetable.record(bound, objective_changed=self._objective_changed)
-                    bar.epoch(number, self.timetable.epochs, epoch.elbo, epoch.validation_elbo)
-                    if early_stopping is not None and early_stopping.should_stop(number, epoch.validation_elbo):
-                        return "stopped early"
-                    number += 1
-        except KeyboardInterrupt:
-            return "interrupted"  # Ctrl-C is how a user ends a fit early, so it is not an error.
-        finally:
-            if early_stopping is not None:
-                early_stopping.restore()
-                self.best_epoch = early_stopping.best_epoch
-            self.modules.network.family.settle()
-        return self.timetable.status
+        self.epoch = self.first
+        self._mark_boundary()
+        with restored_modes(*self.modules.modules):
+            self.modules.train()
+            self._check_data_in_memory()
+            try:
+                with contextlib.ExitStack() as ends:
+                    try:
+                        for callback in self.callbacks:
+                            callback.on_fit_start(self)
+                            ends.callback(callback.on_fit_end, self)
+                        self._epochs()
+                    except KeyboardInterrupt:
+                        self.status = "interrupted"  # Ctrl-C is how a user ends a fit early, so it is not an error.
+            finally:
+                self.modules.network.family.settle()
+        assert self.status is not None
+        return self.status
+
+    def _epochs(self) -> None:
+        begun = self.epoch
+        while self.status is None and self.epoch <= self.last_epoch:
+            self.history.append(self._epoch(is_first=self.epoch == begun))
+            record = self.history[-1]
+            bound = record.elbo if self.validation is None else record.validation_elbo
+            self.timetable.record(bound, objective_changed=self._objective_changed)
+            self._mark_boundary()
+            for callback in self.callbacks:
+                callback.on_epoch_end(self)
+            self.epoch += 1
+        self.status = self.status or self.timetable.status
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state at the end of the last epoch, without that of model, network, optimizer and history."""
+        return {
+            "first": self.first,
+            "unlocked": self._unlocked,
+            "timetable": self.timetable.state_dict(),
+            "schedule": None if self.schedule is None else self.schedule.state_dict(),
+            "callbacks": [(type(callback).__name__, callback.state_dict()) for callback in self.callbacks],
+            **self._boundary,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue after an epoch whose state was saved, once the rest has been restored."""
+        self.first, self.epoch, self._unlocked = state["first"], state["epoch"] + 1, state["unlocked"]
+        self.timetable.load_state_dict(state["timetable"])
+        if self.schedule is not None:
+            self.schedule.load_state_dict(state["schedule"])
+        left = list(state["callbacks"])
+        for callback in self.callbacks:
+            # Callbacks may be added or left out when a fit is resumed, such as the progress bar.
+            saved = next((each for each in left if each[0] == type(callback).__name__), None)
+            if saved is not None:
+                left.remove(saved)
+                callback.load_state_dict(saved[1])
+        self.fit_steps.load_state_dict(state["steps"])
+        self.train.restore_random_state(state["data"])
+        # As the last step of that epoch has left it, so that the next one does not change it unless it would have anyway.
+        self.fit_steps.update.objective.advance(state["epoch"] - 1 / (self.steps or 1))
+        self._mark_boundary()
+
+    def _mark_boundary(self) -> None:
+        """Keep what changes within an epoch and cannot be read from snapshots."""
+        epoch = self.history[-1].epoch if self.history else 0
+        self._boundary = {"epoch": epoch, "steps": self.fit_steps.state_dict(), "data": self.train.random_state()}
 
     def _check_data_in_memory(self) -> None:
         """Check data in memory before training; data of a loader are checked as they are read."""
@@ -107,58 +179,74 @@ class Loop:
         if not observations.in_memory:
             self.modules.model.check_data(minibatch.gather())
 
-    def _epoch(self, number: int, bar: Progress, steps: int | None, *, is_first: bool) -> EpochRecord:
+    def _epoch(self, *, is_first: bool) -> EpochRecord:
         start = time.perf_counter()
-        before = Snapshot(self.modules.tensors), OptimizerSnapshot(self.steps.update.optimizer)
-        random = torch.get_rng_state()
+        self.step = 0
+        with exclusive(), self.modules.model.program.own_parameters(), random_state(self.options.seed, self.device):
+            with self._undone_on_error() as before:
+                averages = self._trained(before, is_first=is_first)
+                rate = float(self.optimizer.param_groups[0]["lr"])
+                found = Averages() if self.validation is None else self._validate(self.validation, is_first=is_first)
+            self._advance_schedule(averages.elbo if self.validation is None else found.elbo)
+        return EpochRecord(self.epoch, *averages, *found, rate, time.perf_counter() - start)
+
+    @contextlib.contextmanager
+    def _undone_on_error(self) -> Iterator[Sequence[Snapshot | OptimizerSnapshot]]:
+        """Undo the epoch after any error; Ctrl-C keeps its steps. Both are raised again."""
+        before = self._snapshots()
         try:
-            try:
-                averages = self._train(number, self.steps.step, bar, steps, is_first=is_first)
-            except LateNonFiniteError:
-                # Repeat the epoch with the step that detects which number was not finite.
-                for snapshot in before:
-                    snapshot.restore()
-                torch.set_rng_state(random)
-                averages = self._train(number, self.steps.reference, bar, steps, is_first=is_first)
-            learning_rate = float(self.steps.update.optimizer.param_groups[0]["lr"])
-            validation = Averages() if self.validation is None else self._validate(self.validation, is_first=is_first)
-        except (Exception, KeyboardInterrupt) as error:
-            # Any error undoes this epoch, whatever its cause; Ctrl-C keeps the steps of this epoch. Both are raised again.
-            if isinstance(error, Exception) or not self._is_finite():
-                for snapshot in before:
-                    snapshot.restore()
+            yield before
+        except (Exception, KeyboardInterrupt, SystemExit) as error:
+            keeps = not isinstance(error, Exception) and self._is_finite()
+            partial = self._snapshots() if keeps else []
+            _restore(before)
             if isinstance(error, NonFiniteError):
                 # The running averages may contain the gradients that caused the divergence.
-                self.steps.update.optimizer.state.clear()
+                self.optimizer.state.clear()
+            elif not isinstance(error, Exception):
+                for callback in self.callbacks:
+                    callback.on_interrupt(self)
+                _restore(partial)
             raise
-        self._advance_schedule(averages.elbo if self.validation is None else validation.elbo)
-        return EpochRecord(number, *averages, *validation, learning_rate, time.perf_counter() - start)
 
-    def _train(self, number: int, step: Step, bar: Progress, steps: int | None, *, is_first: bool) -> Averages:
-        reseed(derived_seed(self.options.seed, Stream.NOISE, number), self.device)
-        position, self._objective_changed = 0, False
+    def _snapshots(self) -> list[Snapshot | OptimizerSnapshot]:
+        return [Snapshot(self.tensors), OptimizerSnapshot(self.optimizer)]
+
+    def _trained(self, before: Sequence[Snapshot | OptimizerSnapshot], *, is_first: bool) -> Averages:
+        """Train for one epoch; if a number is not finite, repeat it with the step that detects which."""
+        random = torch.get_rng_state()
         try:
-            step.totals.clear()
-            step.begin()
-            minibatches = self.train.shuffled(self.options.batch_size, self._shuffler(number))
-            for position, rows in enumerate(minibatches, start=1):
-                minibatch = rows.to(self.device)
-                if is_first:
-                    self._check_loaded(self.train, minibatch)
-                within = 0.0 if steps is None else min(1.0, (position - 1) / steps)
-                self._set_rates(number - self.first + within)
-                self._objective_changed |= self.steps.update.objective.advance(number - 1 + within)
-                step(minibatch)
-                bar.step()
-            step.end()
-            return step.totals.read()
+            return self._train(self.fit_steps.step, is_first=is_first)
         except LateNonFiniteError:
-            raise
-        except NonFiniteError as error:
-            raise NonFiniteError(
-                f"training stopped at epoch {number}, step {position}: {error}. The parameters are those before epoch "
-                f"{number}. A smaller lr or gradient_clip, or data on a smaller scale usually helps."
-            ) from error
+            _restore(before)
+            torch.set_rng_state(random)
+            return self._train(self.fit_steps.reference, is_first=is_first)
+
+    def _train(self, step: Step, *, is_first: bool) -> Averages:
+        reseed(derived_seed(self.options.seed, Stream.NOISE, self.epoch), self.device)
+        self.step, self._objective_changed = 0, False
+        steps, objective = self.steps, self.fit_steps.update.objective
+        callbacks = [each for each in self.callbacks if type(each).on_step_end is not Callback.on_step_end]
+        step.totals.clear()
+        step.begin()
+        for rows in self.train.shuffled(self.options.batch_size, self._shuffler()):
+            minibatch = rows.to(self.device)
+            if is_first:
+                self._check_loaded(self.train, minibatch)
+            within = 0.0 if steps is None else min(1.0, self.step / steps)
+            self._set_rates(self.epoch - self.first + within)
+            self._objective_changed |= objective.advance(self.epoch - 1 + within)
+            try:
+                step(minibatch)
+            except NonFiniteError as error:
+                if isinstance(error, LateNonFiniteError):
+                    raise
+                raise diverged(error, minibatch, self.train.name, self.epoch, self.step + 1) from error
+            self.step += 1
+            for callback in callbacks:
+                callback.on_step_end(self)
+        step.end()
+        return step.totals.read()
 
     def _set_rates(self, time: float) -> None:
         """Set the learning rates for a time in epochs since the start of the fit."""
@@ -167,19 +255,19 @@ class Loop:
             self.modules.network.family.unlock(unlocked)
             self._unlocked = unlocked
         if self.schedule is None:
-            for group, rate in zip(self.steps.update.optimizer.param_groups, self.rates, strict=True):
+            for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
                 group["lr"] = rate * self.timetable.rate(time)
 
     def _is_finite(self) -> bool:
-        return all(bool(torch.isfinite(tensor).all()) for tensor in self.modules.tensors)
+        return all(bool(torch.isfinite(tensor).all()) for tensor in self.tensors)
 
-    def _shuffler(self, epoch: int) -> torch.Generator:
-        seed = derived_seed(self.options.seed, Stream.SHUFFLE, epoch)
+    def _shuffler(self) -> torch.Generator:
+        seed = derived_seed(self.options.seed, Stream.SHUFFLE, self.epoch)
         return torch.Generator().manual_seed(int(torch.randint(2**62, ())) if seed is None else seed)
 
     def _validate(self, validation: Observations, *, is_first: bool) -> Averages:
         """Estimate the objective on the validation data, with the same draws after each epoch."""
-        seed, step = derived_seed(self.options.seed or 0, Stream.VALIDATION), self.steps.estimation
+        seed, step = derived_seed(self.options.seed or 0, Stream.VALIDATION), self.fit_steps.estimation
         with evaluation_mode(*self.modules.modules), random_state(seed, self.device):
             step.totals.clear()
             step.begin()
@@ -196,3 +284,8 @@ class Loop:
             self.schedule.step(-elbo)
         elif self.schedule is not None:
             self.schedule.step()
+
+
+def _restore(snapshots: Sequence[Snapshot | OptimizerSnapshot]) -> None:
+    for snapshot in snapshots:
+        snapshot.restore()

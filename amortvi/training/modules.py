@@ -15,7 +15,7 @@ from amortvi.errors import ModelError
 from amortvi.model import Model
 from amortvi.posterior import InferenceNetwork
 
-__all__ = ["OptimizerSnapshot", "Snapshot", "TrainedModules"]
+__all__ = ["OptimizerSnapshot", "Snapshot", "TrainedModules", "load_optimizer_state"]
 
 
 class TrainedModules:
@@ -82,16 +82,21 @@ class TrainedModules:
 
 
 class Snapshot:
-    """A copy of the values of parameters and buffers."""
+    """A copy of the values of parameters and buffers.
 
-    def __init__(self, tensors: Sequence[Tensor]) -> None:
+    Args:
+        tensors: the parameters and buffers.
+        values: the values to restore; by default the current ones.
+    """
+
+    def __init__(self, tensors: Sequence[Tensor], values: Sequence[Tensor] | None = None) -> None:
         self._live = tensors
-        self._saved = [tensor.detach().clone() for tensor in tensors]
+        self.values = [tensor.detach().clone() for tensor in (tensors if values is None else values)]
 
     def restore(self) -> None:
         """Write the values back."""
         with torch.no_grad():
-            for live, saved in zip(self._live, self._saved, strict=True):
+            for live, saved in zip(self._live, self.values, strict=True):
                 live.copy_(saved)
 
 
@@ -104,11 +109,10 @@ class OptimizerSnapshot:
 
     def restore(self) -> None:
         """Write the state back, and delete the state of parameters that had none."""
-        for parameter, state in list(self._optimizer.state.items()):
-            saved = self._saved.get(parameter)
-            if saved is None:
-                del self._optimizer.state[parameter]
-                continue
+        for parameter in self._optimizer.state.keys() - self._saved.keys():
+            del self._optimizer.state[parameter]
+        for parameter, saved in self._saved.items():
+            state = self._optimizer.state[parameter]
             for name, value in _copied(saved).items():
                 # In place if possible, because compiled steps hold references to these tensors.
                 live = state.get(name)
@@ -117,6 +121,17 @@ class OptimizerSnapshot:
                 else:
                     state[name] = value
         self._optimizer.zero_grad(set_to_none=True)
+
+
+def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Load the result of ``state_dict`` exactly: ``load_state_dict`` casts what is not a step counter to the parameters' type."""
+    optimizer.load_state_dict(state)
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for number, saved in state["state"].items():
+        live = optimizer.state[parameters[number]]
+        for name, value in saved.items():
+            if isinstance(value, Tensor) and value.dtype != live[name].dtype:
+                live[name] = value.detach().clone().to(live[name].device)
 
 
 def _copied(state: dict[str, Any]) -> dict[str, Any]:

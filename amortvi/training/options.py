@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -13,6 +15,7 @@ from amortvi.compile import CompileChoice, Verify, check_compile_choice, check_v
 from amortvi.errors import OptionError
 from amortvi.objectives import ObjectiveChoice, make_objective
 from amortvi.training.adam import adam
+from amortvi.training.callbacks import Callback
 
 __all__ = [
     "EncoderOptions",
@@ -70,6 +73,15 @@ class FitOptions:
             and continues with plain PyTorch; ``"error"`` raises `VerificationError`.
         seed: makes the fit reproducible bit for bit on one machine, and leaves the caller's random state untouched.
         progress: whether to show a progress bar with the ELBO and the time left.
+        callbacks: objects whose methods are called during the fit; see `callbacks.Callback`.
+        checkpoint: a folder in which checkpoints are written while the fit runs. The same call, in the same process or another
+            one, resumes from the newest and ends with the same parameters as a fit that was never interrupted, bit for bit on
+            the same machine. Without ``seed``, the checkpoint contains one that is drawn at the start. SIGINT (Ctrl-C) and
+            SIGTERM write a last checkpoint. One folder holds one fit, and one process at a time may use it. A checkpoint holds
+            up to 16 observations, as a saved run does; see `AmortizedVI.save`.
+        every: write a checkpoint after this number of epochs, or at the end of the first epoch after a
+            ``datetime.timedelta``. A checkpoint that would take more than a twentieth of the time since the last one waits.
+        keep: the number of newest checkpoints that are kept. The one with the best bound is kept as well.
 
     Raises:
         OptionError: an option is out of range, or ``patience`` is given without ``validation_data``.
@@ -91,6 +103,10 @@ class FitOptions:
     verify: Verify = "warn"
     seed: int | None = None
     progress: bool = True
+    callbacks: Sequence[Callback] = ()
+    checkpoint: str | Path | None = None
+    every: int | timedelta = 1
+    keep: int = 3
 
     def __post_init__(self) -> None:
         checked = {
@@ -105,6 +121,10 @@ class FitOptions:
             "compile": check_compile_choice(self.compile),
             "verify": check_verify(self.verify),
             "seed": seed_or_none(self.seed),
+            "callbacks": _check_callbacks(self.callbacks),
+            "checkpoint": optional(_check_path, "checkpoint", self.checkpoint),
+            "every": _check_every(self.every),
+            "keep": positive_int("keep", self.keep),
         }
         for name, value in checked.items():
             object.__setattr__(self, name, value)
@@ -129,20 +149,47 @@ class EncoderOptions(FitOptions):
         replicates: the number of replicates of each observation, drawn anew in each epoch.
 
     Raises:
-        OptionError: an option is out of range.
+        OptionError: an option is out of range, or ``checkpoint`` is given, which only `fit` has.
     """
 
     replicates: int = 4
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.checkpoint is not None:
+            raise OptionError("checkpoint is an option of fit; save the estimator before and after fit_encoder.")
         object.__setattr__(self, "replicates", positive_int("replicates", self.replicates))
 
 
+def _check_callbacks(value: object) -> tuple[Callback, ...]:
+    given = tuple(value) if isinstance(value, Iterable) else ()
+    if not isinstance(value, Iterable) or not all(isinstance(each, Callback) for each in given):
+        raise OptionError(f"callbacks must be a list of instances of callbacks.Callback; got {value!r}.")
+    return given
+
+
+def _check_path(name: str, value: object) -> Path:
+    if not isinstance(value, str | Path) or not str(value):
+        raise OptionError(f"{name} must be the path of a folder; got {value!r}.")
+    return Path(value)
+
+
+def _check_every(value: object) -> int | timedelta:
+    if isinstance(value, timedelta) and value > timedelta():
+        return value
+    if isinstance(value, timedelta | str):
+        raise OptionError(f"every must be a number of epochs or a positive datetime.timedelta; got {value!r}.")
+    return positive_int("every", value)
+
+
 def check_dtype(name: str, value: object) -> torch.dtype:
-    """Return ``value`` if it is a floating-point type of PyTorch, else raise `OptionError`."""
-    if not isinstance(value, torch.dtype) or not value.is_floating_point:
-        raise OptionError(f"{name} must be a floating-point type of torch, such as torch.float64; got {value!r}.")
+    """Return ``value`` if it is a floating-point type in which models can be trained, else raise `OptionError`."""
+    if value not in (torch.float32, torch.float64):
+        raise OptionError(
+            f"{name} must be the floating-point type torch.float32 or torch.float64; got {value!r}. Half precision has too few "
+            f"digits for densities."
+        )
+    assert isinstance(value, torch.dtype)
     return value
 
 

@@ -12,6 +12,8 @@ budget.
 
 from __future__ import annotations
 
+from typing import Any
+
 from amortvi.training.convergence import FAST, Status
 from amortvi.training.learning_curve import Gain, gain_from_doubling
 
@@ -21,6 +23,9 @@ _UNLOCK_FROM, _UNLOCK_TO, _DECAY_FROM = 0.25, 0.5, 0.5
 """The phases as fractions of the epochs."""
 _LOWEST_RATE = 0.01
 """The last learning rate, as a fraction of the first."""
+
+_RECORDED = ("epochs", "gain", "_bounds", "_judged_from", "_unlock_from", "_unlock_to", "_decay_from")
+"""The attributes that depend on the bounds so far."""
 
 
 class Timetable:
@@ -87,6 +92,16 @@ class Timetable:
                 self._unlock_from, self._unlock_to = time, time + max(self._fewest, time // 2)
         elif time >= self._unlock_to and self.status == "converged":
             self._decay_from, self.epochs = time, time + (max(self._fewest, time // 2) if self._decays else 0)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what `record` changes."""
+        return {name: getattr(self, name) for name in _RECORDED}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` has returned."""
+        for name in _RECORDED:
+            setattr(self, name, state[name])
+        self.gain, self._bounds = Gain(*self.gain), list(self._bounds)
 
     @property
     def status(self) -> Status:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypedDict
 
@@ -14,11 +16,12 @@ from amortvi.errors import DataError, OptionError
 from amortvi.model import Model
 from amortvi.objectives import make_objective
 from amortvi.posterior import InferenceNetwork
+from amortvi.training.callbacks import Callback, EarlyStopping, ProgressBar
 from amortvi.training.convergence import Convergence, Status
 from amortvi.training.history import EpochRecord
 from amortvi.training.learning_curve import FEWEST_EPOCHS
 from amortvi.training.loop import Loop
-from amortvi.training.modules import TrainedModules
+from amortvi.training.modules import TrainedModules, load_optimizer_state
 from amortvi.training.options import FitOptions, OptimizerFactory, Schedule, ScheduleFactory
 from amortvi.training.steps import FitSteps, Totals, Update
 from amortvi.training.timetable import Timetable
@@ -66,15 +69,63 @@ class Trainer:
     _steps: FitSteps | None = None
 
     def run(
-        self, options: FitOptions, train: Observations, validation: Observations | None, device: torch.device
+        self,
+        options: FitOptions,
+        train: Observations,
+        validation: Observations | None,
+        device: torch.device,
+        checkpointing: Sequence[Callback] = (),
     ) -> None:
         """Train on ``device``, where model and network are, and add one record at the end of each epoch.
 
+        Args:
+            options: the options of the fit.
+            train: the training data.
+            validation: the validation data, if any.
+            device: the device.
+            checkpointing: the callback that writes checkpoints, if any.
+
         Raises:
-            OptionError: an optimizer or a schedule cannot be constructed.
-            NonFiniteError: a loss or gradient is not finite.
+            OptionError: an optimizer or a schedule cannot be constructed; nothing has changed.
+            TrainingDiverged: a loss or gradient is not finite.
             CaptureError: the steps are to be compiled and cannot be.
         """
+        early_stopping = [] if options.patience is None else [EarlyStopping(options.patience)]
+        bar = [ProgressBar()] if options.progress else []
+        callbacks = [*options.callbacks, *early_stopping, *checkpointing, *bar]
+        epochs = len(self.records)
+        loop = self._loop(options, train, validation, device, callbacks)
+        try:
+            status = loop.run()
+        except BaseException:  # whatever ended the fit; it is raised again
+            if len(self.records) > epochs:
+                self.convergence = self._judged("interrupted", loop, early_stopping)
+            raise
+        self.convergence = self._judged(status, loop, early_stopping)
+
+    @contextlib.contextmanager
+    def undone_on_error(self, unless: Callable[[], bool]) -> Iterator[None]:
+        """Restore the optimizer after an error, unless training has begun."""
+        before = (self._optimizer, self._factory, self._relative_rates, self._saved_state, self._steps)
+        optimizers = [] if self._optimizer is None else [self._optimizer]
+        states = [(each.state, [dict(group) for group in each.param_groups]) for each in optimizers]
+        try:
+            yield
+        except BaseException:
+            if not unless():
+                self._optimizer, self._factory, self._relative_rates, self._saved_state, self._steps = before
+                for optimizer, state in zip(optimizers, states, strict=True):
+                    optimizer.state, optimizer.param_groups = state
+            raise
+
+    def _loop(
+        self,
+        options: FitOptions,
+        train: Observations,
+        validation: Observations | None,
+        device: torch.device,
+        callbacks: list[Callback],
+    ) -> Loop:
         modules = TrainedModules(self.model, self.network, freeze_model=self.freeze_model)
         modules.check_separate(train, device)
         optimizer = self._optimizer_for(options, modules)
@@ -93,26 +144,19 @@ class Trainer:
         # A CUDA graph is replayed for one copy of the data, and would keep it in the memory of the GPU.
         self._steps = steps if device.type == "cpu" else None
         steps.update.objective.to(device)
-        loop = Loop(
+        return Loop(
             options=options,
             first=self.records[-1].epoch + 1 if self.records else 1,
             timetable=self._timetable(options, train),
             rates=[options.lr * rate for rate in self._relative_rates],
             schedule=schedule,
-            steps=steps,
+            fit_steps=steps,
             train=train,
             validation=held_out,
             device=device,
+            history=self.records,
+            callbacks=callbacks,
         )
-        epochs = len(self.records)
-        try:
-            with self.model.program.own_parameters():
-                status = loop.run(self.records.append)
-        except Exception:  # whatever ended the fit; it is raised again
-            if len(self.records) > epochs:
-                self.convergence = self._judged("interrupted", loop)
-            raise
-        self.convergence = self._judged(status, loop)
 
     def _observations(self, train: Observations) -> int | None:
         """Return the number of training observations, which share the terms outside the data plate; ``None`` if unknown."""
@@ -126,9 +170,10 @@ class Trainer:
             )
         return self.model.structure.full_size
 
-    def _judged(self, status: Status, loop: Loop) -> Convergence:
+    def _judged(self, status: Status, loop: Loop, early_stopping: Sequence[EarlyStopping]) -> Convergence:
         climb = self.records[-1].elbo - self.records[0].elbo if self.records else 0.0
-        epoch = loop.best_epoch or (self.records[-1].epoch if self.records else 0)
+        best = next((each.best_epoch for each in early_stopping), 0)
+        epoch = best or (self.records[-1].epoch if self.records else 0)
         return Convergence(status, epoch, loop.timetable.gain, climb, is_validated=loop.validation is not None)
 
     def _timetable(self, options: FitOptions, train: Observations) -> Timetable:
@@ -150,14 +195,18 @@ class Trainer:
         return {**vars(self), "_steps": None}
 
     def _optimizer_for(self, options: FitOptions, modules: TrainedModules) -> torch.optim.Optimizer:
-        """Return the optimizer of earlier fits, or a new one if ``options.optimizer`` has changed."""
+        """Return the optimizer of earlier fits, or a new one if ``options.optimizer`` has changed.
+
+        A new one of the same class takes over the running averages, because a lambda is another function at each call.
+        """
         if self._optimizer is None or self._factory is not options.optimizer:
             made = _make_optimizer(options, modules)
             fuse(made)
             # Parameter groups may have their own learning rates; a further fit with another lr keeps their ratios.
             self._relative_rates = [float(group["lr"]) / options.lr for group in made.param_groups]
-            if self._saved_state is not None and self._saved_state["kind"] == type(made).__name__:
-                made.load_state_dict(self._saved_state["state"])
+            earlier = self.optimizer_state()
+            if earlier is not None and earlier["kind"] == type(made).__name__:
+                _take_over(made, earlier["state"])
             self._optimizer, self._factory, self._saved_state = made, options.optimizer, None
         for group, rate in zip(self._optimizer.param_groups, self._relative_rates, strict=True):
             group["lr"] = options.lr * rate
@@ -171,14 +220,27 @@ class Trainer:
         return {"kind": type(self._optimizer).__name__, "state": self._optimizer.state_dict()}
 
     def restore_optimizer(self, saved: OptimizerState | None) -> None:
-        """Keep a saved state for the next fit, which uses it if its optimizer has the same class."""
-        self._saved_state = saved
+        """Restore a saved state: of the current optimizer if there is one, and otherwise of that of the next fit."""
+        if self._optimizer is None or saved is None:
+            self._saved_state = saved
+        else:
+            load_optimizer_state(self._optimizer, saved["state"])
 
     def move_optimizer(self) -> None:
         """Convert the state of the optimizer to the current device and type of the parameters."""
         if self._optimizer is not None:
             # Loading a state casts it to its parameters.
             self._optimizer.load_state_dict(self._optimizer.state_dict())
+
+
+def _take_over(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Load running averages, if they are those of the same parameters, and keep the options of the optimizer."""
+    here = [len(group["params"]) for group in optimizer.param_groups]
+    if here == [len(group["params"]) for group in state["param_groups"]]:
+        options = [dict(group) for group in optimizer.param_groups]
+        load_optimizer_state(optimizer, state)
+        for group, given in zip(optimizer.param_groups, options, strict=True):
+            group.update(given)
 
 
 def _make_optimizer(options: FitOptions, modules: TrainedModules) -> torch.optim.Optimizer:

@@ -76,8 +76,8 @@ def test_the_same_seed_gives_the_same_fit(name: str) -> None:
 @every_model
 def test_saved_and_loaded(name: str, tmp_path: Path) -> None:
     case, vi = CASES[name], fitted(name)
-    vi.save(tmp_path)
-    loaded = avi.AmortizedVI.load(tmp_path, *seeded(lambda: (case.make(), case.make_encoder())))
+    vi.save(tmp_path / "run")
+    loaded = avi.AmortizedVI.load(tmp_path / "run", *seeded(lambda: (case.make(), case.make_encoder())))
     tables = [each.evaluate(case.x, particles=2, seed=0) for each in (vi, loaded)]
     np.testing.assert_array_equal(*tables)
 

@@ -1,7 +1,8 @@
 """Observations that cannot be used: what they are, where they are, and what to do about it."""
 
 import copy
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -9,8 +10,9 @@ import pandas as pd
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.masked import masked_tensor
 from torch.utils import data as torch_data
-from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 import amortvi as avi
 from amortvi.errors import AmortviError, DataError, EncoderError, ModelError, OptionError
@@ -59,6 +61,25 @@ def test_every_method_checks_x(name: str, fitted: avi.AmortizedVI) -> None:
             fitted.sample_prior(3, x) if name == "sample_prior" else getattr(fitted, name)(x)
 
 
+class Bad:
+    """An object whose conversion to an array fails."""
+
+    def __array__(self, *arguments: Any, **options: Any) -> Any:
+        raise KeyError("broken")
+
+
+class NoLength(Dataset[Any]):
+    def __getitem__(self, row: int) -> Tensor:
+        return data()[row]
+
+
+def quietly(make: Callable[..., Tensor], *arguments: Any) -> Tensor:
+    """Return a tensor of a kind of which torch warns that it is experimental or deprecated."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return make(*arguments)
+
+
 NOT_DATA = ("x must be a tensor", "DataLoader")
 NOT_NUMBERS = ("x must hold numbers",)
 NOT_NUMERIC = ("x must have only numeric columns",)
@@ -75,7 +96,7 @@ WRONG_DATA: dict[str, tuple[Any, tuple[str, ...]]] = {
     "scalar": (torch.tensor(3.0), ("x must have one row per observation", "(1, ...)")),
     "number": (3.0, (*NOT_DATA, "float")),
     "none": (None, (*NOT_DATA, "NoneType")),
-    "generator": ((row for row in data()), (*NOT_DATA, "generator")),
+    "generator": ((row for row in data()), (*NOT_DATA, "generator", "read only once", "torch.stack(list(")),
     "string": ("digits.csv", (*NOT_DATA, "str")),
     "strings": (np.array(["a", "b"]), (*NOT_NUMBERS, "<U1")),
     "objects": (np.array([1, None], dtype=object), (*NOT_NUMBERS, "object", "mask")),
@@ -85,6 +106,20 @@ WRONG_DATA: dict[str, tuple[Any, tuple[str, ...]]] = {
     "double": (data().double(), ("x is a tensor of torch.float64", "torch.float32", "x.to(torch.float32)")),
     "half": (data().half(), ("x is a tensor of torch.float16", "torch.float32")),
     "sparse": (data().to_sparse(), ("x must be a dense tensor", "sparse", "x.to_dense()")),
+    "quantized": (
+        quietly(torch.quantize_per_tensor, data(), 1.0, 0, torch.qint8),
+        ("x must hold plain numbers", "quantized", "x.dequantize()"),
+    ),
+    "nested": (
+        quietly(torch.nested.nested_tensor, [data(2), data(3)]),
+        ("x must be a dense tensor", "nested", "avi.pad(x"),
+    ),
+    "masked tensor": (quietly(masked_tensor, data(), data() > 0), ("x is a masked tensor", "mask")),
+    "keys": ({0: data()}, ("the keys of x must be names", "0", "int")),
+    "bad object": (Bad(), (*NOT_DATA, "Bad")),
+    "bad object in a tuple": ((Bad(),), ("x[0] cannot be read", "broken")),
+    "columns of one name": (pd.concat([pd.DataFrame({"a": ["1"]}), pd.DataFrame({"a": [1]})], axis=1), NOT_NUMERIC),
+    "no length": (NoLength(), ("x is a Dataset without a length", "__len__")),
     "meta": (data().to("meta"), (*NOT_NUMBERS, "meta")),
     "ragged": ([[1.0, 2.0], [3.0]], ("x cannot be read", "tuple")),
     "too large": (np.full((4, 3), 2**64 - 1, dtype=np.uint64), ("x has integers above", "rescale")),
@@ -135,15 +170,40 @@ def test_a_refused_fit_leaves_no_trace(bad: dict[str, Any], fitted: avi.Amortize
     assert_same(*(state_of(fit(vi, data())) for vi in (fitted, other)))
 
 
+class Once(IterableDataset[Tensor]):
+    """A source that can be read only once, by iterating over ``rows`` however often a pass starts."""
+
+    def __init__(self) -> None:
+        self.rows = iter(data())
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return (row for row in self.rows)
+
+
 def test_a_source_that_can_be_read_only_once(fitted: avi.AmortizedVI) -> None:
-    class Once(IterableDataset[Tensor]):
-        def __init__(self) -> None:
-            self.rows = iter(data())
+    for make in (
+        Once,
+        lambda: DataLoader(Once(), batch_size=8),
+        lambda: DataLoader(Rows(data()), sampler=iter(range(9))),
+    ):
+        refused_by_fit(fitted, make(), DataError, "x can be read only once")
+        for read in (fitted.posterior, fitted.evaluate, lambda x: avi.compare({"one": fitted}, x)):
+            with refused(DataError, "x", "can be read only once", vi=fitted):
+                read(make())
 
+
+@pytest.mark.parametrize("length", [ROWS - 1, ROWS + 1, 2**50])
+def test_lengths_that_lie(length: int, fitted: avi.AmortizedVI) -> None:
+    class Lying(IterableDataset[Tensor]):
         def __iter__(self) -> Iterator[Tensor]:
-            return self.rows
+            return iter(data())
 
-    refused_by_fit(fitted, Once(), DataError, "x gave no observations", "read only once", epochs=3)
+        def __len__(self) -> int:
+            return length
+
+    refused_by_fit(fitted, Lying(), DataError, "x gave", f"{ROWS} observations", f"its length is {length}", "__len__")
+    with refused(DataError, "x gave", f"{ROWS} observations", f"its length is {length}", "__len__", vi=fitted):
+        _ = fitted.posterior(Lying()).mean
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,5 @@
 """Saved runs that are damaged, or belong to another model, encoder or family."""
 
-import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,28 +35,10 @@ def saved(trained: avi.AmortizedVI, tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
-def change_history(path: Path) -> None:
-    path.write_text(json.dumps({**json.loads(path.read_text()), "history": [{"a": 1}]}))
-
-
-DAMAGED = ("is damaged", "save it again")
-DAMAGE: dict[str, tuple[str, Callable[[Path], object], tuple[str, ...]]] = {
-    "no description": ("run.json", Path.unlink, ("holds no saved run", "run.json is missing")),
-    "no tensors": ("tensors.pt", Path.unlink, ("holds no saved run", "tensors.pt is missing")),
-    "another description": ("run.json", lambda path: path.write_text("[]"), DAMAGED),
-    "a binary description": ("run.json", lambda path: path.write_bytes(b"\xff\xfe\x00"), DAMAGED),
-    "another history": ("run.json", change_history, DAMAGED),
-    "garbage": ("tensors.pt", lambda path: path.write_bytes(b"garbage" * 99), DAMAGED),
-    "other tensors": ("tensors.pt", lambda path: torch.save({"model": {}}, path), DAMAGED),
-}
-
-
-@pytest.mark.parametrize("case", DAMAGE)
-def test_damaged_runs(case: str, saved: Path) -> None:
-    name, harm, facts = DAMAGE[case]
-    harm(saved / name)
-    message = load_refused(saved, "run", *facts)
-    assert "weights_only" not in message  # PyTorch's advice would execute code from the file
+@pytest.mark.parametrize("content", [b"", b"garbage" * 99, b"\xff" * 40], ids=["nothing", "garbage", "a large header"])
+def test_damaged_runs(content: bytes, saved: Path) -> None:
+    saved.write_bytes(content)
+    load_refused(saved, "run", "is damaged")
 
 
 def renamed(x: Tensor) -> None:
@@ -75,18 +55,17 @@ def unsupported(x: Tensor) -> None:
     observe(pyro.sample("z", prior()), x)
 
 
-LATENTS = ("latents {'z': [2]}",)
-NETWORK = ("does not match encoder and family",)
+OTHER = ("does not match",)
 
 
 @pytest.mark.parametrize(
     ("options", "facts"),
     [
-        ({"hidden": 9}, (*NETWORK, "encoder.layers.0.weight", "(8, 3)", "(9, 3)")),
-        ({"model": renamed}, (*LATENTS, "{'latent': [2]}")),
-        ({"model": larger}, (*LATENTS, "{'z': [3]}")),
-        ({"model": TurnsBad(3)}, ("does not match the model", "shift")),
-        ({"family": "full"}, (*NETWORK, "family")),
+        ({"hidden": 9}, (*OTHER, "encoder.layers.0.weight", "(8, 3)", "(9, 3)")),
+        ({"model": renamed}, (*OTHER, "latent latent: missing", "[2] here")),
+        ({"model": larger}, (*OTHER, "latent z: [2]", "[3] here")),
+        ({"model": TurnsBad(3)}, (*OTHER, "model", "TurnsBad here")),
+        ({"family": "full"}, (*OTHER, "family")),
         ({"model": unsupported}, ("does not belong to this model", "no plate")),
     ],
     ids=["encoder", "latent names", "latent shapes", "model", "family", "unsupported model"],
@@ -95,6 +74,6 @@ def test_runs_of_something_else(options: dict[str, Any], facts: tuple[str, ...],
     load_refused(saved, "the run in", *facts, **options)
 
 
-def test_paths_without_a_run(saved: Path, tmp_path: Path) -> None:
-    load_refused(tmp_path / "elsewhere", "elsewhere holds no saved run", "run.json is missing")
-    load_refused(saved / "run.json", "is a file", "folder")
+def test_paths_without_a_run(tmp_path: Path) -> None:
+    load_refused(tmp_path / "elsewhere", "elsewhere does not exist")
+    load_refused(tmp_path, "without checkpoints")

@@ -6,7 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from torch.utils.data import TensorDataset
 
+from amortvi.data import as_observations
 from amortvi.data.convert import check_finite, to_tensor
 from amortvi.errors import DataError
 
@@ -62,3 +64,24 @@ def test_values_that_are_not_finite_are_located() -> None:
         check_finite("arg", x, first_row=100)
     with pytest.raises(DataError, match="in 2 of 10 rows of a shuffled batch"):
         check_finite("arg", x, first_row=None)
+
+
+def test_tensors_of_unusual_kinds() -> None:
+    for kind in (torch.uint16, torch.uint32, torch.uint64):
+        assert torch.equal(convert(torch.tensor([1, 2], dtype=kind)), torch.tensor([1, 2]))
+    with pytest.raises(DataError, match=r"arg has integers above 2\*\*63 - 1"):
+        convert(torch.tensor([2**63], dtype=torch.uint64))
+    with torch.inference_mode():
+        inference = torch.ones(3)
+    found = convert(inference)
+    (found * torch.ones(3, requires_grad=True)).sum().backward()  # which an inference tensor does not allow
+    assert convert(torch.nn.Parameter(torch.ones(3))).requires_grad is False
+
+
+def test_a_tensor_data_set_with_items_of_its_own() -> None:
+    class Doubled(TensorDataset):
+        def __getitem__(self, index: Any) -> Any:
+            return tuple(2 * value for value in super().__getitem__(index))
+
+    found = as_observations(Doubled(torch.ones(3, 2)), torch.float32)
+    assert torch.equal(found.as_batch().args[0], torch.full((3, 2), 2.0))

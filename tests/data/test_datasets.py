@@ -4,6 +4,7 @@ import gzip
 import os
 import struct
 import sys
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -100,13 +101,19 @@ def test_missing_files_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     [
         (0, b"<html>404</html>", "train-images-idx3-ubyte in .* is not an IDX file of bytes"),
         (0, b"\0\0\x0d" + IMAGES[3:], "is not an IDX file of bytes"),  # floating-point values
-        (0, IMAGES[:10], r"train-images-idx3-ubyte in .* has 0 values where its header says"),
+        (0, IMAGES[:10], r"train-images-idx3-ubyte in .* is damaged: its header must give"),
         (0, IMAGES[:-1], r"is damaged: it has 251 values where its header says \[7, 6, 6\]"),
-        (0, IMAGES + b"\0", r"has 253 values where its header says \[7, 6, 6\]"),
-        (0, b"\0\0\x08\x03" + b"\xff" * 12 + b"\0", "has 1 values where its header says"),
+        (0, IMAGES + b"\0", r"has more values where its header says \[7, 6, 6\]"),
+        (
+            0,
+            b"\0\0\x08\x03" + b"\xff" * 12 + b"\0",
+            r"product from 1 to \d+; it gives \[4294967295, 4294967295, 4294967295\]",
+        ),
+        (0, b"\0\0\x08\0" + b"\0", r"one to three sizes .* it gives \[\]"),
+        (0, b"\0\0\x08\xff" + b"\0\0\0\1" * 255 + b"\0", r"it gives \[1, 1, 1, 1\] and more"),
         (0, LABELS, r"train-images-idx3-ubyte in .* must hold square images; its shape is \(7,\)"),
         (0, idx(np.zeros((7, 6, 5), np.uint8)), r"must hold square images; its shape is \(7, 6, 5\)"),
-        (0, idx(np.zeros((0, 6, 6), np.uint8)), r"must hold square images; its shape is \(0, 6, 6\)"),
+        (0, idx(np.zeros((0, 6, 6), np.uint8)), r"product from 1 to \d+; it gives \[0, 6, 6\]"),
         (2, idx(np.zeros((3, 5, 5), np.uint8)), "training images in .* have sides of 6 pixels, the test images of 5"),
         (1, IMAGES, r"the train files in .* hold 7 images, but labels of shape \(7, 6, 6\)"),
         (3, idx(np.zeros(4, np.uint8)), r"the t10k files in .* hold 3 images, but labels of shape \(4,\)"),
@@ -131,6 +138,49 @@ def test_damaged_archives_are_refused(tmp_path: Path, damage) -> None:
         mnist(tmp_path)
     write(tmp_path, FILES)
     assert mnist(tmp_path).side == 6  # plain files take precedence
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+@pytest.mark.parametrize("shape", [(2**15, 2**5, 2**5), (4, 6, 6), (2**32 - 1,) * 3])
+def test_memory_does_not_follow_the_header(tmp_path: Path, zipped: bool, shape: tuple[int, ...]) -> None:
+    """Less is in the file than its header says, or far more: 64 MB, which the archive holds in 64 kB."""
+    content = idx(np.zeros(0, np.uint8))[:3] + struct.pack(">B3I", 3, *shape) + bytes(2**26 if shape[0] == 4 else 100)
+    files = [gzip.compress(content, 1), *map(gzip.compress, FILES[1:])] if zipped else [content, *FILES[1:]]
+    for name, each in zip(NAMES, files, strict=True):
+        (tmp_path / f"{name}{'.gz' * zipped}").write_bytes(each)
+    tracemalloc.start()
+    try:
+        with pytest.raises(DataError, match=r"is damaged: (it has (more|100) values|its header must give)"):
+            mnist(tmp_path)
+        assert tracemalloc.get_traced_memory()[1] < 4 * 2**20
+    finally:
+        tracemalloc.stop()
+
+
+def test_files_that_the_system_does_not_read(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "file").write_bytes(b"")
+    for folder in (tmp_path / "loop", tmp_path / "file", tmp_path / ("x" * 300), "with\0zero"):
+        with pytest.raises(DataError, match=r"MNIST was not found|cannot be read"):
+            mnist(folder)
+    for number in (3, b"bytes"):
+        with pytest.raises(DataError, match="folder must be a path; got"):
+            mnist(number)
+    for target in ("/dev/zero", NAMES[0]):  # endless, and a link to itself
+        (write(tmp_path / target[1:4], FILES) / NAMES[0]).unlink()
+        (tmp_path / target[1:4] / NAMES[0]).symlink_to(target)
+        with pytest.raises(DataError, match=r"MNIST was not found|cannot be read"):
+            mnist(tmp_path / target[1:4])
+
+
+def test_a_file_that_disappears_while_it_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*arguments: object) -> None:
+        raise PermissionError("no")
+
+    write(tmp_path, FILES)
+    monkeypatch.setattr(Path, "open", fails)
+    with pytest.raises(DataError, match=r"train-images-idx3-ubyte in .* cannot be read: no"):
+        mnist(tmp_path)
 
 
 @pytest.mark.skipif("AMORTVI_DATA" not in os.environ, reason="AMORTVI_DATA is not set")

@@ -1,13 +1,15 @@
 """Observations as streams of batches, from memory and from loaders."""
 
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
-from torch.utils.data import DataLoader
+from torch import Tensor
+from torch.utils.data import DataLoader, RandomSampler
 
-from amortvi.data import Batch, as_observations
-from amortvi.errors import OptionError
+from amortvi.data import Batch, Observations, as_observations
+from amortvi.errors import DataError, OptionError
 from tests.data.forms import ROWS, Rows, Stream, data
 
 
@@ -67,3 +69,54 @@ def test_sizes_and_numbers_of_steps(make: Any, size: int | None, steps: int | No
     if has_own:
         with pytest.raises(OptionError, match="batch_size is set by the DataLoader passed as x"):
             found.steps(8)
+
+
+def in_any_order(found: Observations) -> Tensor:
+    return Batch.concatenate(list(found.in_any_order())).args[0]
+
+
+@pytest.mark.parametrize("kind", ["loader", "sampler", "both"])
+def test_generators_of_a_loader_are_saved_and_restored(kind: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    sampler = RandomSampler(range(ROWS), generator=torch.Generator().manual_seed(1))
+    options: dict[str, dict[str, Any]] = {
+        "loader": {"generator": generator, "shuffle": True},
+        "sampler": {"sampler": sampler},
+        "both": {"generator": generator, "sampler": sampler},
+    }
+    state = generator.get_state()
+    found = observations(DataLoader(Rows(data()), batch_size=8, **options[kind]))
+    found.first(1)
+    found.fingerprint()
+    assert torch.equal(generator.get_state(), state)
+    states = found.random_state()
+    assert len(states) == (2 if kind == "both" else 1)
+    first = in_any_order(found)
+    assert not torch.equal(in_any_order(found), first)
+    found.restore_random_state(states)
+    assert torch.equal(in_any_order(found), first)
+    for other, given in ((found, []), (observations(data()), states)):
+        with pytest.raises(DataError, match=r"x must .* generators as when their states were saved"):
+            other.restore_random_state(given)
+    assert observations(data()).random_state() == []
+    observations(data()).restore_random_state([])
+
+
+def test_fingerprints_identify_data() -> None:
+    x = data()
+    same = [x, x.numpy(), x.double().numpy(), x.clone(), x.T.contiguous().T, (x,)]
+    changed = x.clone()
+    changed[-1, -1] += 1e-6
+    others = [changed, x[:-1], x.reshape(-1, 1), (x, x), {"x": x}, x.long(), x.bool(), x[torch.randperm(ROWS)]]
+    assert len({observations(each).fingerprint() for each in same}) == 1
+    assert len({observations(each).fingerprint() for each in [x, *others]}) == 1 + len(others)
+    half = as_observations(x.bfloat16(), torch.bfloat16)
+    assert half.fingerprint() == as_observations(x.bfloat16(), torch.bfloat16).fingerprint()
+    makers = [Rows, Stream, partial(DataLoader, batch_size=8), partial(DataLoader, batch_size=8, shuffle=True)]
+    for make in makers[:3]:
+        found = [
+            observations(make(Rows(each) if make is makers[2] else each)).fingerprint()
+            for each in (x, x, changed[:: -1 and 1] * 2)
+        ]
+        assert found[0] == found[1] != found[2]
+    assert observations(makers[3](Rows(x))).fingerprint() == observations(makers[3](Rows(x))).fingerprint()

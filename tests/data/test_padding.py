@@ -109,6 +109,10 @@ def test_labels_reach_the_results() -> None:
         ((FRAME.replace({"subject": {"c": None}}), {"by": "subject"}), ("missing in 2 rows, first in row 3",)),
         ((FRAME, {"by": "subject", "length": 2}), ("length=2 is too short: observation 'b' has 3 rows", "length=3")),
         ((VECTORS, {"length": 3}), ("length=3 is too short: observation 2 has 4 rows",)),
+        (({1.0, 2.0},), ("arrays must be a list", "got set")),
+        ((np.array(3.0),), ("arrays must be a list", "got ndarray")),
+        ((FRAME[["subject", "y", "y"]], {"by": "subject"}), (r"distinct names; several are named \['y'\]",)),
+        ((FRAME, {"by": ["subject"]}), (r"\['subject'\] is not a column",)),
         ((VECTORS, {"by": "subject"}), ("by and columns are for a DataFrame; got list",)),
     ],
     ids=str,
@@ -120,9 +124,12 @@ def test_what_cannot_be_padded(arguments: tuple[Any, ...], facts: tuple[str, ...
             avi.pad(content, **options)
 
 
-def test_length_is_checked() -> None:
+def test_options_are_checked() -> None:
     with pytest.raises(OptionError, match="length must be a positive integer; got 0"):
         avi.pad(VECTORS, length=0)
+    for dtype in ("float32", torch.int64):
+        with pytest.raises(OptionError, match="dtype must be a floating type"):
+            avi.pad(VECTORS, dtype=dtype)
 
 
 @pytest.mark.parametrize(

@@ -168,8 +168,8 @@ def test_a_fit_standardizes_once_and_only_if_asked() -> None:
 
 def test_statistics_are_saved(tmp_path: Path) -> None:
     vi = fitted()
-    vi.save(tmp_path)
-    loaded = avi.AmortizedVI.load(tmp_path, avi.models.VAE(nn.Linear(2, 3), 2, "normal"), Recording())
+    vi.save(tmp_path / "run")
+    loaded = avi.AmortizedVI.load(tmp_path / "run", avi.models.VAE(nn.Linear(2, 3), 2, "normal"), Recording())
     assert torch.equal(vi.posterior(NORMAL[:5]).mean["z"], loaded.posterior(NORMAL[:5]).mean["z"])
     assert loaded.status == vi.status
 
@@ -186,8 +186,8 @@ def test_masks_are_saved(tmp_path: Path) -> None:
     seen[:16] = True
     x = (NORMAL.where(seen, 0.0), seen)
     vi = avi.AmortizedVI(masked_model, avi.encoders.MLP(6, [4])).fit(x, epochs=1, seed=0, progress=False)
-    vi.save(tmp_path)
-    loaded = avi.AmortizedVI.load(tmp_path, masked_model, avi.encoders.MLP(6, [4]))
+    vi.save(tmp_path / "run")
+    loaded = avi.AmortizedVI.load(tmp_path / "run", masked_model, avi.encoders.MLP(6, [4]))
     assert torch.equal(vi.posterior(x).mean["z"], loaded.posterior(x).mean["z"])
     assert torch.equal(vi.posterior((NORMAL, seen)).mean["z"], loaded.posterior(x).mean["z"])
 

@@ -31,12 +31,12 @@ def test_posteriors_do_not_depend_on_it(standardize: bool, tmp_path: Path) -> No
     expected = vi.posterior(X).mean["rate"]
     assert torch.equal(vi.posterior(REORDERED).mean["rate"], expected)
     assert torch.equal(vi.refine(REORDERED, tolerance=10.0).mean["rate"], vi.refine(X, tolerance=10.0).mean["rate"])
-    vi.save(tmp_path)
-    loaded = avi.AmortizedVI.load(tmp_path, model, avi.encoders.MLP(2, [8]))
+    vi.save(tmp_path / "run")
+    loaded = avi.AmortizedVI.load(tmp_path / "run", model, avi.encoders.MLP(2, [8]))
     assert torch.equal(loaded.posterior(REORDERED).mean["rate"], expected)
     further = [vi.history["elbo"].tolist()]
     for data in (X, REORDERED):
-        run = avi.AmortizedVI.load(tmp_path, model, avi.encoders.MLP(2, [8]))
+        run = avi.AmortizedVI.load(tmp_path / "run", model, avi.encoders.MLP(2, [8]))
         further.append(
             run.fit(data, epochs=2, standardize=standardize, seed=0, progress=False).history["elbo"].tolist()
         )

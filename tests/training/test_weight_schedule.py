@@ -81,20 +81,6 @@ def test_an_epoch_of_unknown_length_has_one_weight() -> None:
     assert calls == [0, 0, 0, 1, 1, 1, 2, 2, 2]
 
 
-class WrongLength(Stream):
-    """A stream that claims to be shorter than it is."""
-
-    def __len__(self) -> int:
-        return 100
-
-
-@pytest.mark.filterwarnings("ignore:Length of IterableDataset:UserWarning")
-def test_an_epoch_longer_than_announced_does_not_exceed_one_pass() -> None:
-    objective, calls = recorded()
-    fit(objective, DataLoader(WrongLength(), batch_size=50), epochs=2)
-    assert calls == pytest.approx([0, 0.5, 1, 1, 1, 1, 1, 1.5, 2, 2, 2, 2])
-
-
 def test_early_stopping_uses_the_unweighted_elbo() -> None:
     """As the weight rises, the trained quantity falls from epoch to epoch, but the ELBO does not."""
     vi = make_vi("diagonal")

@@ -4,7 +4,7 @@ from amortvi.training.steps.compiled import CompiledEstimation, CompiledStep
 from amortvi.training.steps.eager import EagerEstimation, EagerStep
 from amortvi.training.steps.fit_steps import FitSteps
 from amortvi.training.steps.policy import Policy
-from amortvi.training.steps.step import Averages, LateNonFiniteError, Step, Totals
+from amortvi.training.steps.step import Averages, LateNonFiniteError, NonFiniteStepError, Step, Totals
 from amortvi.training.steps.update import Estimation, Update
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "Estimation",
     "FitSteps",
     "LateNonFiniteError",
+    "NonFiniteStepError",
     "Policy",
     "Step",
     "Totals",

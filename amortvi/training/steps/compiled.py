@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -61,6 +62,7 @@ class _Graphs:
         self._graphs: dict[Hashable, VerifiedGraph] = {}
         self._steps: Counter[Hashable] = Counter()
         self._distrusted: set[Hashable] = set()  # shapes with graphs of an earlier fit, not verified since
+        self._resumed: dict[Hashable, int] = {}  # the steps that graphs of a resumed fit had taken
 
     def clear(self) -> None:
         """Discard all graphs, which are no longer valid."""
@@ -72,13 +74,24 @@ class _Graphs:
         for graph in self._graphs.values():
             graph.verify_next()
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return the number of steps for each shape, and how many of them were taken by its graph."""
+        recorded = {shape: graph.steps for shape, graph in self._graphs.items()}
+        return {"steps": dict(self._steps), "recorded": {**self._resumed, **recorded}}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue as if these steps had been taken, so that the same ones are taken eagerly as without the interruption."""
+        self._graphs.clear()
+        self._distrusted.clear()
+        self._steps, self._resumed = Counter(state["steps"]), dict(state["recorded"])
+
     def __bool__(self) -> bool:
         return bool(self._graphs)
 
     def __call__(self, minibatch: Minibatch) -> Sequence[Tensor] | None:
         """Process one minibatch; return the further results of the function, or ``None`` if the step was taken eagerly."""
         policy, tensors = self._policy, minibatch.tensors()
-        shape = tuple((tensor.shape, tensor.stride(), tensor.dtype) for tensor in tensors)
+        shape = tuple((tuple(tensor.shape), tensor.stride(), tensor.dtype) for tensor in tensors)
         self._steps[shape] += 1
         if not policy.gave_up and self._steps[shape] > policy.record_after:
             try:
@@ -112,6 +125,7 @@ class _Graphs:
 
             self._prepare()
             graph = self._graphs[shape] = VerifiedGraph(function, tensors, self._trained, num_losses=lambda: 1)
+            graph.steps = self._resumed.pop(shape, 0)
         if self._policy.compiles:
             try:
                 graph.compile_when_due(lambda: tensors, self._policy.compile_after, minibatch.num_shared)
@@ -153,6 +167,14 @@ class CompiledStep:
     def distrust(self) -> None:
         """Verify what an earlier fit has recorded before it is used again."""
         self._graphs.distrust()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return which steps were recorded."""
+        return self._graphs.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` has returned."""
+        self._graphs.load_state_dict(state)
 
     def begin(self) -> None:
         """Discard graphs that are no longer valid."""
@@ -234,6 +256,14 @@ class CompiledEstimation:
     def distrust(self) -> None:
         """Verify what an earlier fit has recorded before it is used again."""
         self._graphs.distrust()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return which steps were recorded."""
+        return self._graphs.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` has returned."""
+        self._graphs.load_state_dict(state)
 
     def begin(self) -> None:
         """Discard graphs that are no longer valid."""

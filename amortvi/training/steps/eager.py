@@ -10,9 +10,8 @@ from torch import Tensor, nn
 from amortvi._util.random import random_state
 from amortvi.compile import needs_closure
 from amortvi.data import Batch, Minibatch
-from amortvi.errors import NonFiniteError
 from amortvi.objectives import Estimate
-from amortvi.training.steps.step import Totals
+from amortvi.training.steps.step import NonFiniteStepError, Totals
 from amortvi.training.steps.update import Differentiated, Estimation, Update
 
 __all__ = ["EagerEstimation", "EagerStep"]
@@ -73,13 +72,20 @@ class EagerStep:
         return loss
 
     def _differentiate(self, batch: Batch) -> Differentiated:
+        random = torch.get_rng_state()
         found = self.update.differentiate(batch)
         if not torch.isfinite(found.loss):
-            raise NonFiniteError(f"the loss is {found.loss.item()}: {_non_finite_terms(found.estimate)}")
-        self._check_gradients(found.gradients)
+            terms = _non_finite_terms(found.estimate)
+            described = "; ".join(f"{name} is not finite for {count} draws" for name, (count, _) in terms.items())
+            raise NonFiniteStepError(
+                f"the loss is {found.loss.item()}: {described or 'every term is finite, but their sum is not'}",
+                found.estimate.weights.sites_of(terms),
+                sorted({row for _, rows in terms.values() for row in rows}),
+            )
+        self._check_gradients(found.gradients, batch, random)
         return found
 
-    def _check_gradients(self, gradients: Sequence[Tensor | None]) -> None:
+    def _check_gradients(self, gradients: Sequence[Tensor | None], batch: Batch, random: Tensor) -> None:
         norm = nn.utils.get_total_norm([gradient for gradient in gradients if gradient is not None])
         if torch.isfinite(norm):
             return
@@ -89,7 +95,23 @@ class EagerStep:
             for parameter, gradient in zip(self.update.parameters, gradients, strict=True)
             if gradient is not None and not torch.isfinite(gradient).all()
         ]
-        raise NonFiniteError(f"the gradient is not finite for {', '.join(bad) or 'the sum of all parameters'}")
+        raise NonFiniteStepError(
+            f"the gradient is not finite for {', '.join(bad) or 'the sum of all parameters'}",
+            rows=self._rows_with_bad_gradients(batch, random),
+        )
+
+    def _rows_with_bad_gradients(self, batch: Batch, random: Tensor) -> list[int]:
+        """Return the observations whose draws have a gradient that is not finite, with the same random numbers once more."""
+        torch.set_rng_state(random)
+        with torch.enable_grad():
+            estimate = self.update.estimate(batch)
+            drawn = estimate.weights.drawn.vector
+            loss = estimate.loss(self.update.observations)
+            (gradient,) = torch.autograd.grad(loss, [drawn], allow_unused=True) if drawn.requires_grad else (None,)
+        if gradient is None or gradient.shape[-2] != batch.size:
+            return []
+        finite = torch.isfinite(gradient).all(-1).reshape(-1, batch.size).all(0)
+        return (~finite).nonzero()[:, 0].tolist()
 
 
 class EagerEstimation:
@@ -118,11 +140,12 @@ class EagerEstimation:
         return self.estimation.accumulate(minibatch.gather())
 
 
-def _non_finite_terms(estimate: Estimate) -> str:
-    """Describe which terms of the objective are not finite, and for how many draws."""
-    found = []
+def _non_finite_terms(estimate: Estimate) -> dict[str, tuple[str, list[int]]]:
+    """Return for each term that is not finite for how many draws that is, and the observations to which they belong."""
+    found = {}
     for name, value in estimate.weights.terms().items():
         bad = ~torch.isfinite(value)
         if bad.any():
-            found.append(f"{name} is not finite for {int(bad.sum())} of {bad.numel()} draws")
-    return "; ".join(found) or "every term is finite, but their sum is not"
+            rows = bad.reshape(-1, bad.shape[-1]).any(0).nonzero()[:, 0].tolist() if bad.dim() else []
+            found[name] = f"{int(bad.sum())} of {bad.numel()}", rows
+    return found

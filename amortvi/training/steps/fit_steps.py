@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import dataclass
+from typing import Any
 
 from amortvi.compile import needs_closure
 from amortvi.objectives import NAMED
@@ -51,9 +52,8 @@ class FitSteps:
         """
         key = _key(update, validation_size, options)
         if earlier is not None and earlier.key == key and not earlier.policy.gave_up:
-            for each in (earlier.step, earlier.estimation):
-                if isinstance(each, CompiledStep | CompiledEstimation):
-                    each.distrust()
+            for part in earlier._compiled().values():
+                part.distrust()
             return earlier
         policy = Policy(options.compile, options.verify)
         device = update.totals.sums.device
@@ -69,6 +69,22 @@ class FitSteps:
             policy,
             key,
         )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return which steps are recorded, and which are not."""
+        parts = {name: part.state_dict() for name, part in self._compiled().items()}
+        return {"policy": self.policy.state_dict(), **parts}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue as after the steps of a fit whose `state_dict` this is."""
+        self.policy.load_state_dict(state["policy"])
+        for name, part in self._compiled().items():
+            if name in state:
+                part.load_state_dict(state[name])
+
+    def _compiled(self) -> dict[str, CompiledStep | CompiledEstimation]:
+        parts = {"step": self.step, "estimation": self.estimation}
+        return {name: part for name, part in parts.items() if isinstance(part, CompiledStep | CompiledEstimation)}
 
 
 def _key(update: Update, validation_size: int | None, options: FitOptions) -> Hashable:

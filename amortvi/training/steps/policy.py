@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from typing import Any
 
 from amortvi.compile import COMPILE_AFTER, RECORD_AFTER, CompileChoice, MismatchError, Verify
 from amortvi.errors import AmortviWarning, CaptureError, VerificationWarning
@@ -67,3 +68,11 @@ class Policy:
         if not self.gave_up:
             self.gave_up = True
             warnings.warn(message, category, stacklevel=2)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what has been found out about the steps."""
+        return {"gave_up": self.gave_up, "compiles": self.compiles}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` has returned."""
+        self.gave_up, self.compiles = state["gave_up"], state["compiles"]

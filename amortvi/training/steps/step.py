@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import torch
@@ -11,7 +12,7 @@ from amortvi.data import Minibatch
 from amortvi.errors import NonFiniteError
 from amortvi.objectives import Estimate
 
-__all__ = ["Averages", "LateNonFiniteError", "Step", "Totals"]
+__all__ = ["Averages", "LateNonFiniteError", "NonFiniteStepError", "Step", "Totals"]
 
 
 class Averages(NamedTuple):
@@ -55,6 +56,21 @@ class Totals:
 
 class LateNonFiniteError(NonFiniteError):
     """A non-finite number, detected some steps after it was computed; the eager step can locate it."""
+
+
+class NonFiniteStepError(NonFiniteError):
+    """A loss or gradient that is not finite.
+
+    Args:
+        message: what is not finite.
+        sites: the sites whose term of the objective is not finite, if any.
+        rows: the positions of the observations in the minibatch, if they are known.
+    """
+
+    def __init__(self, message: str, sites: Sequence[str] = (), rows: Sequence[int] = ()) -> None:
+        super().__init__(message)
+        self.sites = sites
+        self.rows = rows
 
 
 class Step(Protocol):

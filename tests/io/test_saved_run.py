@@ -108,39 +108,88 @@ def test_saved_and_loaded_twice(tmp_path: Path, epochs: int) -> None:
 
 def test_a_saved_run_does_not_change_with_the_original(tmp_path: Path) -> None:
     vi = make_vi().fit(X, **SHORT)
-    vi.save(tmp_path)
+    vi.save(tmp_path / "run")
     weight = vi.encoder.layers[0].weight.detach().clone()
     vi.fit(X, **SHORT)
-    assert torch.equal(load(tmp_path).encoder.layers[0].weight, weight)
-    vi.save(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["run.json", "tensors.pt"]
-    assert_same(vi, load(tmp_path))
+    assert torch.equal(load(tmp_path / "run").encoder.layers[0].weight, weight)
+    vi.save(tmp_path / "run")
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    assert_same(vi, load(tmp_path / "run"))
 
 
 def test_global_state_is_untouched(tmp_path: Path) -> None:
     vi = avi.AmortizedVI(count_model, CountEncoder(), "full").fit(COUNTS, **SHORT)
     encoder = CountEncoder()
     with nothing_changes():
-        vi.save(tmp_path)
-        avi.AmortizedVI.load(tmp_path, count_model, encoder)
+        vi.save(tmp_path / "run")
+        avi.AmortizedVI.load(tmp_path / "run", count_model, encoder)
 
 
-@pytest.mark.parametrize("step", ["torch.save", "json.dumps"])
+@pytest.mark.parametrize("step", ["os.fsync", "safetensors.torch.save", "pathlib.Path.replace"])
 def test_a_failed_save_keeps_the_existing_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
     vi = make_vi().fit(X, **SHORT)
-    vi.save(tmp_path)
+    vi.save(tmp_path / "run")
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
 
-    def fail(value: Any, path: Path | None = None, **kwargs: Any) -> None:
-        if path is not None:
-            path.write_bytes(b"incomplete")
+    def fail(*args: Any, **kwargs: Any) -> None:
         raise OSError("No space left on device")
 
     vi.fit(X, **SHORT)
-    monkeypatch.setattr(f"amortvi.io.checkpoint.{step}", fail)
-    with pytest.raises(OSError, match="No space left"):
-        vi.save(tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr(step, fail)
+        with pytest.raises(CheckpointError, match="No space left"):
+            vi.save(tmp_path / "run")
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_run_without_observations(tmp_path: Path) -> None:
+    vi = make_vi().fit(X, **SHORT)
+    vi.save(tmp_path / "with")
+    vi.save(tmp_path / "without", example=False)
+    row = X[3].numpy().tobytes()
+    assert row in (tmp_path / "with").read_bytes()
+    assert row not in (tmp_path / "without").read_bytes()
+    with pytest.raises(CheckpointError, match=r"saved with example=False.*example="):
+        load(tmp_path / "without")
+    loaded = avi.AmortizedVI.load(tmp_path / "without", make_model(), make_encoder(), example=X[40:50])
+    assert_same(vi, loaded)
+
+
+def wrong_encoder() -> nn.Module:
+    """Return an encoder with the same parameters as `make_encoder`, and another activation."""
+    encoder = make_encoder()
+    encoder.layers[1] = nn.Tanh()
+    return encoder
+
+
+def counts(x: Tensor) -> None:
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+        pyro.sample("x", dist.Laplace(z.sum(-1, keepdim=True).expand(x.shape), 1.0).to_event(1), obs=x)
+
+
+@pytest.mark.parametrize(
+    ("make", "facts"),
+    [
+        (lambda: (make_model(), wrong_encoder()), "module encoder.layers.1: ReLU in the run, Tanh here"),
+        (lambda: (counts, make_encoder()), "likelihood x: Normal in the run, Laplace here"),
+        (
+            lambda: (make_model(), avi.encoders.MLP(3, [9])),
+            "shape of guide.network.encoder.layers.0.weight: (8, 3) in the run",
+        ),
+        (lambda: (avi.models.VAE(nn.Linear(3, 3), 3, "normal"), make_encoder()), "latent z: [2] in the run, [3] here"),
+        (lambda: (make_model(), nn.LazyLinear(5)), "module encoder"),
+    ],
+)
+def test_a_run_of_another_model_changes_nothing(tmp_path: Path, make: Any, facts: str) -> None:
+    """The caller's modules keep their parameters, types and laziness."""
+    make_vi().fit(X.double(), dtype=torch.float64, **SHORT).save(tmp_path / "run")
+    model, encoder = make()
+    modules = [each for each in (model, encoder) if isinstance(each, nn.Module)]
+    before = [(repr(each), [(id(p), repr(p)) for p in each.parameters()]) for each in modules]
+    with pytest.raises(CheckpointError, match=re.escape(facts)):
+        avi.AmortizedVI.load(tmp_path / "run", model, encoder)
+    assert [(repr(each), [(id(p), repr(p)) for p in each.parameters()]) for each in modules] == before
 
 
 class full(avi.families.FullCovariance):  # noqa: N801
@@ -148,11 +197,12 @@ class full(avi.families.FullCovariance):  # noqa: N801
 
 
 @pytest.mark.parametrize(
-    ("family", "label"), [(avi.families.LowRank(2), "LowRank(rank=2)"), (full, "full, not chosen by name")]
+    ("family", "label"),
+    [(avi.families.LowRank(2), "LowRank(rank=2), not chosen by name"), (full, "full, not chosen by name")],
 )
 def test_a_family_that_was_not_chosen_by_name_must_be_given(tmp_path: Path, family: Any, label: str) -> None:
     vi = make_vi(family)
-    vi.save(tmp_path)
+    vi.save(tmp_path / "run")
     with pytest.raises(CheckpointError, match=rf"the family {re.escape(label)}.*family="):
-        load(tmp_path)
-    assert_same(vi, load(tmp_path, family))
+        load(tmp_path / "run")
+    assert_same(vi, load(tmp_path / "run", family))

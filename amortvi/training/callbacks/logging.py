@@ -1,0 +1,82 @@
+"""Callbacks that log each epoch with experiment trackers."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from pathlib import Path
+from typing import Any
+
+from amortvi._util.lazy import require
+from amortvi.training.callbacks.base import Callback, RunningFit
+
+__all__ = ["TensorBoard", "WeightsAndBiases"]
+
+
+class _Logger(Callback):
+    """Logs the record of each epoch, without what it does not have."""
+
+    @abstractmethod
+    def log(self, metrics: dict[str, float], epoch: int) -> None:
+        """Log the numbers of one epoch."""
+
+    def on_epoch_end(self, fit: RunningFit) -> None:
+        record = vars(fit.history[-1])
+        self.log({name: x for name, x in record.items() if name != "epoch" and not math.isnan(x)}, fit.epoch)
+
+
+class TensorBoard(_Logger):
+    """Writes the columns of `AmortizedVI.history` as scalars of TensorBoard, at the end of each epoch.
+
+    Args:
+        folder: where event files are written; a resumed fit continues them.
+
+    Raises:
+        MissingDependencyError: TensorBoard is not installed.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = folder
+        require("tensorboard", extra="tensorboard", purpose="callbacks.TensorBoard")
+        self._writer: Any = None
+
+    def on_fit_start(self, fit: RunningFit) -> None:
+        module = require("torch.utils.tensorboard", extra="tensorboard", purpose="callbacks.TensorBoard")
+        # Events of epochs that a resumed fit repeats are replaced.
+        self._writer = module.SummaryWriter(str(self.folder), purge_step=fit.epoch)
+
+    def log(self, metrics: dict[str, float], epoch: int) -> None:
+        for name, value in metrics.items():
+            self._writer.add_scalar(name, value, epoch)
+
+    def on_fit_end(self, fit: RunningFit) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+
+class WeightsAndBiases(_Logger):
+    """Logs the columns of `AmortizedVI.history` to a run of Weights & Biases, at the end of each epoch.
+
+    Args:
+        run: a run of ``wandb.init``, which remains open; by default, each fit is a run of its own.
+        **options: the arguments of ``wandb.init`` for that run, such as ``project="digits"``.
+
+    Raises:
+        MissingDependencyError: Weights & Biases is not installed.
+    """
+
+    def __init__(self, run: Any = None, **options: Any) -> None:
+        self._given, self._options, self._run = run, options, run
+        if run is None:
+            self._library: Any = require("wandb", extra="wandb", purpose="callbacks.WeightsAndBiases")
+
+    def on_fit_start(self, fit: RunningFit) -> None:
+        if self._given is None:
+            self._run = self._library.init(**self._options)
+
+    def log(self, metrics: dict[str, float], epoch: int) -> None:
+        self._run.log(metrics, step=epoch)
+
+    def on_fit_end(self, fit: RunningFit) -> None:
+        if self._given is None and self._run is not None:
+            self._run.finish()
