@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from enum import IntEnum
 
 import numpy as np
@@ -13,7 +13,7 @@ import torch
 from amortvi._util.checks import seed_or_none
 from amortvi._util.lock import exclusive
 
-__all__ = ["Stream", "derived_seed", "random_state", "reseed"]
+__all__ = ["Stream", "derived_seed", "random_state", "random_state_here", "reseed"]
 
 
 @contextlib.contextmanager
@@ -28,16 +28,14 @@ def random_state(seed: int | None, device: torch.device | None = None) -> Iterat
         if seed is None:
             yield
             return
-        # A model or a data set may draw from the global generators of Python and NumPy.
-        python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
+        restore = _python_and_numpy_state()
         accelerators = [device] if device is not None and device.type != "cpu" else []
         with torch.random.fork_rng(accelerators, device_type=accelerators[0].type if accelerators else "cuda"):
             reseed(seed, device)
             try:
                 yield
             finally:
-                random.setstate(python_state)
-                np.random.set_state(numpy_state)  # noqa: NPY002  # as above
+                restore()
 
 
 def reseed(seed: int | None, device: torch.device | None = None) -> None:
@@ -50,6 +48,28 @@ def reseed(seed: int | None, device: torch.device | None = None) -> None:
         torch.get_device_module(device).manual_seed(seed)
     random.seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002  # as Python's, for models that draw from it
+
+
+def random_state_here() -> Callable[[], None]:
+    """Return a function that restores the current random state of the CPU."""
+    torch_state, restore = torch.get_rng_state(), _python_and_numpy_state()
+
+    def restore_all() -> None:
+        torch.set_rng_state(torch_state)
+        restore()
+
+    return restore_all
+
+
+def _python_and_numpy_state() -> Callable[[], None]:
+    """Return a function that restores the global generators from which a model or a data set may draw."""
+    python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
+
+    def restore() -> None:
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)  # noqa: NPY002
+
+    return restore
 
 
 class Stream(IntEnum):

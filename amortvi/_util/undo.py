@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 __all__ = ["undone_on_error"]
 
@@ -41,7 +42,8 @@ class _ModuleState:
         # A module keeps parameters, buffers, submodules and hooks in dictionaries.
         containers = [value for value in self._attributes.values() if isinstance(value, dict | list | set)]
         self._contents = [(container, container.copy()) for container in containers]
-        self._parameters = [_ParameterState(each) for each in module._parameters.values() if each is not None]
+        tensors = [*module._parameters.values(), *module._buffers.values()]
+        self._tensors = [_TensorState(each) for each in tensors if each is not None]
 
     def restore(self) -> None:
         self._module.__class__ = self._kind
@@ -53,20 +55,18 @@ class _ModuleState:
                 container.extend(content)
             else:
                 container.update(content)
-        for parameter in self._parameters:
-            parameter.restore()
+        for tensor in self._tensors:
+            tensor.restore()
 
 
-class _ParameterState:
-    """The class of one parameter, which a lazy module changes, and its tensor, which a conversion replaces."""
+class _TensorState:
+    """The class of one parameter or buffer, which a lazy module changes, and its storage, which a conversion replaces."""
 
-    def __init__(self, parameter: Tensor) -> None:
-        self._parameter, self._kind = parameter, type(parameter)
-        self._requires_grad = parameter.requires_grad
-        self._data = None if isinstance(parameter, nn.UninitializedParameter) else parameter.data
+    def __init__(self, tensor: Tensor) -> None:
+        self._tensor, self._kind, self._requires_grad = tensor, type(tensor), tensor.requires_grad
+        self._data = torch.empty(0, dtype=tensor.dtype, device=tensor.device) if is_lazy(tensor) else tensor.data
 
     def restore(self) -> None:
-        with torch.no_grad():
-            self._parameter.data = torch.empty(0) if self._data is None else self._data
-        self._parameter.__class__ = self._kind
-        self._parameter.requires_grad = self._requires_grad
+        self._tensor.data = self._data
+        self._tensor.__class__ = self._kind
+        self._tensor.requires_grad = self._requires_grad

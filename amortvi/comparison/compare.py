@@ -16,13 +16,15 @@ import torch
 
 from amortvi._util.checks import positive_int
 from amortvi._util.lazy import pandas as pd
+from amortvi._util.random import random_state
 from amortvi.comparison.fits import FamilyFits, Fit, list_fits
 from amortvi.diagnostics.evidence import MOST_UNRELIABLE, evidence
 from amortvi.diagnostics.gaps.diagnosis import Diagnosis, diagnose
-from amortvi.errors import AmortviWarning, NonFiniteError, OptionError
+from amortvi.errors import AmortviWarning, ConvergenceWarning, NonFiniteError, OptionError
 from amortvi.families import require_parametric
 from amortvi.inference import AmortizedVI
-from amortvi.training import FINISHED
+from amortvi.posterior.evaluation import evaluate
+from amortvi.training import FINISHED, Status
 
 __all__ = ["Score", "compare"]
 
@@ -32,6 +34,17 @@ Scores: TypeAlias = npt.NDArray[np.float64]
 _SCORES = ("evidence", "elbo")
 _GAP_COLUMNS = ("evidence", "approximation_gap", "amortization_gap", "inference_gap")
 _PARTS = ("iwae", "reconstruction", "kl")
+_WORST_FIRST: tuple[Status | None, ...] = (
+    "interrupted",
+    None,
+    "falling",
+    "still rising",
+    "budget",
+    "stopped",
+    "stopped early",
+    "converged",
+)
+"""How a fit may have ended; ``None`` is an estimator that has not been trained."""
 _POINTS = 8
 """The number of latent vectors per observation at which two models are compared."""
 _NOISE = 2
@@ -56,6 +69,9 @@ def compare(
     so differences are paired: the standard error of a mean difference is much smaller than that of the scores. With several
     seeds, the score of an observation is its mean over seeds.
 
+    If fits are not known to have converged, the differences may be due to training rather than to the families; one warning names
+    these fits, and those that failed, which are not in the table.
+
     Args:
         fits: the result of `fit_families`, or fitted estimators by name.
         x: held-out observations, as for `AmortizedVI.evaluate`.
@@ -72,14 +88,15 @@ def compare(
         score, ``difference_se``, ``iwae``, ``reconstruction``, ``kl``. Then ``score``, by which the families are ranked
         (``"elbo"`` or ``"evidence"``), ``unreliable`` (the share of observations whose evidence cannot be estimated reliably,
         because k-hat is above its threshold; 0 if the score is the ELBO), ``parameters`` (the number of trained parameters of
-        encoder and family), ``epochs`` and ``seconds`` per fit, ``converged`` (whether all fits have; see
-        `AmortizedVI.status`), ``seeds``, ``seed_sd`` (the standard deviation of the mean score between seeds; NaN for one
-        seed), and ``verdict``: ``"best"``, ``"within noise of the best"`` (within two standard errors of the difference, which
-        include the variation between seeds), ``"worse"``, ``"unreliable"`` (the evidence of this or of the best family is
-        unreliable for most observations), or ``"unknown from one observation"``. With one seed, the verdict is about these
-        fits only; several seeds show how much the fits of one family vary. With ``gaps`` also ``evidence``,
-        ``approximation_gap``, ``amortization_gap``, ``inference_gap`` (over the observations whose evidence is reliable),
-        ``k_hat`` (the median) and ``fault``, the most frequent among seeds; see `diagnose`.
+        encoder and family), ``epochs`` per fit, ``status`` (how the worst fit of the family ended; see `AmortizedVI.status`),
+        ``converged`` (whether all fits have), ``seconds`` per fit, ``seeds``, ``seed_sd`` (the standard deviation of the mean
+        score between seeds; NaN for one seed), and ``verdict``: ``"best"``, ``"within noise of the best"`` (within two standard
+        errors of the difference, which include the variation between seeds), ``"worse"``, ``"unreliable"`` (the evidence of
+        this or of the best family is unreliable for most observations), or ``"unknown from one observation"``. If a fit of the
+        family was interrupted, the verdict ends with ``", but cut short"``. With one seed, the verdict is about these fits
+        only; several seeds show how much the fits of one family vary. With ``gaps`` also ``evidence``, ``approximation_gap``,
+        ``amortization_gap``, ``inference_gap`` (over the observations whose evidence is reliable), ``k_hat`` (the median) and
+        ``fault``, the most frequent among seeds; see `diagnose`.
 
     Raises:
         OptionError: ``fits`` is not the result of `fit_families` or a dict of estimators, or is empty; or an option is out of
@@ -94,6 +111,7 @@ def compare(
         for run in runs:
             require_parametric(run.vi.guide.family, "compare with gaps=True")
     posterior = runs[0].vi.posterior(x, copy=False)
+    _warn_of_training(runs, fits.failures if isinstance(fits, FamilyFits) else {})
     # Data that may be random at each reading are read once, so that all fits see the same.
     data = x if posterior.observations.in_memory else posterior.in_memory().observations
     found: dict[str, list[_Scored]] = {}
@@ -121,7 +139,9 @@ class _Scored:
 
 def _score(run: Fit, x: Any, score: str, particles: int, with_gaps: bool, seed: int) -> _Scored:
     try:
-        bounds = run.vi.evaluate(x, particles=particles, seed=seed)
+        # Unlike vi.evaluate, this does not warn of fits that have not converged; one warning has named them all.
+        with random_state(seed, run.vi.device):
+            bounds = evaluate(run.vi.posterior(x, copy=False), particles)
     except NonFiniteError as error:
         warnings.warn(f"the fit of {run.family!r} is ranked last: {error}", AmortviWarning, stacklevel=3)
         nothing = np.full(len(run.vi.posterior(x, copy=False).in_memory()), math.nan)
@@ -151,12 +171,17 @@ def _row(family: str, found: Sequence[_Scored], best: Sequence[_Scored]) -> dict
         "unreliable": _unreliable(found),
         "parameters": sum(p.numel() for p in found[0].run.vi.guide.parameters() if p.requires_grad),
         "epochs": float(np.mean([len(one.run.vi.history) for one in found])),
+        "status": min((one.run.vi.status for one in found), key=_WORST_FIRST.index),
         "converged": all(one.run.vi.status in FINISHED for one in found),
         "seconds": float(np.mean([one.run.seconds for one in found])),
         "seeds": len(found),
         "seed_sd": math.sqrt(_seed_variance(found) * len(found)) if len(found) > 1 else math.nan,
-        "verdict": _verdict(found, best, float(difference.mean()), error),
+        "verdict": _verdict(found, best, float(difference.mean()), error) + ", but cut short" * _is_cut_short(found),
     }
+
+
+def _is_cut_short(found: Sequence[_Scored]) -> bool:
+    return any(one.run.vi.status == "interrupted" for one in found)
 
 
 def _verdict(found: Sequence[_Scored], best: Sequence[_Scored], difference: float, error: float) -> str:
@@ -185,6 +210,22 @@ def _gap_columns(found: Sequence[Diagnosis]) -> dict[str, Any]:
 
 def _unreliable(found: Sequence[_Scored]) -> float:
     return float(np.mean([one.unreliable for one in found]))
+
+
+def _warn_of_training(runs: Sequence[Fit], failures: Mapping[tuple[str, int], Exception]) -> None:
+    """Name the fits that have not converged, unless they have not been trained at all, and those that failed."""
+    unfinished = [run for run in runs if run.vi.status is not None and run.vi.status not in FINISHED]
+    named = [
+        *dict.fromkeys(f"{run.family!r}: {run.vi.status}" for run in unfinished),
+        *(f"{family!r} (seed {seed}) failed, and is not in the table" for family, seed in failures),
+    ]
+    if named:
+        warnings.warn(
+            f"differences may be due to training rather than to the families, because not every fit is known to have converged: "
+            f"{'; '.join(named)}. Call fit(x) on an estimator without epochs to train it until it has.",
+            ConvergenceWarning,
+            stacklevel=3,
+        )
 
 
 def _warn_of_unreliable(families: list[str]) -> None:

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-import copy
+import contextlib
+import re
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from amortvi._util.checks import seed_or_none
 from amortvi._util.keyword_options import make_options
-from amortvi._util.random import Stream, derived_seed, random_state
-from amortvi.errors import OptionError
+from amortvi.comparison.start import Start
+from amortvi.errors import AmortviWarning, OptionError, quoted
 from amortvi.families import FamilyChoice, family_label, resolve_family
 from amortvi.inference import AmortizedVI
 from amortvi.model import Program
 from amortvi.posterior.global_latents import GlobalGuideChoice
-from amortvi.posterior.labels import LabelChoice, Labels, resolve_labels
+from amortvi.posterior.labels import LabelChoice, resolve_labels
 from amortvi.training import FitOptions
 
 __all__ = ["FamilyFits", "Fit", "fit_families", "list_fits"]
@@ -42,14 +45,24 @@ class Fit:
 
 
 class FamilyFits(Mapping[str, AmortizedVI]):
-    """The fits of several families by label: ``fits["full"]`` is the fit with the first seed.
+    """The fits of several families by label: ``fits["full"]`` is the fit with the first seed that did not fail.
 
     Args:
-        fits: all fits; those of one family in the order of their seeds.
+        fits: all fits; those of one family in the order of their seeds. One that Ctrl-C cut short has the status
+            ``"interrupted"``.
+        failures: the errors of fits that failed, by family and seed.
+        not_fitted: the family and seed of each fit that had not begun when Ctrl-C ended all fits.
     """
 
-    def __init__(self, fits: Sequence[Fit]) -> None:
+    def __init__(
+        self,
+        fits: Sequence[Fit],
+        failures: Mapping[tuple[str, int], Exception] | None = None,
+        not_fitted: Sequence[tuple[str, int]] = (),
+    ) -> None:
         self.fits = tuple(fits)
+        self.failures = dict(failures or {})
+        self.not_fitted = tuple(not_fitted)
 
     def __getitem__(self, family: str) -> AmortizedVI:
         return self.of(family)[0].vi
@@ -64,12 +77,17 @@ class FamilyFits(Mapping[str, AmortizedVI]):
         """Return the fits of one family, one per seed.
 
         Raises:
-            KeyError: there are none.
+            KeyError: there are none; the message says whether they failed or were not begun.
         """
         found = [fit for fit in self.fits if fit.family == family]
-        if not found:
-            raise KeyError(family)
-        return found
+        if found:
+            return found
+        for (label, seed), error in self.failures.items():
+            if label == family:
+                raise KeyError(f"the fit of {_named(label, seed)} failed; see failures: {quoted(error)}") from error
+        if any(label == family for label, _ in self.not_fitted):
+            raise KeyError(f"{family!r} was not fitted, because Ctrl-C ended the fits before it.")
+        raise KeyError(f"there is no fit of {family!r}; the families are {list(self)}.")
 
 
 def list_fits(fits: AmortizedVI | Mapping[str, AmortizedVI], *, allow_single: bool = False) -> Sequence[Fit]:
@@ -109,6 +127,11 @@ def fit_families(
     each further seed starts from new random parameters in all modules that have ``reset_parameters``. Invalid arguments are
     detected before the first fit.
 
+    Ctrl-C ends all fits, and what has been fitted so far is returned; a warning names the fit that was cut short and those that
+    were not begun. If a fit fails, the others go on; a warning quotes the error, which is kept in ``FamilyFits.failures``. The
+    error is raised only if every fit has failed. With ``checkpoint=``, each fit has a folder of its own inside that folder, and
+    the same call resumes all of them.
+
     Args:
         model: the Pyro model; each fit trains a copy and leaves the given one unchanged.
         encoder: the encoder; each fit trains a copy.
@@ -145,7 +168,7 @@ def fit_families(
     options = _check_options(fit)
     choices, seeds = _check_families(families), _check_seeds(seeds)
     program = model if isinstance(model, Program) else Program(model)
-    given = _Start(program, encoder, resolve_labels(labels))
+    given = Start(program, encoder, resolve_labels(labels))
     made = {"plate": plate, "freeze_model": freeze_model, "global_guide": global_guide}
     copied = given.copy(freeze_model=freeze_model)
     for family in choices.values():
@@ -154,47 +177,65 @@ def fit_families(
     if not freeze_model:
         # A program that uses outer modules cannot be copied, but only knows that it does once it has run.
         copied.program.independent_copy({})
-    found: dict[str, list[Fit]] = {label: [] for label in choices}
-    for position, seed in enumerate(seeds):
-        start = given
-        if position:
-            start = given.copy(freeze_model=freeze_model)
-            start.reset(derived_seed(seed, Stream.RESTART), freeze_model=freeze_model)
-        for label, family in choices.items():
-            vi = start.copy(freeze_model=freeze_model).estimator(family, **made)
+    starts = {seed: given if seed == seeds[0] else given.restarted(seed, freeze_model=freeze_model) for seed in seeds}
+    planned = [(label, seed) for seed in seeds for label in choices]
+    found: dict[tuple[str, int], Fit] = {}
+    failures: dict[tuple[str, int], Exception] = {}
+    with contextlib.suppress(KeyboardInterrupt):
+        for label, seed in planned:
+            vi = starts[seed].copy(freeze_model=freeze_model).estimator(choices[label], **made)
+            if options.checkpoint is not None:
+                fit["checkpoint"] = Path(options.checkpoint) / re.sub(r"[^\w.-]+", "_", f"{label}, seed {seed}")
             began = time.perf_counter()
-            vi.fit(x, seed=seed, **fit)
-            found[label].append(Fit(label, seed, vi, time.perf_counter() - began))
-    return FamilyFits([each for of_family in found.values() for each in of_family])
+            try:
+                is_interrupted = _fit_until_interrupted(vi, x, seed=seed, **fit)
+            except Exception as error:  # whatever failed, the other fits are not lost
+                failures[label, seed] = error
+                continue
+            if vi.status is not None:
+                found[label, seed] = Fit(label, seed, vi, time.perf_counter() - began)
+            if is_interrupted:
+                break
+    if not found:
+        raise next(iter(failures.values()), KeyboardInterrupt())
+    fits = FamilyFits(
+        [found[label, seed] for label in choices for seed in seeds if (label, seed) in found],
+        failures,
+        [each for each in planned if each not in found and each not in failures],
+    )
+    _warn_of_incomplete(fits)
+    return fits
 
 
-@dataclass(frozen=True)
-class _Start:
-    """What each fit trains, from the same parameters."""
+def _fit_until_interrupted(vi: AmortizedVI, x: Any, **fit: Any) -> bool:
+    """Fit, and return whether Ctrl-C was pressed: while training, where it is no error, or before or after it."""
+    try:
+        vi.fit(x, **fit)
+    except KeyboardInterrupt:
+        return True
+    return vi.status == "interrupted"
 
-    program: Program
-    encoder: nn.Module
-    labels: Labels | None
 
-    def copy(self, *, freeze_model: bool) -> _Start:
-        """Copy everything except a frozen model; modules that are shared stay shared between the copies."""
-        memo: dict[int, Any] = {}
-        program = self.program if freeze_model else self.program.independent_copy(memo)
-        return _Start(program, copy.deepcopy(self.encoder, memo), copy.deepcopy(self.labels, memo))
+def _warn_of_incomplete(fits: FamilyFits) -> None:
+    """Name the fits that Ctrl-C cut short or prevented, and those that failed."""
+    cut_short = [fit for fit in fits.fits if fit.vi.status == "interrupted"]
+    if cut_short or fits.not_fitted:
+        parts = [
+            *(f"{_named(fit.family, fit.seed)} was cut short in epoch {len(fit.vi.history) + 1}" for fit in cut_short),
+            *([f"not fitted: {', '.join(_named(*each) for each in fits.not_fitted)}"] * bool(fits.not_fitted)),
+        ]
+        warnings.warn(f"Ctrl-C ended the fits: {'; '.join(parts)}.", AmortviWarning, stacklevel=3)
+    if fits.failures:
+        errors = "; ".join(f"{_named(*each)}: {quoted(error, lines=3)}" for each, error in fits.failures.items())
+        warnings.warn(
+            f"{len(fits.failures)} fits failed, and are not among the results; see FamilyFits.failures. {errors}",
+            AmortviWarning,
+            stacklevel=3,
+        )
 
-    def reset(self, seed: int | None, *, freeze_model: bool) -> None:
-        """Draw new parameters, except in a frozen model and in parts that are not trained, such as pretrained ones."""
-        networks = [self.encoder, self.labels.classifier if self.labels else None]
-        with random_state(seed):
-            for module in ([] if freeze_model else [self.program]) + [each for each in networks if each is not None]:
-                for part in module.modules():
-                    reset = getattr(part, "reset_parameters", None)
-                    if callable(reset) and all(parameter.requires_grad for parameter in part.parameters(recurse=False)):
-                        reset()
 
-    def estimator(self, family: FamilyChoice, **options: Any) -> AmortizedVI:
-        """Return an estimator of which the fit trains these parameters."""
-        return AmortizedVI(self.program, self.encoder, family, labels=self.labels, **options)
+def _named(family: str, seed: int) -> str:
+    return f"{family!r} (seed {seed})"
 
 
 def _check_options(fit: Mapping[str, Any]) -> FitOptions:

@@ -53,11 +53,10 @@ class SetAttention(RowEncoder):
         activation: Callable[[], nn.Module] = nn.ReLU,
     ) -> None:
         super().__init__(in_features, other_features)
-        self.heads = positive_int("heads", heads)
-        self.element = MLP(self.in_features, hidden, activation=activation)
-        width = self.element.out_features
-        if width % self.heads:
+        self.heads, width = positive_int("heads", heads), [self.in_features, *hidden][-1]
+        if isinstance(width, int) and width % self.heads:
             raise OptionError(f"heads must divide the last width of hidden, {width}; got {self.heads}.")
+        self.element = MLP(self.in_features, hidden, activation=activation)
         self.query = nn.Parameter(torch.randn(self.heads, 1, width // self.heads))
         self.key_and_value = nn.Linear(width, 2 * width)
         self.summary = MLP(width + 1 + self.other_features, after_pooling, activation=activation)

@@ -194,6 +194,8 @@ class MixtureDistribution(TransformedNoise):
         remembered = self.recall(value)
         if remembered is not None:
             component, own = remembered
+            # Far from another component, the numbers that its density is made of may exceed the range of the type.
+            each = each.masked_fill(each.isnan(), -torch.inf)
             each = each.scatter(-1, component.unsqueeze(-1), own.unsqueeze(-1))
         return torch.logsumexp(self.log_weights + each, dim=-1)
 
@@ -205,7 +207,7 @@ class MixtureDistribution(TransformedNoise):
     @property
     def variance(self) -> Tensor:
         """The variance of each coordinate, ``(*B, D)``."""
-        second = self.components.variance + (self.components.mean - self.mean.unsqueeze(-2)).square()
+        second = self.components.variance + self._deviation().square()
         return (self.weights.unsqueeze(-1) * second).sum(-2)
 
     @property
@@ -214,9 +216,15 @@ class MixtureDistribution(TransformedNoise):
         within = covariance(self.components)
         if within is None:
             return None
-        deviation = self.components.mean - self.mean.unsqueeze(-2)
+        deviation = self._deviation()
         between = deviation.unsqueeze(-1) * deviation.unsqueeze(-2)
         return (self.weights[..., None, None] * (within + between)).sum(-3)
+
+    def _deviation(self) -> Tensor:
+        """Return the means of the components relative to that of the mixture, ``(*B, M, D)``; zero for those without weight."""
+        # The square of that of a component far away may be infinite, and its product with a weight of zero NaN.
+        deviation = self.components.mean - self.mean.unsqueeze(-2)
+        return deviation.masked_fill(self.weights.unsqueeze(-1) == 0, 0.0)
 
 
 class MixtureMarginals(Distribution):

@@ -164,10 +164,11 @@ class PosteriorAnalysis(ABC):
             NotFittedError: no data have been seen.
             DataError: the observations cannot be used.
             OptionError: ``particles`` is not a positive integer.
+            NonFiniteError: a posterior is not finite.
         """
         count, posterior = positive_int("particles", particles), self.resolve_posterior(x, posterior)
-        self.warn_unless_converged()
         with random_state(seed, self.device):
+            self.warn_unless_converged()
             return evaluate(posterior, count)
 
     def predict(
@@ -264,6 +265,6 @@ class PosteriorAnalysis(ABC):
         """
         options = ExportOptions(draws, posterior_predictive, prior_draws, resample, proposals)
         posterior = self.resolve_posterior(x, posterior)
-        self.warn_unless_converged()
         with random_state(seed, self.device):
+            self.warn_unless_converged()
             return to_arviz(posterior, options, {"objective": self.objective})

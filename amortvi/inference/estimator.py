@@ -18,7 +18,7 @@ from amortvi.inference.encoder_training import train_encoder
 from amortvi.inference.label_prediction import LabelPrediction
 from amortvi.inference.state import EXAMPLE_SIZE, EstimatorState
 from amortvi.inference.training_record import TrainingRecord
-from amortvi.io import Checkpoints, load_run, save_run
+from amortvi.io import Checkpoints, SavedRun, load_run, save_run
 from amortvi.model import Model
 from amortvi.posterior import AmortizedGuide, Posterior
 from amortvi.posterior.global_latents import GlobalGuideChoice
@@ -251,13 +251,15 @@ class AmortizedVI(EstimatorState, TrainingRecord, LabelPrediction):
         with undone_on_error(*(each for each in (model, encoder) if isinstance(each, nn.Module))):
             options: dict[str, Any] = {"plate": plate, "global_guide": global_guide, "labels": labels}
             vi = cls(model, encoder, saved.family(family), freeze_model=saved.freeze_model, **options)
-            vi.to(dtype=saved.dtype)
-            if example is not None:
-                example = vi._read(example, saved.dtype, "example").first(EXAMPLE_SIZE)
-            vi._example, vi._objective = saved.example_or(example), saved.objective
-            saved.restore(vi._run())
-            vi._guide.network.family.settle()  # of a checkpoint of a fit that was not finished
+            vi._restore(saved, example)
         return vi
+
+    def _restore(self, saved: SavedRun, example: Any) -> None:
+        self.to(dtype=saved.dtype)
+        given = None if example is None else self._read(example, saved.dtype, "example").first(EXAMPLE_SIZE)
+        self._example, self._objective = saved.example_or(given), saved.objective
+        saved.restore(self._run())
+        self._guide.network.family.settle()  # of a checkpoint of a fit that was not finished
 
 
 AfterFit: TypeAlias = Callable[[AmortizedVI, Observations, FitOptions], None]

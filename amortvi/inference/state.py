@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from amortvi._util.lock import exclusive
-from amortvi._util.random import Stream, derived_seed, random_state
+from amortvi._util.random import Stream, derived_seed, random_state, random_state_here
 from amortvi._util.undo import undone_on_error
 from amortvi.data import DEFAULT_BATCH_SIZE, Batch, Observations, as_observations
-from amortvi.errors import ConcurrentFitError, NonFiniteError, NotFittedError
+from amortvi.errors import ConcurrentFitError, NotFittedError, TrainingDiverged
 from amortvi.families import FamilyChoice
 from amortvi.io import RunState
 from amortvi.model import Model
@@ -162,6 +162,7 @@ class EstimatorState:
                 )
             self._is_busy = True
         example, objective, epochs = self._example, self._objective, len(self._trainer.records)
+        restore_random_state = random_state_here()
         has_begun = False
 
         def keeps() -> bool:
@@ -171,12 +172,13 @@ class EstimatorState:
             with undone_on_error(self._model, self._guide, unless=keeps), self._trainer.undone_on_error(unless=keeps):
                 try:
                     yield
-                except (NonFiniteError, KeyboardInterrupt):
+                except (TrainingDiverged, KeyboardInterrupt):
                     has_begun = True
                     raise
         except BaseException:
             if not keeps():
                 self._example, self._objective = example, objective
+                restore_random_state()
             raise
         finally:
             self._is_busy = False

@@ -2,6 +2,6 @@
 
 from amortvi.io.checkpoints import Checkpoints, load_run
 from amortvi.io.export import ExportOptions, to_arviz
-from amortvi.io.saved_run import RunState, save_run
+from amortvi.io.saved_run import RunState, SavedRun, save_run
 
-__all__ = ["Checkpoints", "ExportOptions", "RunState", "load_run", "save_run", "to_arviz"]
+__all__ = ["Checkpoints", "ExportOptions", "RunState", "SavedRun", "load_run", "save_run", "to_arviz"]

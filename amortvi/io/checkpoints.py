@@ -218,15 +218,15 @@ class Checkpoints(Callback):
             written = False
         else:
             self._epoch, written = epoch, True
-            self._prune()
+            self._prune(file)
         self._time = time.monotonic()
         self._cost = self._time - begun
         return written
 
-    def _prune(self) -> None:
-        """Delete all checkpoints but the newest ones and the best."""
-        best = self._folder / _NAME.format(self._best_epoch, "")
-        for file in _files(self._folder)[self._keep :]:
+    def _prune(self, newest: Path) -> None:
+        """Delete all checkpoints but the newest ones and the best; any after the one just written was passed over as damaged."""
+        files, best = _files(self._folder), self._folder / _NAME.format(self._best_epoch, "")
+        for file in files[files.index(newest) + self._keep :]:
             if file != best:
                 file.unlink(missing_ok=True)
 

@@ -20,7 +20,7 @@ from amortvi.model.discrete import partly_observed
 from amortvi.posterior import Posterior
 from amortvi.posterior.deterministic import deterministic_values
 from amortvi.posterior.importance_sampling import check_proposals, resample_chunk, warn_of_unreliable_draws
-from amortvi.posterior.non_finite import check_rows, draws_not_finite
+from amortvi.posterior.non_finite import check_rows, draws_not_finite, undefined
 
 __all__ = ["ExportOptions", "to_arviz"]
 
@@ -109,11 +109,12 @@ class _Exporter:
         else:
             vector = q.sample(torch.Size([options.draws]))
         values, log_dets = model.latents.constrain(vector)
-        found[_NOT_FINITE] = draws_not_finite(values)
         log_q = q.log_prob(vector)
         scored, observed = self._score(replace(chunk, draws=options.draws), values)
         stats["log_q"] = (log_q - log_jacobian(log_dets, log_q)).cpu().double()
         stats["log_joint"] = scored.pop("log_joint")["log_joint"]
+        undefined_density = undefined(stats["log_q"], 1) | undefined(stats["log_joint"], 1)
+        found[_NOT_FINITE] = draws_not_finite(values).cpu() | undefined_density
         if not options.resample:
             stats["log_weight"] = stats["log_joint"] - stats["log_q"]  # resampled draws have unit weights
         groups = {**scored, "sample_stats": stats}

@@ -40,7 +40,7 @@ class GlobalSite:
 
 def global_site(site: Site) -> GlobalSite:
     """Return the description of a latent site outside the data plate; raise `ModelError` if its support is not fixed."""
-    return GlobalSite(site.name, site.value.shape, fixed_global_support(site.name, site.distribution.support))
+    return GlobalSite(site.name, site.value.shape, fixed_global_support(site.name, site.support))
 
 
 def check_fixed(sites: Sequence[LatentSite | GlobalSite], again: Sequence[LatentSite | GlobalSite], plate: str) -> None:

@@ -16,7 +16,7 @@ from torch.distributions import Independent
 
 from amortvi.errors import ModelError
 from amortvi.model.plates import NestedPlate, PlateLayout
-from amortvi.model.supports import has_tensor_bounds
+from amortvi.model.supports import has_tensor_bounds, support_of
 
 __all__ = ["Site", "SiteReader", "distribution_layers", "distribution_parts", "plate_frames"]
 
@@ -41,6 +41,11 @@ class Site:
     def base_distribution(self) -> Any:
         """The distribution inside ``to_event``, ``expand`` and ``mask``."""
         return distribution_layers(self.distribution)[-1]
+
+    @property
+    def support(self) -> Any:
+        """The support; raises `ModelError` if it is unknown."""
+        return support_of(self.name, self.distribution)
 
     @property
     def value(self) -> Tensor:

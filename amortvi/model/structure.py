@@ -144,7 +144,7 @@ def _run(program: Program, example: Batch, observations: int) -> tuple[list[Site
             for site in reader:
                 if site.is_latent:
                     # First, because validation would find a draw outside the support of another component.
-                    common_support(site.name, site.distribution.support)
+                    common_support(site.name, site.support)
                 elif site.is_data and site.is_validated:
                     check_support(site)
             for site in reader:
@@ -240,7 +240,7 @@ def _check_bijection(name: str, support: Constraint) -> None:
 
 def _latent_site(site: Site, plate: str) -> LatentSite:
     layout = site.layout(plate)
-    support = fixed_support(site.name, site.distribution.support, layout)
+    support = fixed_support(site.name, site.support, layout)
     _check_bijection(site.name, support)
     return LatentSite(site.name, layout, site.distribution.event_shape, support)
 

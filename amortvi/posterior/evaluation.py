@@ -17,15 +17,17 @@ from amortvi.posterior.importance_sampling import WeightedDraws
 from amortvi.posterior.log_weights import closed_form_kl
 from amortvi.posterior.non_finite import (
     IMPLAUSIBLE,
+    check_finite_results,
     check_rows,
     draws_not_finite,
     implausible_rows,
     not_finite,
+    undefined,
     warn_of,
 )
 from amortvi.posterior.posterior import Posterior
 
-__all__ = ["evaluate", "predict", "sample_prior"]
+__all__ = ["evaluate", "predict", "replicate", "sample_prior"]
 
 _IMPLAUSIBLE, _LATENTS = "/implausible", "/latents"
 
@@ -35,10 +37,9 @@ def evaluate(posterior: Posterior, particles: int) -> pd.DataFrame:
     theta = posterior.network.sample_globals(particles)
     bounds = posterior.importance_sample(particles, lambda weighted: _bounds(posterior.model, weighted), theta=theta)
     flagged = bounds.pop(_IMPLAUSIBLE)
-    for name in ("kl", "elbo", "iwae"):
-        # The model may give every draw zero probability.
-        value = bounds[name] if name == "kl" else bounds[name].masked_fill(bounds[name] == -torch.inf, 0.0)
-        check_rows(not_finite(value), f"the {name} of the posterior", posterior.index)
+    # The model may give every draw zero probability.
+    for name, check in (("kl", not_finite), ("elbo", undefined), ("iwae", undefined)):
+        check_rows(check(bounds[name]), f"the {name} of the posterior", posterior.index)
     warn_of(IMPLAUSIBLE, flagged, posterior.index, stacklevel=3)
     return pd.DataFrame({name: value.numpy() for name, value in bounds.items()}, index=posterior.index)
 
@@ -48,11 +49,14 @@ def _bounds(model: Model, weighted: WeightedDraws) -> dict[str, Tensor]:
     # The closer the posterior is to the exact one, the less log weights vary between draws, unlike log-likelihoods. Their mean
     # is therefore a better estimate of the ELBO than one with the exact KL, which only splits the ELBO into its parts.
     elbo, exact_kl = log_weight.mean(0), closed_form_kl(model, weighted.posterior)
+    elbo_se = torch.full_like(elbo, math.nan)
+    if particles > 1:
+        elbo_se = log_weight.std(0).masked_fill(elbo == -torch.inf, torch.inf) / math.sqrt(particles)
     kl = weighted.log_ratio.mean(0) if exact_kl is None else exact_kl.cpu().double()
     return {
         _IMPLAUSIBLE: implausible_rows(weighted.posterior, weighted.batch.device),
         "elbo": elbo,
-        "elbo_se": log_weight.std(0) / math.sqrt(particles) if particles > 1 else torch.full_like(elbo, math.nan),
+        "elbo_se": elbo_se,
         "reconstruction": elbo + kl,
         "kl": kl,
         "iwae": torch.logsumexp(log_weight, dim=0) - math.log(particles),
@@ -61,6 +65,13 @@ def _bounds(model: Model, weighted: WeightedDraws) -> dict[str, Tensor]:
 
 def predict(posterior: Posterior, draws: int) -> dict[str, Tensor]:
     """Draw new data for each observation from the posterior predictive distribution; see `amortvi.AmortizedVI.predict`."""
+    found = replicate(posterior, draws)
+    check_finite_results(found, "the draws", posterior.index, observation_dim=1)
+    return found
+
+
+def replicate(posterior: Posterior, draws: int) -> dict[str, Tensor]:
+    """Do the same as `predict`, but return the values that the model draws even if they are not finite."""
     model = posterior.model
     model.structure.check_predicts()
     theta = posterior.network.sample_globals(draws)

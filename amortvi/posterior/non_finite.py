@@ -13,7 +13,7 @@ from torch.distributions import Distribution, Normal
 from torch.linalg import LinAlgError  # type: ignore[attr-defined]  # public, but torch does not list it
 
 from amortvi.errors import AmortviWarning, NonFiniteError
-from amortvi.families import Family, marginals
+from amortvi.families import Family, TransformedNoise, marginals, moments
 from amortvi.families.closed_forms import implausible
 from amortvi.families.gaussians.gaussian import LARGEST_LOG_SCALE
 from amortvi.posterior.moments import mean_and_std
@@ -29,6 +29,7 @@ __all__ = [
     "listed",
     "not_finite",
     "parameters_not_finite",
+    "undefined",
     "warn_of",
 ]
 
@@ -74,15 +75,26 @@ def not_finite(values: Tensor, observation_dim: int = 0) -> Tensor:
     return ~values.isfinite().movedim(observation_dim, 0).reshape(values.shape[observation_dim], -1).all(-1)
 
 
+def undefined(log_density: Tensor, observation_dim: int = 0) -> Tensor:
+    """Return which observations have a log density that is NaN or infinite, ``(N,)``; a density of zero is defined."""
+    return not_finite(log_density.masked_fill(log_density == -torch.inf, 0.0), observation_dim)
+
+
 def draws_not_finite(values: Mapping[str, Tensor]) -> Tensor:
     """Return which observations have a draw that is NaN or infinite, ``(1, N)``, from draws of each site, ``(K, N, *shape)``."""
     return torch.stack([not_finite(value, observation_dim=1) for value in values.values()]).any(0, keepdim=True)
 
 
 def parameters_not_finite(q: Distribution) -> Tensor | None:
-    """Return which posteriors have a normal marginal with NaN or infinite parameters, ``(B,)``; ``None`` for other marginals."""
+    """Return which posteriors have parameters that are NaN or infinite, ``(B,)``; ``None`` if the moments do not tell."""
     marginal = marginals(q)
-    return not_finite(marginal.mean) | not_finite(marginal.stddev) if isinstance(marginal, Normal) else None
+    if isinstance(marginal, Normal):
+        return not_finite(marginal.mean) | not_finite(marginal.stddev)
+    if not isinstance(q, TransformedNoise):
+        return None
+    known = moments(q)
+    # The variance of a mixture may be infinite, because the square of a finite number is.
+    return not_finite(q.loc) if known is None else not_finite(known[0]) | known[1].isnan().any(-1)
 
 
 def failing_rows(family: Family, context: Tensor) -> Tensor:
@@ -132,9 +144,9 @@ def check_rows(bad: Tensor, what: str, index: Any | None) -> None:
     """Raise `NonFiniteError` if ``what`` is not finite for an observation, ``(N,)``."""
     if bad.any():
         raise NonFiniteError(
-            f"NaN or infinity in {what} for {listed(bad, index)}: a number exceeds the range of floating-point numbers. Check "
-            f"these observations for extreme values, scale the data that the encoder sees, or leave the observations out with "
-            f"posterior.select."
+            f"NaN or infinity in {what} for {listed(bad, index)}: a number exceeds the range of floating-point numbers, or a "
+            f"parameter of the model is not finite. Check these observations for extreme values, scale the data that the encoder "
+            f"sees, or leave the observations out with posterior.select."
         )
 
 

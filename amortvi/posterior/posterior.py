@@ -15,7 +15,7 @@ from amortvi.errors import DataError, OptionError
 from amortvi.posterior.deterministic import deterministic_sites, discrete_probs
 from amortvi.posterior.importance_sampling import check_proposals, resample_chunk, warn_of_unreliable_draws
 from amortvi.posterior.moments import DRAWS
-from amortvi.posterior.non_finite import check_finite_results, check_rows, not_finite
+from amortvi.posterior.non_finite import check_finite_results, check_rows, undefined
 from amortvi.posterior.summaries import SummarizedPosterior
 
 __all__ = ["Posterior"]
@@ -220,6 +220,5 @@ class Posterior(SummarizedPosterior):
         )
         found = log_prob["log_prob"] - log_det.cpu()
         # Far from the posterior, the density may round to zero.
-        checked = found.masked_fill(found == -torch.inf, 0.0)
-        check_rows(not_finite(checked, len(sample_shape)), "the log density", self.index)
+        check_rows(undefined(found, len(sample_shape)), "the log density", self.index)
         return found

@@ -166,7 +166,7 @@ class SummarizedPosterior(ChunkedPosterior):
             warn_of(TAIL_DOMINATED, dominated, self.index, stacklevel=3)
         if of_draws is None:
             return found
-        return found | self._of_globals(of_draws) | self._of_deterministic(of_draws, observation_dim)
+        return found | self._of_globals(of_draws) | self._of_deterministic(what, of_draws, observation_dim)
 
     def _of_globals(self, of_draws: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
         """Return a quantity of each global latent, computed from draws, ``(K, *shape)``."""
@@ -175,8 +175,10 @@ class SummarizedPosterior(ChunkedPosterior):
             drawn = self.network.sample_globals(min(_GLOBAL_DRAWS, max(DRAWS, rows_at_once(size))))
         return {name: of_draws(value.cpu()) for name, value in drawn.items()}
 
-    def _of_deterministic(self, of_draws: Callable[[Tensor], Tensor], observation_dim: int = 0) -> dict[str, Tensor]:
-        """Return a quantity of each deterministic site, computed from draws, ``(K, B, *shape)``."""
+    def _of_deterministic(
+        self, what: str, of_draws: Callable[[Tensor], Tensor], observation_dim: int = 0
+    ) -> dict[str, Tensor]:
+        """Return a quantity of each deterministic site, computed from draws, ``(K, B, *shape)``, checked."""
         if not self.deterministic:
             return {}
 
@@ -190,7 +192,9 @@ class SummarizedPosterior(ChunkedPosterior):
 
         with random_state(_ESTIMATES, self.device):
             theta = self.network.sample_globals(DRAWS)
-            return self.map_chunks(compute, draws=DRAWS, observation_dim=observation_dim, probe=draw)
+            found = self.map_chunks(compute, draws=DRAWS, observation_dim=observation_dim, probe=draw)
+        check_finite_results(found, f"the {what}", self.index, observation_dim)
+        return found
 
     @property
     def covariance(self) -> Tensor:
@@ -258,7 +262,7 @@ class SummarizedPosterior(ChunkedPosterior):
         table = self._summary("summary", lambda q: {"summary": site_summary(self.latents, q, levels)}, moments=True)[
             "summary"
         ]
-        computed = self._of_deterministic(lambda draws: _summary_of_draws(draws, levels))
+        computed = self._of_deterministic("summary", lambda draws: _summary_of_draws(draws, levels))
         labels = [
             *self.labels,
             *(label for name in computed for label in element_labels(name, self.deterministic[name])),
@@ -282,8 +286,9 @@ class SummarizedPosterior(ChunkedPosterior):
 
 def _quantiles_of_draws(draws: Tensor, levels: Sequence[float]) -> Tensor:
     """Return quantiles of draws, ``(K, B, *shape)``, as ``(len(levels), B, *shape)``."""
-    # torch.quantile accepts at most 16 million elements.
-    return torch.from_numpy(np.quantile(draws.numpy(), levels, axis=0)).to(draws)
+    # torch.quantile accepts at most 16 million elements. What is not finite is reported by the caller.
+    with np.errstate(invalid="ignore"):
+        return torch.from_numpy(np.quantile(draws.numpy(), levels, axis=0)).to(draws)
 
 
 def _summary_of_draws(draws: Tensor, levels: Sequence[float]) -> Tensor:

@@ -47,6 +47,7 @@ class Loop:
         device: the device of the minibatches.
         history: the records of earlier fits, to which each epoch adds one.
         callbacks: what is called after steps and epochs, in this order; at the end, in reverse.
+        checkpointing: the last of the callbacks, if it restores the state of a fit at the start, before the others see it.
     """
 
     options: FitOptions
@@ -60,12 +61,14 @@ class Loop:
     device: torch.device
     history: list[EpochRecord]
     callbacks: Sequence[Callback]
+    checkpointing: Sequence[Callback] = ()
     epoch: int = 0
     step: int = 0
     status: Status | None = None
     _objective_changed: bool = False
     _unlocked: float = 1.0
     _boundary: dict[str, Any] = field(default_factory=dict)
+    _callback_states: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
 
     @property
     def modules(self) -> TrainedModules:
@@ -109,9 +112,7 @@ class Loop:
             try:
                 with contextlib.ExitStack() as ends:
                     try:
-                        for callback in self.callbacks:
-                            callback.on_fit_start(self)
-                            ends.callback(callback.on_fit_end, self)
+                        self._start(ends)
                         self._epochs()
                     except KeyboardInterrupt:
                         self.status = "interrupted"  # Ctrl-C is how a user ends a fit early, so it is not an error.
@@ -119,6 +120,19 @@ class Loop:
                 self.modules.network.family.settle()
         assert self.status is not None
         return self.status
+
+    def _start(self, ends: contextlib.ExitStack) -> None:
+        for callback in self.checkpointing:
+            callback.on_fit_start(self)
+        for callback in self.callbacks:
+            if callback not in self.checkpointing:
+                callback.on_fit_start(self)
+            ends.callback(callback.on_fit_end, self)
+            # Callbacks may be added or left out when a fit is resumed, such as the progress bar.
+            saved = next((each for each in self._callback_states if each[0] == type(callback).__name__), None)
+            if saved is not None:
+                self._callback_states.remove(saved)
+                callback.load_state_dict(saved[1])
 
     def _epochs(self) -> None:
         begun = self.epoch
@@ -137,6 +151,7 @@ class Loop:
         """Return the state at the end of the last epoch, without that of model, network, optimizer and history."""
         return {
             "first": self.first,
+            "status": self.status,
             "unlocked": self._unlocked,
             "timetable": self.timetable.state_dict(),
             "schedule": None if self.schedule is None else self.schedule.state_dict(),
@@ -150,13 +165,9 @@ class Loop:
         self.timetable.load_state_dict(state["timetable"])
         if self.schedule is not None:
             self.schedule.load_state_dict(state["schedule"])
-        left = list(state["callbacks"])
-        for callback in self.callbacks:
-            # Callbacks may be added or left out when a fit is resumed, such as the progress bar.
-            saved = next((each for each in left if each[0] == type(callback).__name__), None)
-            if saved is not None:
-                left.remove(saved)
-                callback.load_state_dict(saved[1])
+        self._callback_states = list(state["callbacks"])
+        # What a callback has stopped can be continued; early stopping has ended a fit, whose last checkpoint may be missing.
+        self.status = None if state["status"] == "stopped" else state["status"]
         self.fit_steps.load_state_dict(state["steps"])
         self.train.restore_random_state(state["data"])
         # As the last step of that epoch has left it, so that the next one does not change it unless it would have anyway.
@@ -197,13 +208,14 @@ class Loop:
         try:
             yield before
         except (Exception, KeyboardInterrupt, SystemExit) as error:
-            keeps = not isinstance(error, Exception) and self._is_finite()
+            keeps = not isinstance(error, Exception) and all(bool(each.isfinite().all()) for each in self.tensors)
             partial = self._snapshots() if keeps else []
             _restore(before)
             if isinstance(error, NonFiniteError):
                 # The running averages may contain the gradients that caused the divergence.
                 self.optimizer.state.clear()
             elif not isinstance(error, Exception):
+                self.status = None  # also a request to stop after the epoch
                 for callback in self.callbacks:
                     callback.on_interrupt(self)
                 _restore(partial)
@@ -257,9 +269,6 @@ class Loop:
         if self.schedule is None:
             for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
                 group["lr"] = rate * self.timetable.rate(time)
-
-    def _is_finite(self) -> bool:
-        return all(bool(torch.isfinite(tensor).all()) for tensor in self.tensors)
 
     def _shuffler(self) -> torch.Generator:
         seed = derived_seed(self.options.seed, Stream.SHUFFLE, self.epoch)

@@ -92,9 +92,9 @@ class Trainer:
         """
         early_stopping = [] if options.patience is None else [EarlyStopping(options.patience)]
         bar = [ProgressBar()] if options.progress else []
-        callbacks = [*options.callbacks, *early_stopping, *checkpointing, *bar]
+        callbacks = [*options.callbacks, *early_stopping, *bar, *checkpointing]
         epochs = len(self.records)
-        loop = self._loop(options, train, validation, device, callbacks)
+        loop = self._loop(options, train, validation, device, callbacks, checkpointing)
         try:
             status = loop.run()
         except BaseException:  # whatever ended the fit; it is raised again
@@ -124,7 +124,8 @@ class Trainer:
         train: Observations,
         validation: Observations | None,
         device: torch.device,
-        callbacks: list[Callback],
+        callbacks: Sequence[Callback],
+        checkpointing: Sequence[Callback],
     ) -> Loop:
         modules = TrainedModules(self.model, self.network, freeze_model=self.freeze_model)
         modules.check_separate(train, device)
@@ -156,6 +157,7 @@ class Trainer:
             device=device,
             history=self.records,
             callbacks=callbacks,
+            checkpointing=checkpointing,
         )
 
     def _observations(self, train: Observations) -> int | None:

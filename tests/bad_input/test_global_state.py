@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from amortvi.errors import NonFiniteError
+from amortvi.errors import TrainingDiverged
 from tests.bad_input.helpers import FEATURES, Rows, TurnsBad, data, estimator, fit, nothing_changes, refused
 
 
@@ -17,7 +17,7 @@ def test_validation_of_pyro(validation: bool) -> None:
             vi = fit(estimator(), data(), validation_data=data())
             vi.evaluate(data(), particles=2, seed=0)
             vi.to_arviz(data(), 2, seed=0)
-        with refused(NonFiniteError, "epoch 1, step 1"):
+        with refused(TrainingDiverged, "epoch 1, step 1"):
             fit(estimator(TurnsBad(0)), data())
 
 

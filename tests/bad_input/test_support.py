@@ -9,7 +9,7 @@ import torch
 from pyro import distributions as dist
 from torch import Tensor
 
-from amortvi.errors import DataError, NonFiniteError
+from amortvi.errors import DataError, TrainingDiverged
 from tests.bad_input.helpers import FEATURES, decoded, estimator, fit, prior, refused
 
 
@@ -52,5 +52,5 @@ def test_a_support_that_depends_on_latents_is_not_checked() -> None:
     x = torch.zeros(300, FEATURES)
     fit(estimator(model), x)
     x[250] = 57.5  # possible for some latents, so the data are not wrong, but the loss is infinite
-    with refused(NonFiniteError, "observed site 'x' is not finite for 1 of"):
+    with refused(TrainingDiverged, "observed site 'x' is not finite for 1 of"):
         fit(estimator(model), x, epochs=3)

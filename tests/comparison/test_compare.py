@@ -57,6 +57,7 @@ def table_by_hand(fits: FamilyFits, x: Tensor, particles: int, seed: int) -> pd.
             "unreliable": unreliable[family],
             "parameters": sum(parameter.numel() for parameter in fits[family].guide.parameters()),
             "epochs": np.mean([len(fit.vi.history) for fit in fits.of(family)]),
+            "status": next(iter({fit.vi.status for fit in fits.of(family)})),
             "converged": all(fit.vi.status == "converged" for fit in fits.of(family)),
             "seconds": np.mean([fit.seconds for fit in fits.of(family)]),
             "seeds": len(tables),
@@ -208,7 +209,7 @@ def test_families_without_parameters_for_each_observation_can_be_compared_but_no
     fits = fit_families(model, avi.encoders.MLP(3, [8]), [NetworkFamily, "full"], x, freeze_model=True, **SHORT)
     table = compare(fits, x, particles=5)
     assert set(table.index) == {"NetworkFamily", "full"}
-    assert np.isfinite(table.drop(columns=["verdict", "score", "seed_sd"])).all(axis=None)
+    assert np.isfinite(table.drop(columns=["verdict", "score", "status", "seed_sd"])).all(axis=None)
     with pytest.raises(FamilyError, match="NetworkFamily"):
         compare(fits, x, particles=5, gaps=True)
 

@@ -235,6 +235,18 @@ def test_bad_arguments_are_detected_before_the_first_fit(
         fit_families(**arguments)
 
 
+def test_lazy_encoders_can_be_copied() -> None:
+    encoder = nn.Sequential(nn.LazyLinear(4), nn.LazyBatchNorm1d(), nn.Tanh())
+    fits = fit_families(make_model(), encoder, ["diagonal", "full"], X, seeds=[0, 1], **UNCHANGED)
+    one, two, other = (
+        fits.of(family)[seed].vi.encoder[0].weight for family, seed in (("full", 0), ("diagonal", 0), ("full", 1))
+    )
+    assert torch.equal(one, two)
+    assert not torch.equal(one, other)
+    assert encoder[0].has_uninitialized_params()
+    assert encoder[1].has_uninitialized_params()
+
+
 def test_labels_of_classes_and_objects() -> None:
     choices = ["full", avi.families.FullCovariance, avi.families.LowRank(rank=1)]
     fits = fit_families(make_model(), make_encoder(), choices, X, **UNCHANGED)

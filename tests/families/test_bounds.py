@@ -7,7 +7,7 @@ from torch import Tensor
 from amortvi import families
 from amortvi.families import Gaussian, GaussianFamily, kl_to_standard_normal
 from amortvi.families.closed_forms import implausible
-from amortvi.families.gaussians.gaussian import bounded_log_scale
+from amortvi.families.gaussians.gaussian import bounded_log_scale, standardized
 
 DTYPES = [torch.float32, torch.float64]
 CHOICES = {"diagonal": "diagonal", "full": "full", "low_rank": families.LowRank(2)}
@@ -46,6 +46,22 @@ def test_log_scales_level_off_smoothly(dtype: torch.dtype) -> None:
     (slope,) = torch.autograd.grad(bounded_log_scale(near).sum(), near)
     torch.testing.assert_close(slope, torch.ones(4, dtype=dtype), rtol=0, atol=2e-4)
     assert bounded_log_scale(torch.tensor(torch.nan)).isnan()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_distances_are_bounded(dtype: torch.dtype) -> None:
+    """Those that matter and their gradients are unchanged; the square of any other is representable."""
+    torch.manual_seed(0)
+    residual = torch.cat([100 * torch.randn(1000), torch.tensor([1e-30, -1e14, 0.0])]).to(dtype).requires_grad_()
+    log_scale = torch.linspace(-2, 2, len(residual), dtype=dtype)
+    found, expected = standardized(residual, log_scale), residual * (-log_scale).exp()
+    assert torch.equal(found, expected)
+    slopes = [torch.autograd.grad(value.square().sum(), residual)[0] for value in (found, expected)]
+    assert torch.equal(*slopes)
+    far = torch.tensor([-torch.inf, -1e38, 1e30, torch.nan], dtype=dtype)
+    bounded = standardized(far, torch.full((4,), -21.0, dtype=dtype))
+    torch.testing.assert_close(bounded[:3], torch.tensor([-1e15, -1e15, 1e15], dtype=dtype))
+    assert bounded[3].isnan()
 
 
 @pytest.mark.parametrize("name", CHOICES)

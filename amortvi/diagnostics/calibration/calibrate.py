@@ -83,7 +83,7 @@ def calibrate(
             estimator; or the result of ``simulator`` has the wrong form.
         DataError: ``posterior`` returns the posterior of other observations.
         ModelError: data cannot be simulated from the model; see `simulate_observations`.
-        NonFiniteError: a draw is not finite, or a log density is NaN.
+        NonFiniteError: a draw is not finite, a log density is NaN, or the draws do not vary.
         MissingDependencyError: ``classifier=True``, but scikit-learn is not installed.
 
     Example:
@@ -102,6 +102,7 @@ def calibrate(
         simulated = simulate_observations(vi, simulations, x, simulator=simulator)
         comparison = TruthComparison(_posterior(vi, posterior, simulated.observations), simulated)
         found = comparison.posterior.importance_sample(draws, comparison.reduce, keep_draws=True)
+    comparison.check_spread()
     values = {name: value.numpy() for name, value in found.items()}
     ranks = dict(zip(comparison.names, np.ascontiguousarray(values["ranks"].T), strict=True))
     tests = [

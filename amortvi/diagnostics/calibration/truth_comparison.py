@@ -49,6 +49,17 @@ class TruthComparison:
         """The second moment of the whitened draws, over all simulations, ``(D, D)``."""
         return (self._second_moment / len(self.truth)).numpy()
 
+    def check_spread(self) -> None:
+        """Raise `NonFiniteError` if all draws equal the mean of their posterior, because its scale is lost in rounding."""
+        moments = self._second_moment.diagonal().tolist()
+        constant = [label for label, moment in zip(self.posterior.latents.labels, moments, strict=True) if moment == 0]
+        if constant:
+            raise NonFiniteError(
+                f"the draws of {', '.join(constant)} do not vary on data simulated from the prior: their standard deviations are "
+                f"lost in rounding, so the truth is infinitely many of them away. Train the encoder again with a smaller lr, or "
+                f"refine the posteriors (posterior=vi.refine)."
+            )
+
     @property
     def squared_correlation(self) -> Array:
         """The mean squared correlations of the posteriors, ``(D, D)``."""

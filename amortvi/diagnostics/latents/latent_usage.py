@@ -33,8 +33,11 @@ from amortvi.errors import DataError
 from amortvi.inference import AmortizedVI
 from amortvi.posterior import Posterior
 from amortvi.posterior.log_weights import closed_form_kl
+from amortvi.posterior.non_finite import check_rows, not_finite
 
 __all__ = ["LatentUsage", "latent_usage"]
+
+_KL = "the KL from the posterior to the prior"
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,6 +144,7 @@ def latent_usage(
         NotFittedError: no data have been seen.
         DataError: the observations cannot be used, or there is only one.
         OptionError: ``draws`` or ``points`` is out of range.
+        NonFiniteError: a KL is NaN or infinite.
 
     References:
         Burda, Grosse and Salakhutdinov, 2016, "Importance weighted autoencoders" (active units); Hoffman and Johnson, 2016,
@@ -187,11 +191,13 @@ def _mean_kl(posterior: Posterior, draws: int) -> tuple[float, float]:
 
     known = posterior.map_chunks(exact)
     if known:
+        check_rows(not_finite(known["kl"]), _KL, posterior.index)
         return float(known["kl"].double().mean()), 0.0
     estimate = posterior.importance_sample(
         draws, lambda weighted: {"mean": weighted.log_ratio.mean(0), "variance": weighted.log_ratio.var(0)}
     )
     mean, variance = estimate["mean"], estimate["variance"]
+    check_rows(not_finite(mean), _KL, posterior.index)
     return float(mean.mean()), math.sqrt(float(variance.mean()) / (draws * len(mean)))
 
 

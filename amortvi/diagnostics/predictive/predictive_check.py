@@ -36,7 +36,7 @@ from amortvi.diagnostics.predictive.statistics import Statistics, choose
 from amortvi.errors import OptionError
 from amortvi.inference import AmortizedVI
 from amortvi.posterior import Posterior
-from amortvi.posterior.evaluation import predict
+from amortvi.posterior.evaluation import replicate
 
 __all__ = ["Latents", "PredictiveCheck", "predictive_check"]
 
@@ -164,7 +164,7 @@ def predictive_check(
 def _replicate(posterior: Posterior, draws: int, latents: Latents) -> dict[str, Tensor]:
     """Draw data sets from the model: for each site ``(draws, N, *nested, *event)``."""
     if latents == "posterior":
-        return predict(posterior, draws)
+        return replicate(posterior, draws)
     model, theta = posterior.model, posterior.network.sample_globals(draws)
     return posterior.map_chunks(
         lambda chunk, _: model.simulate(chunk.batch, None, chunk.draws, theta=theta, draws_at_once=chunk.draws_at_once),

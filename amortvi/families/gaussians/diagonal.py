@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from amortvi.families.gaussians.gaussian import GaussianFamily, ScaleOperator
+from amortvi.families.gaussians.gaussian import GaussianFamily, ScaleOperator, standardized
 
 __all__ = ["Diagonal", "DiagonalScale"]
 
@@ -20,7 +20,7 @@ class DiagonalScale(ScaleOperator):
         return self.log_scale.exp() * noise
 
     def solve(self, residual: Tensor) -> Tensor:
-        return residual * (-self.log_scale).exp()
+        return standardized(residual, self.log_scale)
 
     def log_abs_det(self) -> Tensor:
         return self.log_scale.sum(-1)

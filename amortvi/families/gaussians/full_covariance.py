@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from amortvi.families.gaussians.folded import FoldedTriangle, folded_order
-from amortvi.families.gaussians.gaussian import GaussianFamily, ScaleOperator, from_columns, to_columns
+from amortvi.families.gaussians.gaussian import GaussianFamily, ScaleOperator, from_columns, standardized, to_columns
 
 __all__ = ["FullCovariance", "TriangularScale"]
 
@@ -33,10 +33,10 @@ class TriangularScale(ScaleOperator):
         return self.log_scale.exp() * (noise + correlated)
 
     def solve(self, residual: Tensor) -> Tensor:
-        standardized = residual * (-self.log_scale).exp()
-        columns = to_columns(standardized, self.log_scale.dim() - 1)
+        distance = standardized(residual, self.log_scale)
+        columns = to_columns(distance, self.log_scale.dim() - 1)
         solved = torch.linalg.solve_triangular(self.lower.dense(), columns, upper=False, unitriangular=True)
-        return from_columns(solved, like=standardized)
+        return from_columns(solved, like=distance)
 
     def log_abs_det(self) -> Tensor:
         return self.log_scale.sum(-1)

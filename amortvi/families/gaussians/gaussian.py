@@ -12,8 +12,9 @@ For the last draw of the distribution, :math:`A^{-1}(z - \mu)` is the noise of t
 A head is linear, and far from the training data its output can be any number. Log scales are therefore mapped to the interval
 from -21 to 16: `bounded_log_scale` is the identity from -20 to 15, where every plausible standard deviation lies (2e-9 to
 3e6), and levels off smoothly outside it. Off-diagonal parameters, which are in units of the scales, are clamped to one million.
-Scales, variances and densities then neither overflow nor underflow in single precision. ``families.closed_forms.implausible``
-tells which posteriors are affected, or have locations so large that the scales are lost in rounding.
+Scales and variances then neither overflow nor underflow in single precision. Distances from the location are clamped to 1e15
+scales, whose square is representable. ``families.closed_forms.implausible`` tells which posteriors have such parameters, or
+locations so large that the scales are lost in rounding.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from amortvi.families.closed_forms import StandardNormal, implausible, marginals
 from amortvi.families.draws import Draws, TransformedNoise
 
 __all__ = [
+    "LARGEST_DISTANCE",
     "LARGEST_LOG_SCALE",
     "LARGEST_OFF_DIAGONAL",
     "SCALE_RATE",
@@ -43,6 +45,7 @@ __all__ = [
     "ScaleOperator",
     "bounded_log_scale",
     "from_columns",
+    "standardized",
     "to_columns",
 ]
 
@@ -54,6 +57,8 @@ SMALLEST_LOG_SCALE, LARGEST_LOG_SCALE = -20.0, 15.0
 """The interval in which `bounded_log_scale` is the identity."""
 LARGEST_OFF_DIAGONAL = 1e6
 """The largest absolute value of an off-diagonal parameter."""
+LARGEST_DISTANCE = 1e15
+"""The largest distance of a value from the location, in units of the scale."""
 
 
 def bounded_log_scale(log_scale: Tensor) -> Tensor:
@@ -65,6 +70,16 @@ def bounded_log_scale(log_scale: Tensor) -> Tensor:
     """
     inside = F.hardtanh(log_scale, SMALLEST_LOG_SCALE, LARGEST_LOG_SCALE)
     return inside + torch.tanh(log_scale - inside)
+
+
+def standardized(residual: Tensor, log_scale: Tensor) -> Tensor:
+    """Return ``residual / exp(log_scale)``, ``(*S, *B, D)``, at most 1e15 in absolute value.
+
+    Example:
+        >>> standardized(torch.tensor([0.5, -1e30]), torch.tensor([0.0, -20.0]))
+        tensor([ 5.0000e-01, -1.0000e+15])
+    """
+    return F.hardtanh(residual * (-log_scale).exp(), -LARGEST_DISTANCE, LARGEST_DISTANCE)
 
 
 def to_columns(vectors: Tensor, batch_dim: int) -> Tensor:

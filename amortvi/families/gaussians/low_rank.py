@@ -27,7 +27,7 @@ from torch import Tensor
 
 from amortvi._util.checks import optional, positive_int
 from amortvi.errors import FamilyError
-from amortvi.families.gaussians.gaussian import GaussianFamily, ScaleOperator, from_columns, to_columns
+from amortvi.families.gaussians.gaussian import GaussianFamily, ScaleOperator, from_columns, standardized, to_columns
 
 __all__ = ["LowRank", "LowRankScale"]
 
@@ -61,11 +61,11 @@ class LowRankScale(ScaleOperator):
 
     def solve(self, residual: Tensor) -> Tensor:
         # Woodbury: (I + V V')^-1 = I - V (I + V' V)^-1 V'.
-        standardized = residual * (-self.log_scale).exp()
-        columns = to_columns(standardized, self.log_scale.dim() - 1)
+        distance = standardized(residual, self.log_scale)
+        columns = to_columns(distance, self.log_scale.dim() - 1)
         cholesky = self._cholesky()
         correction = self.factor @ torch.cholesky_solve(self.factor.mT @ columns, cholesky)
-        return standardized - from_columns(correction, like=standardized)
+        return distance - from_columns(correction, like=distance)
 
     def log_abs_det(self) -> Tensor:
         cholesky = self._cholesky()

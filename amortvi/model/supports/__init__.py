@@ -11,6 +11,7 @@ from amortvi.model.supports.constraints import (
     same_bounds,
     tensor_bounds,
 )
+from amortvi.model.supports.transformed import support_of
 
 __all__ = [
     "bijection",
@@ -21,5 +22,6 @@ __all__ = [
     "has_tensor_bounds",
     "inner_support",
     "same_bounds",
+    "support_of",
     "tensor_bounds",
 ]

@@ -173,7 +173,9 @@ def _comparison(table: pd.DataFrame) -> Section:
     seeds = int(table["seeds"].max())
     if seeds > 1:
         paragraphs.append(f"The comparison averages over {seeds} seeds; the other sections are about the first.")
-    others = table["verdict"].drop(table.index[table["verdict"] == "best"])
+    # A verdict ends with ", but cut short" if a fit was interrupted.
+    verdicts = table["verdict"].str.partition(",")[0]
+    others = verdicts.drop(verdicts.index[verdicts == "best"])
     ties = [str(name) for name in others.index[others == "within noise of the best"]]
     if ties:
         paragraphs.append(f"Within noise of the best (two standard errors): {', '.join(ties)}.")

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Self, TypeAlias
@@ -149,7 +149,7 @@ class GlobalPosterior(nn.Module):
     def sample(self, draws: int) -> dict[str, Tensor]:
         """Return draws of the global latents at once, without gradients, ``(draws, *shape)`` each."""
         # The plate is to the left of those of all sites.
-        with torch.no_grad(), private_pyro_scope(), pyro.plate("_draws", draws, dim=self._plate_dim):
+        with torch.no_grad(), _unchecked(), pyro.plate("_draws", draws, dim=self._plate_dim):
             drawn = self.guide()
         return {name: drawn[name].reshape(draws, *shape) for name, shape in self.shapes.items()}
 
@@ -158,7 +158,7 @@ class GlobalPosterior(nn.Module):
 
         They are estimated from draws, always with the same noise, if the guide does not know them.
         """
-        with torch.no_grad(), private_pyro_scope(), contextlib.suppress(NotImplementedError):
+        with torch.no_grad(), _unchecked(), contextlib.suppress(NotImplementedError):
             known = self.guide.median()
             return {name: known[name].detach() for name in self.shapes}
         with random_state(0, self._device):
@@ -174,6 +174,13 @@ class GlobalPosterior(nn.Module):
         # Copying a guide removes the links between its parts, such as those of an AutoGuideList; this restores them.
         self.guide.__setstate__({})
         return copied
+
+
+@contextlib.contextmanager
+def _unchecked() -> Iterator[None]:
+    """Hide Pyro statements, and let parameters that are not finite give values that are not, for the caller to report."""
+    with private_pyro_scope(), pyro.validation_enabled(False):
+        yield
 
 
 class _GlobalSites:

@@ -82,7 +82,7 @@ class Callback:
     """
 
     def on_fit_start(self, fit: RunningFit) -> None:
-        """Called once, before the first epoch."""
+        """Called once, before the first epoch; a fit that is resumed has its history by then."""
 
     def on_step_end(self, fit: RunningFit) -> None:
         """Called after each step."""
