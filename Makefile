@@ -21,7 +21,7 @@ export MPLBACKEND := Agg
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-pyro lint bench docs lock clean
+.PHONY: help setup demo test test-slow test-pyro lint bench docs audit lock clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -68,6 +68,10 @@ bench: setup $(BENCH_READY) ## the benchmarks; ARGS="step_small --repetitions 5"
 docs: setup ## the documentation, in docs/_build/html
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going --nitpicky --quiet -b html docs docs/_build/html
 	@echo "docs/_build/html/index.html"
+
+audit: setup ## known vulnerabilities in the tested versions of the dependencies
+	@$(BIN)/python -m pip install -qq pip-audit
+	$(BIN)/python -m pip_audit --strict --no-deps --disable-pip --progress-spinner off $(patsubst %,-r %,$(wildcard requirements/*.txt))
 
 # Installed without constraints into a fresh environment, then written down. ARGS holds a package back.
 lock: ## the newest versions allowed, for this Python version, into requirements/
