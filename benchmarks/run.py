@@ -21,6 +21,7 @@ QUESTIONS = (
     "chain",
     "particles",
     "fit_overhead",
+    "checkpoints",
     "import_time",
     "time_to_result",
     "refinement",

@@ -42,8 +42,8 @@ class _ModuleState:
         # A module keeps parameters, buffers, submodules and hooks in dictionaries.
         containers = [value for value in self._attributes.values() if isinstance(value, dict | list | set)]
         self._contents = [(container, container.copy()) for container in containers]
-        tensors = [*module._parameters.values(), *module._buffers.values()]
-        self._tensors = [_TensorState(each) for each in tensors if each is not None]
+        tensors = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+        self._tensors = [_TensorState(each) for each in tensors]
 
     def restore(self) -> None:
         self._module.__class__ = self._kind

@@ -57,6 +57,10 @@ class Observations(ABC):
     def shuffled(self, batch_size: int | None, generator: torch.Generator) -> Iterator[Minibatch]:
         """Iterate once over the observations, in random order."""
 
+    def positions(self, rows: Tensor) -> Tensor:
+        """Return the positions of observations in the user's data, of which these may be a part."""
+        return rows
+
     def split(self, fraction: float, seed: int | None) -> tuple[Observations, Observations]:
         """Return two random parts; the second has about a ``fraction`` of the observations.
 
@@ -109,17 +113,21 @@ class TensorObservations(Observations):
 
     in_memory = True
 
-    def __init__(self, batch: Batch, name: str, index: Any | None = None) -> None:
+    def __init__(self, batch: Batch, name: str, index: Any | None = None, positions: Tensor | None = None) -> None:
         check_lengths(batch, name)
         for label, value in batch.named(name):
             check_finite(label, value)
         self.batch = batch
         self.name = name
         self.index = index
+        self._positions = positions
 
     @property
     def size(self) -> int:
         return self.batch.size
+
+    def positions(self, rows: Tensor) -> Tensor:
+        return rows if self._positions is None else self._positions[rows.cpu()]
 
     def steps(self, batch_size: int | None) -> int:
         return math.ceil(self.size / (batch_size or DEFAULT_BATCH_SIZE))
@@ -144,9 +152,8 @@ class TensorObservations(Observations):
             order = torch.randperm(self.size, device=self.batch.device)
         # Both parts keep the order of the data.
         held_out, kept = order[:count].sort().values, order[count:].sort().values
-        return TensorObservations(self.batch.take(kept), self.name), TensorObservations(
-            self.batch.take(held_out), "validation_data"
-        )
+        train = TensorObservations(self.batch.take(kept), self.name, positions=kept.cpu())
+        return train, TensorObservations(self.batch.take(held_out), "validation_data", positions=held_out.cpu())
 
     def resident(self, device: torch.device) -> Observations:
         if device.type != "cuda":
@@ -158,7 +165,7 @@ class TensorObservations(Observations):
 
     def on(self, device: torch.device) -> TensorObservations:
         """Return the observations on ``device``."""
-        return TensorObservations(self.batch.to(device), self.name, self.index)
+        return TensorObservations(self.batch.to(device), self.name, self.index, self._positions)
 
     def as_batch(self) -> Batch:
         return self.batch

@@ -41,6 +41,10 @@ class EstimatorState:
     _objective: str = "none"
     _is_busy = False
 
+    def __getstate__(self) -> dict[str, Any]:
+        # A callback may copy an estimator that is being fitted; nothing fits the copy.
+        return {**vars(self), "_is_busy": False}
+
     @property
     def generative(self) -> Model:
         return self._model

@@ -18,9 +18,9 @@ from amortvi._util.signals import HeldSignals
 from amortvi.data import Observations
 from amortvi.errors import AmortviWarning, CheckpointError, OptionError
 from amortvi.io.files import write_tree
-from amortvi.io.saved_run import RunState, SavedRun, load_file
+from amortvi.io.saved_run import NewerFormatError, RunState, SavedRun, load_file
 from amortvi.io.trees import encode
-from amortvi.training import Callback, FitOptions, RunningFit
+from amortvi.training import FitOptions, ResumingCallback, RunningFit
 
 __all__ = ["Checkpoints", "load_run"]
 
@@ -58,7 +58,7 @@ def load_run(path: str | Path) -> SavedRun:
     return newest
 
 
-class Checkpoints(Callback):
+class Checkpoints(ResumingCallback):
     """The checkpoints of one fit: a context in which no other process can use their folder, and a callback.
 
     Args:
@@ -74,7 +74,7 @@ class Checkpoints(Callback):
         self._lock = FileLock(self._folder / ".lock", timeout=0)
         self._signals = HeldSignals()
         self._saved: SavedRun | None = None
-        self._best_epoch, self._best_bound = 0, -float("inf")
+        self._best_epoch, self._best_bound = -1, -math.inf
         self._epoch, self._time, self._cost = 0, time.monotonic(), 0.0
 
     def __enter__(self) -> Self:
@@ -146,12 +146,17 @@ class Checkpoints(Callback):
         self._saved.restore(run)
         return True
 
-    def on_fit_start(self, fit: RunningFit) -> None:
+    def resume(self, fit: RunningFit) -> None:
         if self._saved is not None:
             self._saved.restore(self._run)
             fit.load_state_dict(self._saved.tree["fit"]["state"])
-            self._epoch = self._saved.records[-1].epoch
-            self._saved = None  # its tensors are no longer needed
+        self._epoch = fit.epoch - 1
+
+    def on_fit_start(self, fit: RunningFit) -> None:
+        if self._saved is None:
+            # A fit that is interrupted in its first epoch begins again from the same parameters.
+            self._write(fit, self._epoch)
+        self._saved = None  # its tensors are no longer needed
         self._time = time.monotonic()
 
     def on_step_end(self, fit: RunningFit) -> None:
@@ -176,8 +181,9 @@ class Checkpoints(Callback):
             self._write_last(fit)
 
     def _write_last(self, fit: RunningFit) -> None:
-        if fit.history and fit.history[-1].epoch != self._epoch:
-            self._write(fit, fit.history[-1].epoch)
+        epoch = fit.history[-1].epoch if fit.history else 0
+        if epoch != self._epoch:
+            self._write(fit, epoch)
 
     def finish(self) -> None:
         """Write the fit, if it is finished, so that the same call returns it; one that was stopped can be resumed."""
@@ -243,12 +249,14 @@ def _newest(folder: Path) -> SavedRun | None:
     """Return the newest checkpoint that can be read, or ``None`` if there are none.
 
     Raises:
-        CheckpointError: none can be read.
+        CheckpointError: none can be read, or one was written by a newer version.
     """
     problem = None
     for file in _files(folder):
         try:
             return load_file(file)
+        except NewerFormatError:
+            raise
         except CheckpointError as error:
             problem = error
             warnings.warn(f"a checkpoint is passed over: {error}", AmortviWarning, stacklevel=4)

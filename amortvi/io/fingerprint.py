@@ -33,12 +33,13 @@ def fingerprint(model: Model, guide: AmortizedGuide, example: Batch) -> Fingerpr
 
 
 def differences(saved: Fingerprint, here: Fingerprint) -> list[str]:
-    """Describe in what two fingerprints differ."""
+    """Describe in what two fingerprints differ; what an earlier version did not save is not compared."""
     return [
-        f"{kind} {name}: {saved.get(kind, {}).get(name, 'missing')} in the run, {parts.get(name, 'missing')} here"
+        f"{kind} {name}: {saved[kind].get(name, 'missing')} in the run, {parts.get(name, 'missing')} here"
         for kind, parts in here.items()
-        for name in sorted(parts.keys() | saved.get(kind, {}).keys())
-        if parts.get(name) != saved.get(kind, {}).get(name)
+        if kind in saved
+        for name in sorted(parts.keys() | saved[kind].keys())
+        if parts.get(name) != saved[kind].get(name)
     ]
 
 

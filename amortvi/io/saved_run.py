@@ -20,7 +20,7 @@ from amortvi.model import Model
 from amortvi.posterior import AmortizedGuide
 from amortvi.training import Convergence, EpochRecord, Trainer
 
-__all__ = ["FORMAT", "RunState", "SavedRun", "load_file", "save_run"]
+__all__ = ["FORMAT", "NewerFormatError", "RunState", "SavedRun", "load_file", "save_run"]
 
 FORMAT = 1
 """The version of the format, which changes with what a file contains."""
@@ -43,6 +43,10 @@ _TYPES: dict[str, type | tuple[type, ...]] = {
 }
 _COLUMNS = [field.name for field in fields(EpochRecord)]
 _AS_SAVED = "build model, encoder and family as they were when the run was saved."
+
+
+class NewerFormatError(CheckpointError):
+    """A file was saved by a newer version."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +128,7 @@ def load_file(file: Path) -> SavedRun:
     try:
         tree = read_tree(file)
         if isinstance(tree["format"], int) and tree["format"] > FORMAT:
-            raise CheckpointError(
+            raise NewerFormatError(
                 f"{file} was saved by amortvi {tree['amortvi']} in format {tree['format']}, newer than format {FORMAT} of this "
                 f"version, {__version__}: upgrade amortvi."
             )

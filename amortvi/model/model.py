@@ -108,8 +108,7 @@ class Model(nn.Module):
         distributions, because `check_data` checks the data once instead of at every call.
 
         Args:
-            theta: the global latents of all runs that are not given others, ``(*shape)`` each; by default those of the context
-                around this one, or of `global_point`.
+            theta: the global latents, ``(*shape)`` each; by default those of the context around this one, or of `global_point`.
         """
         with torch.no_grad(), evaluation_mode(self), pyro.validation_enabled(False), self.program.own_parameters():
             before, self._given = self._given, self._theta() if theta is None else theta
@@ -145,7 +144,9 @@ class Model(nn.Module):
         Raises:
             ModelError: the program fails, or its data plate does not have the size of the batch.
         """
-        given = {**({} if draw_globals else self._theta()), **(values or {})}
+        given = dict(values or {})
+        if not draw_globals and any(site.name not in given for site in self.structure.globals):
+            given = {**self._theta(), **given}
         reader = SiteReader(self.structure.plate, batch.size, values=given, draw_data=draw_data, visit=visit)
         names = {site.name for site in self.structure.discrete if enumerate_discrete} - given.keys()
         try:

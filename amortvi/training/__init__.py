@@ -1,6 +1,6 @@
 """Training: the fit loop, its options, and its steps, eager or compiled."""
 
-from amortvi.training.callbacks import Callback, RunningFit
+from amortvi.training.callbacks import Callback, ResumingCallback, RunningFit
 from amortvi.training.convergence import FINISHED, Convergence, Status
 from amortvi.training.history import EpochRecord, history_frame
 from amortvi.training.options import (
@@ -21,6 +21,7 @@ __all__ = [
     "EpochRecord",
     "FitOptions",
     "OptimizerFactory",
+    "ResumingCallback",
     "RunningFit",
     "ScheduleFactory",
     "Status",

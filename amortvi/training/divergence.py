@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from amortvi.data import Minibatch
+from amortvi.data import Minibatch, Observations
 from amortvi.errors import NonFiniteError, TrainingDiverged
 from amortvi.training.steps import NonFiniteStepError
 
@@ -12,12 +12,14 @@ _LISTED = 10
 """The rows that a message lists."""
 
 
-def diverged(error: NonFiniteError, minibatch: Minibatch, name: str, epoch: int, step: int) -> TrainingDiverged:
-    """Return the error of a fit whose step on ``minibatch`` of the data ``name`` has failed with ``error``."""
+def diverged(
+    error: NonFiniteError, minibatch: Minibatch, data: Observations, epoch: int, step: int
+) -> TrainingDiverged:
+    """Return the error of a fit whose step on ``minibatch`` of the training data has failed with ``error``."""
     sites, rows = (list(error.sites), list(error.rows)) if isinstance(error, NonFiniteStepError) else ([], [])
     place = "the minibatch"
     if minibatch.rows is not None:
-        rows, place = sorted(minibatch.rows[rows].tolist()), name
+        rows, place = sorted(data.positions(minibatch.rows[rows]).tolist()), data.name
     shown = ", ".join(map(str, rows[:_LISTED])) + (", ..." if len(rows) > _LISTED else "")
     where = f" (rows {shown} of {place})" if 0 < len(rows) < minibatch.size else ""
     return TrainingDiverged(

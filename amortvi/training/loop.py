@@ -16,11 +16,11 @@ from amortvi._util.modes import evaluation_mode, restored_modes
 from amortvi._util.random import Stream, derived_seed, random_state, reseed
 from amortvi.data import Minibatch, Observations
 from amortvi.errors import NonFiniteError
-from amortvi.training.callbacks import Callback
+from amortvi.training.callbacks import Callback, ResumingCallback
 from amortvi.training.convergence import Status
 from amortvi.training.divergence import diverged
 from amortvi.training.history import EpochRecord
-from amortvi.training.modules import OptimizerSnapshot, Snapshot, TrainedModules
+from amortvi.training.modules import OptimizerSnapshot, Snapshot, TrainedModules, advance_schedule
 from amortvi.training.options import FitOptions, Schedule
 from amortvi.training.steps import Averages, FitSteps, LateNonFiniteError, Step
 from amortvi.training.timetable import Timetable
@@ -47,7 +47,6 @@ class Loop:
         device: the device of the minibatches.
         history: the records of earlier fits, to which each epoch adds one.
         callbacks: what is called after steps and epochs, in this order; at the end, in reverse.
-        checkpointing: the last of the callbacks, if it restores the state of a fit at the start, before the others see it.
     """
 
     options: FitOptions
@@ -61,7 +60,6 @@ class Loop:
     device: torch.device
     history: list[EpochRecord]
     callbacks: Sequence[Callback]
-    checkpointing: Sequence[Callback] = ()
     epoch: int = 0
     step: int = 0
     status: Status | None = None
@@ -122,11 +120,11 @@ class Loop:
         return self.status
 
     def _start(self, ends: contextlib.ExitStack) -> None:
-        for callback in self.checkpointing:
-            callback.on_fit_start(self)
         for callback in self.callbacks:
-            if callback not in self.checkpointing:
-                callback.on_fit_start(self)
+            if isinstance(callback, ResumingCallback):
+                callback.resume(self)
+        for callback in self.callbacks:
+            callback.on_fit_start(self)
             ends.callback(callback.on_fit_end, self)
             # Callbacks may be added or left out when a fit is resumed, such as the progress bar.
             saved = next((each for each in self._callback_states if each[0] == type(callback).__name__), None)
@@ -137,6 +135,8 @@ class Loop:
     def _epochs(self) -> None:
         begun = self.epoch
         while self.status is None and self.epoch <= self.last_epoch:
+            # An interrupted epoch is undone in a checkpoint, and so is what callbacks have counted in it.
+            self._boundary["callbacks"] = self._states_of_callbacks()
             self.history.append(self._epoch(is_first=self.epoch == begun))
             record = self.history[-1]
             bound = record.elbo if self.validation is None else record.validation_elbo
@@ -155,9 +155,12 @@ class Loop:
             "unlocked": self._unlocked,
             "timetable": self.timetable.state_dict(),
             "schedule": None if self.schedule is None else self.schedule.state_dict(),
-            "callbacks": [(type(callback).__name__, callback.state_dict()) for callback in self.callbacks],
+            **({} if "callbacks" in self._boundary else {"callbacks": self._states_of_callbacks()}),
             **self._boundary,
         }
+
+    def _states_of_callbacks(self) -> list[tuple[str, dict[str, Any]]]:
+        return [(type(callback).__name__, callback.state_dict()) for callback in self.callbacks]
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue after an epoch whose state was saved, once the rest has been restored."""
@@ -170,8 +173,9 @@ class Loop:
         self.status = None if state["status"] == "stopped" else state["status"]
         self.fit_steps.load_state_dict(state["steps"])
         self.train.restore_random_state(state["data"])
-        # As the last step of that epoch has left it, so that the next one does not change it unless it would have anyway.
-        self.fit_steps.update.objective.advance(state["epoch"] - 1 / (self.steps or 1))
+        if self.epoch > self.first:
+            # As the last step has left it, so that the next one does not change it unless it would have anyway.
+            self.fit_steps.update.objective.advance(state["epoch"] - 1 / (self.steps or 1))
         self._mark_boundary()
 
     def _mark_boundary(self) -> None:
@@ -198,7 +202,7 @@ class Loop:
                 averages = self._trained(before, is_first=is_first)
                 rate = float(self.optimizer.param_groups[0]["lr"])
                 found = Averages() if self.validation is None else self._validate(self.validation, is_first=is_first)
-            self._advance_schedule(averages.elbo if self.validation is None else found.elbo)
+            advance_schedule(self.schedule, averages.elbo if self.validation is None else found.elbo)
         return EpochRecord(self.epoch, *averages, *found, rate, time.perf_counter() - start)
 
     @contextlib.contextmanager
@@ -253,7 +257,7 @@ class Loop:
             except NonFiniteError as error:
                 if isinstance(error, LateNonFiniteError):
                     raise
-                raise diverged(error, minibatch, self.train.name, self.epoch, self.step + 1) from error
+                raise diverged(error, minibatch, self.train, self.epoch, self.step + 1) from error
             self.step += 1
             for callback in callbacks:
                 callback.on_step_end(self)
@@ -287,12 +291,6 @@ class Loop:
                 step(minibatch)
             step.end()
             return step.totals.read()
-
-    def _advance_schedule(self, elbo: float) -> None:
-        if isinstance(self.schedule, torch.optim.lr_scheduler.ReduceLROnPlateau):
-            self.schedule.step(-elbo)
-        elif self.schedule is not None:
-            self.schedule.step()
 
 
 def _restore(snapshots: Sequence[Snapshot | OptimizerSnapshot]) -> None:

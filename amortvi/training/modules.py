@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ from amortvi.errors import ModelError
 from amortvi.model import Model
 from amortvi.posterior import InferenceNetwork
 
-__all__ = ["OptimizerSnapshot", "Snapshot", "TrainedModules", "load_optimizer_state"]
+__all__ = ["OptimizerSnapshot", "Snapshot", "TrainedModules", "advance_schedule", "load_optimizer_state"]
 
 
 class TrainedModules:
@@ -123,9 +124,18 @@ class OptimizerSnapshot:
         self._optimizer.zero_grad(set_to_none=True)
 
 
+def advance_schedule(schedule: Any, elbo: float) -> None:
+    """Take the step of a learning-rate schedule, if there is one, after an epoch with this bound."""
+    if isinstance(schedule, torch.optim.lr_scheduler.ReduceLROnPlateau):
+        schedule.step(-elbo)
+    elif schedule is not None:
+        schedule.step()
+
+
 def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
     """Load the result of ``state_dict`` exactly: ``load_state_dict`` casts what is not a step counter to the parameters' type."""
-    optimizer.load_state_dict(state)
+    # Without what torch wraps around the method, which takes seconds to import torch._dynamo.
+    inspect.unwrap(type(optimizer).load_state_dict)(optimizer, state)
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for number, saved in state["state"].items():
         live = optimizer.state[parameters[number]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -94,7 +95,7 @@ class Trainer:
         bar = [ProgressBar()] if options.progress else []
         callbacks = [*options.callbacks, *early_stopping, *bar, *checkpointing]
         epochs = len(self.records)
-        loop = self._loop(options, train, validation, device, callbacks, checkpointing)
+        loop = self._loop(options, train, validation, device, callbacks)
         try:
             status = loop.run()
         except BaseException:  # whatever ended the fit; it is raised again
@@ -125,7 +126,6 @@ class Trainer:
         validation: Observations | None,
         device: torch.device,
         callbacks: Sequence[Callback],
-        checkpointing: Sequence[Callback],
     ) -> Loop:
         modules = TrainedModules(self.model, self.network, freeze_model=self.freeze_model)
         modules.check_separate(train, device)
@@ -157,7 +157,6 @@ class Trainer:
             device=device,
             history=self.records,
             callbacks=callbacks,
-            checkpointing=checkpointing,
         )
 
     def _observations(self, train: Observations) -> int | None:
@@ -219,7 +218,9 @@ class Trainer:
         """Return the state of the optimizer for a checkpoint, or ``None`` before the first fit."""
         if self._optimizer is None:
             return self._saved_state
-        return {"kind": type(self._optimizer).__name__, "state": self._optimizer.state_dict()}
+        # Without what torch wraps around the method, which takes seconds to import torch._dynamo.
+        state = inspect.unwrap(type(self._optimizer).state_dict)(self._optimizer)
+        return {"kind": type(self._optimizer).__name__, "state": state}
 
     def restore_optimizer(self, saved: OptimizerState | None) -> None:
         """Restore a saved state: of the current optimizer if there is one, and otherwise of that of the next fit."""

@@ -60,7 +60,9 @@ def test_draws_and_export_agree(fitted: tuple[FamilyChoice, avi.AmortizedVI]) ->
 def test_a_saved_run_is_the_same(fitted: tuple[FamilyChoice, avi.AmortizedVI], tmp_path: Path) -> None:
     family, vi = fitted
     vi.save(tmp_path / "run")
-    loaded = avi.AmortizedVI.load(tmp_path / "run", MODEL, avi.encoders.MLP(4, []), None if isinstance(family, str) else family)
+    loaded = avi.AmortizedVI.load(
+        tmp_path / "run", MODEL, avi.encoders.MLP(4, []), None if isinstance(family, str) else family
+    )
     assert torch.equal(vi.posterior(X).sample(3, seed=0)["z"], loaded.posterior(X).sample(3, seed=0)["z"])
 
 

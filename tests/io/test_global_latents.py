@@ -41,7 +41,7 @@ def test_another_guide_is_refused(tmp_path: Path) -> None:
         with pyro.plate("data", x.shape[0]):
             pyro.sample("x", dist.Normal(pyro.sample("z", dist.Normal(level, 1.0)), 1.0), obs=x)
 
-    with pytest.raises(CheckpointError, match=r"global latents \{'mu': \[\]\}"):
+    with pytest.raises(CheckpointError, match=r"global latent mu: \[\] in the run, missing here"):
         avi.AmortizedVI.load(tmp_path / "run", renamed, exact.Column(), global_guide=AutoMultivariateNormal)
 
 

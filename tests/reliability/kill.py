@@ -28,7 +28,7 @@ from typing import Any
 import torch
 
 import amortvi as avi
-from amortvi.io import checkpoints, load_run
+from amortvi.io import checkpoints, load_run, saved_run
 from amortvi.io.trees import encode
 from tests.io.resumption import Case, X, make_vi
 
@@ -40,7 +40,8 @@ FITS = {
     "compiled": Case(options={"epochs": 60, "compile": True}),
 }
 BEGUN, DONE = b"b", b"d"
-"""What a child sends before and after it writes a checkpoint."""
+"""What a child sends before and after it writes a file."""
+_LONGEST_WRITE = 0.004
 
 
 class Child:
@@ -88,6 +89,29 @@ class Child:
         return 128 - status if status < 0 else status
 
 
+def _announce_writes(announce: Announce) -> None:
+    """Let this process say when it writes a file, and write a checkpoint after every epoch."""
+    write_tree = checkpoints.write_tree
+
+    def writing(path: Path, tree: dict[str, Any]) -> None:
+        announce(BEGUN)
+        write_tree(path, tree)
+        announce(DONE)
+
+    checkpoints.write_tree = saved_run.write_tree = writing  # type: ignore[attr-defined]
+    checkpoints._LARGEST_SHARE = float("inf")
+
+
+def _wait(child: Child, duration: float, most: int, moments: random.Random) -> None:
+    """Wait for a random moment: of the duration, or, every second time, of one of the first writes."""
+    if moments.random() < 0.5:
+        child.listen(moments.uniform(0, duration))
+        return
+    count = moments.randint(1, most)
+    child.listen(until=lambda received: received.count(BEGUN) >= count)
+    time.sleep(moments.uniform(0, _LONGEST_WRITE))
+
+
 def _content(path: Path) -> tuple[Any, dict[str, list[Any]]]:
     """Return what a saved run contains, except the durations of epochs."""
     tree, tensors = load_run(path).tree, {}
@@ -96,12 +120,12 @@ def _content(path: Path) -> tuple[Any, dict[str, list[Any]]]:
 
 
 def _epochs(folder: Path) -> int:
-    """Return the epochs of the newest checkpoint; one that is damaged raises an error."""
+    """Return the epochs of the newest checkpoint, or -1 if there is none; one that is damaged raises an error."""
     if not any(folder.glob("epoch-*")):
-        return 0
+        return -1
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        return load_run(folder).records[-1].epoch
+        return len(load_run(folder).records)
 
 
 def kill_fits(name: str, kills: int, folder: Path, moments: random.Random) -> int:
@@ -112,15 +136,7 @@ def kill_fits(name: str, kills: int, folder: Path, moments: random.Random) -> in
         case.fit().save(folder / "whole")
 
     def checkpointed(announce: Announce) -> None:
-        write_tree = checkpoints.write_tree
-
-        def writing(path: Path, tree: dict[str, Any]) -> None:
-            announce(BEGUN)
-            write_tree(path, tree)
-            announce(DONE)
-
-        checkpoints.write_tree = writing  # type: ignore[assignment]
-        checkpoints._LARGEST_SHARE = float("inf")
+        _announce_writes(announce)
         case.fit(checkpoint=place).save(place / "result")
 
     begun = time.monotonic()
@@ -132,15 +148,11 @@ def kill_fits(name: str, kills: int, folder: Path, moments: random.Random) -> in
     done = inside = fits = lost = 0
     while done < kills:
         fits += 1
-        place, before = folder / f"fit-{fits}", 0
+        place, before = folder / f"fit-{fits}", -1
         while True:
             child = Child(checkpointed)
-            if done < kills and moments.random() < 0.5:
-                count = moments.randint(1, 20)
-                child.listen(until=lambda received, count=count: received.count(BEGUN) >= count)
-                time.sleep(moments.uniform(0, 0.003))
-            elif done < kills:
-                child.listen(moments.uniform(0, duration))
+            if done < kills:
+                _wait(child, duration, 20, moments)
             status = child.end(signal.SIGKILL if done < kills else None)
             if status == 0:
                 break
@@ -163,13 +175,14 @@ def kill_fits(name: str, kills: int, folder: Path, moments: random.Random) -> in
 def signal_saves(number: signal.Signals, count: int, folder: Path, moments: random.Random) -> int:
     """Send a signal into saves a number of times, and return how often no complete run was left."""
     path, found, inside, lost, begun = folder / "run", [0, 0], 0, 0, time.monotonic()
+    # The second file is larger, so that one would be seen that is written over the other.
     runs = [make_vi(width=width).setup(X, seed=width) for width in (8, 4000)]
 
     def saving(announce: Announce) -> None:
+        _announce_writes(announce)
         while True:
             for run in runs:
                 run.save(path)
-                announce(DONE)
 
     expected = []
     for run in runs:
@@ -177,10 +190,10 @@ def signal_saves(number: signal.Signals, count: int, folder: Path, moments: rand
         expected.append(_content(path))
     for _ in range(count):
         child = Child(saving)
-        child.listen(moments.uniform(0.001, 0.06))
+        _wait(child, 0.1, 4, moments)
         child.end(number)
+        inside += child.received.endswith(BEGUN)
         partial = list(folder.glob(".run.*.partial"))
-        inside += bool(partial)
         for each in partial:
             each.unlink()
         try:
@@ -193,7 +206,7 @@ def signal_saves(number: signal.Signals, count: int, folder: Path, moments: rand
             lost += 1
             print("LEFT BEHIND: Ctrl-C has left a partial file")
     print(
-        f"saves, {number.name}: {count} signals, {inside} of which left a partial file; found {found[0]} and {found[1]} of the two "
+        f"saves, {number.name}: {count} signals, {inside} of them inside a save; found {found[0]} and {found[1]} times the two "
         f"runs; lost: {lost} ({time.monotonic() - begun:.0f} s)",
         flush=True,
     )

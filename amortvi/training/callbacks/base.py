@@ -10,7 +10,7 @@ from torch import Tensor
 from amortvi.training.convergence import Status
 from amortvi.training.history import EpochRecord
 
-__all__ = ["Callback", "RunningFit"]
+__all__ = ["Callback", "ResumingCallback", "RunningFit"]
 
 
 class RunningFit(Protocol):
@@ -102,3 +102,10 @@ class Callback:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` has returned."""
+
+
+class ResumingCallback(Callback):
+    """A callback that may restore an earlier state of a fit before anything else is called."""
+
+    def resume(self, fit: RunningFit) -> None:
+        """Restore the state from which the fit continues, if there is one."""
