@@ -63,7 +63,7 @@ def _beginning(read: Callable[[], Iterator[Batch]], seed: int, workers: int) -> 
             batches.append(batch)
             rows += batch.size
             various = various or _varies(batches[0], batch)
-            if various and rows >= _ROWS * max(1, workers):
+            if various and rows >= _ROWS * max(1, workers) and len(batches) >= workers:
                 break
     return batches
 
@@ -84,14 +84,23 @@ def _same(batches: Sequence[Batch], others: Sequence[Batch]) -> bool:
     )
 
 
+def _rows(batches: Sequence[Batch]) -> list[bytes]:
+    """Return the observations of some batches as bytes, sorted."""
+    return sorted(
+        b"".join(value.contiguous().numpy().tobytes() for value in batch.take(slice(row, row + 1)).tensors())
+        for batch in batches
+        for row in range(batch.size)
+    )
+
+
 def _check_workers(batches: Sequence[Batch], name: str, workers: int) -> None:
-    """Raise `DataError` if two workers, which take turns, give the same observations."""
+    """Raise `DataError` if two workers, which take turns, give the same observations, in whatever order."""
     each = len(batches) // max(1, workers)
     parts = [batches[worker : worker + each * workers : workers] for worker in range(workers if each else 0)]
     constant = not any(_varies(batches[0], batch) for batch in batches)
     for worker, part in enumerate(parts[1:], start=1):
         # Equal parts are a coincidence if all that they contain is one repeated observation, and there are others.
-        if _same(parts[0], part) and (constant or any(_varies(part[0], batch) for batch in part)):
+        if _rows(parts[0]) == _rows(part) and (constant or any(_varies(part[0], batch) for batch in part)):
             raise DataError(
                 f"{name} gives the same observations in workers 0 and {worker} of num_workers={workers}: select a part for each "
                 f"worker in __iter__ with torch.utils.data.get_worker_info(), or pass num_workers=0 or 1."
