@@ -24,7 +24,7 @@ from amortvi.training import FitOptions, ResumingCallback, RunningFit
 
 __all__ = ["Checkpoints", "load_run"]
 
-_LARGEST_SHARE = 0.05
+_LARGEST_SHARE = 0.02
 """The largest share of the time that is spent on checkpoints."""
 _FREE = {
     "device",

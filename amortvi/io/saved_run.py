@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, astuple, dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +95,7 @@ class RunState:
             "objective": self.objective,
             "freeze_model": self.trainer.freeze_model,
             "fingerprint": parts,
-            "history": torch.tensor([astuple(each) for each in records], dtype=torch.float64).reshape(
+            "history": torch.tensor([tuple(vars(each).values()) for each in records], dtype=torch.float64).reshape(
                 -1, len(_COLUMNS)
             ),
             "convergence": None if convergence is None else asdict(convergence),

@@ -80,7 +80,7 @@ class FitOptions:
             SIGTERM write a last checkpoint. One folder holds one fit, and one process at a time may use it. A checkpoint holds
             up to 16 observations, as a saved run does; see `AmortizedVI.save`.
         every: write a checkpoint after this number of epochs, or at the end of the first epoch after a
-            ``datetime.timedelta``. A checkpoint that would take more than a twentieth of the time since the last one waits.
+            ``datetime.timedelta``. A checkpoint that would take more than a fiftieth of the time since the last one waits.
         keep: the number of newest checkpoints that are kept. The one with the best bound is kept as well.
 
     Raises:

@@ -50,9 +50,9 @@ def epochs_written(folder: Path) -> list[int]:
         (0.1, 1, list(range(13))),
         (0.1, 4, [0, 4, 8, 12]),
         (0.1, timedelta(seconds=25), [0, 3, 6, 9, 12]),
-        # Two seconds are a twentieth of the time of four epochs, one of that of two, and forty of that of eighty.
-        (2.0, 1, [0, 4, 8, 12]),
-        (1.0, 1, [0, 2, 4, 6, 8, 10, 12]),
+        # Two seconds are a fiftieth of the time of ten epochs, one of that of five, and forty of that of two hundred.
+        (2.0, 1, [0, 10]),
+        (1.0, 1, [0, 5, 10]),
         (40.0, 1, [0]),
     ],
 )
