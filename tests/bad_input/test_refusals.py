@@ -24,6 +24,7 @@ from amortvi.errors import (
     NotFittedError,
     OptionError,
 )
+from amortvi.io.saved_run import NewerFormatError
 from tests.bad_input.calls import X, damaged, families_of, fits, fresh, held, loads, rewritten, sets_up
 from tests.bad_input.helpers import data, estimator, fit, not_finite, refused
 from tests.bad_input.snapshots import Snapshot
@@ -187,7 +188,7 @@ FILES: dict[str, Row] = {
         "damaged",
     ),
     "terabytes": (damaged(lambda run: (2**42).to_bytes(8, "little") + run[8:]), CheckpointError, "is damaged"),
-    "a newer format": (rewritten(format=99), CheckpointError, "newer than format"),
+    "a newer format": (rewritten(format=99), NewerFormatError, "newer than format"),
     "another history": (rewritten(history=torch.zeros(3, 2)), CheckpointError, "is damaged"),
     "another dtype": (rewritten(dtype="float16"), CheckpointError, "is damaged"),
     "another convergence": (rewritten(convergence={"status": "done"}), CheckpointError, "is damaged"),

@@ -40,7 +40,22 @@ def check_resumption(case: Case, folder: Path) -> None:
     assert_equal(again, whole)
 
 
-@pytest.mark.parametrize("name", CASES)
+QUICK = {
+    "eager",
+    "recorded",
+    "patience",
+    "ReduceLROnPlateau",
+    "NAdam",
+    "KL schedule",
+    "loader with a generator",
+    "labels",
+}
+"""The cases that `make test` runs; each needs three fits."""
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in CASES]
+)
 def test_a_resumed_fit_ends_as_if_it_had_never_been_interrupted(name: str, tmp_path: Path) -> None:
     check_resumption(CASES[name], tmp_path)
 
