@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import json
 import os
@@ -104,7 +105,7 @@ def _replace(path: Path, content: bytes | bytearray) -> None:
 
 
 def _remove_stale(path: Path) -> None:
-    for partial in path.parent.glob(f".{path.name}.*.partial"):
+    for partial in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
         with contextlib.suppress(OSError):
             if time.time() - partial.stat().st_mtime > _STALE:
                 partial.unlink()

@@ -6,14 +6,14 @@ import contextlib
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from amortvi._util.lock import exclusive
 from amortvi._util.modes import evaluation_mode, restored_modes
-from amortvi._util.random import Stream, derived_seed, random_state, reseed
+from amortvi._util.random import Stream, derived_seed, random_state, random_state_here, reseed
 from amortvi.data import Minibatch, Observations
 from amortvi.errors import NonFiniteError
 from amortvi.training.callbacks import Callback, ResumingCallback
@@ -86,8 +86,8 @@ class Loop:
     def last_epoch(self) -> int:
         return self.first - 1 + self.timetable.epochs
 
-    @property
-    def steps(self) -> int | None:
+    @cached_property
+    def steps(self) -> int | None:  # for a data set, a loader is made to count them
         return self.train.steps(self.options.batch_size)
 
     def bound_so_far(self) -> float:
@@ -197,7 +197,7 @@ class Loop:
     def _epoch(self, *, is_first: bool) -> EpochRecord:
         start = time.perf_counter()
         self.step = 0
-        with exclusive(), self.modules.model.program.own_parameters(), random_state(self.options.seed, self.device):
+        with self.modules.model.program.own_parameters(), random_state(self.options.seed, self.device):
             with self._undone_on_error() as before:
                 averages = self._trained(before, is_first=is_first)
                 rate = float(self.optimizer.param_groups[0]["lr"])
@@ -230,12 +230,12 @@ class Loop:
 
     def _trained(self, before: Sequence[Snapshot | OptimizerSnapshot], *, is_first: bool) -> Averages:
         """Train for one epoch; if a number is not finite, repeat it with the step that detects which."""
-        random = torch.get_rng_state()
+        restore_random_state = random_state_here()
         try:
             return self._train(self.fit_steps.step, is_first=is_first)
         except LateNonFiniteError:
             _restore(before)
-            torch.set_rng_state(random)
+            restore_random_state()
             return self._train(self.fit_steps.reference, is_first=is_first)
 
     def _train(self, step: Step, *, is_first: bool) -> Averages:
