@@ -64,7 +64,7 @@ def main() -> None:
     frozen_table.to_csv(out / "frozen.csv")
 
     vi = frozen["full"]
-    data = vi.to_arviz(digits.x_test[:100], draws=500, seed=0)
+    data = vi.to_arviz(digits.x_test[:100], draws=125, seed=0)
     data.to_netcdf(str(out / "posterior.nc"))
     print("\nArviZ summary of the posteriors of the first three test digits:")
     print(az.summary(data["posterior"].isel(data=slice(0, 3)), kind="stats").round(2).to_string())
@@ -77,21 +77,20 @@ def draw(
     joint: avi.FamilyFits, table: pd.DataFrame, vi: avi.AmortizedVI, digits: avi.datasets.ImageSplits, out: Path
 ) -> None:
     """Write the figures."""
-    figure, axes = plt.subplots(2, 2, figsize=(11, 8.5), layout="constrained")
-    avi.plots.plot_history(joint, ax=axes[0, 0])
-    avi.plots.plot_comparison(table, column="difference", ax=axes[0, 1])
+    figure, axes = plt.subplots(2, 2, figsize=(8.6, 6.4), layout="constrained")
+    avi.plots.plot_training(joint, ax=axes[0, 0])
+    avi.plots.plot_comparison(table, ax=axes[0, 1])
     posterior = vi.posterior(digits.x_test)
-    avi.plots.plot_latent_map(posterior, digits.labels_test, ax=axes[1, 0])
+    avi.plots.plot_latents(posterior, labels=digits.labels_test, ax=axes[1, 0])
     avi.plots.plot_correlation(posterior, observation=0, ax=axes[1, 1])
     figure.savefig(out / "comparison.png", dpi=120)
 
-    figure, axes = plt.subplots(1, 2, figsize=(11, 3.6), layout="constrained")
-    reconstructed = vi.predict(digits.x_test[:10], draws=50, seed=0)["x"].mean(0)
-    avi.plots.plot_reconstructions(digits.x_test[:10], reconstructed, ax=axes[0])
-    prior = vi.sample_prior(40, seed=0)
-    avi.plots.plot_images(vi.model.decode(prior["z"]), ax=axes[1])
-    axes[0].set_title("test digits and their posterior predictive means")
-    axes[1].set_title("decoded prior draws")
+    figure, axes = plt.subplots(2, 1, figsize=(4.6, 2.9), layout="compressed", height_ratios=[2, 4])
+    means = vi.predict(digits.x_test[:10], draws=50, seed=0)["x"].mean(0)
+    avi.plots.plot_reconstructions(digits.x_test[:10], means.clamp(0, 1), ax=axes[0])
+    axes[0].set_title("test digits and their posterior predictive means", fontsize="small")
+    avi.plots.plot_images(vi.model.decode(vi.sample_prior(40, seed=0)["z"]).clamp(0, 1), ax=axes[1])
+    axes[1].set_title("decoded draws from the prior", fontsize="small")
     figure.savefig(out / "images.png", dpi=120)
 
 

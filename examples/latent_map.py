@@ -38,18 +38,17 @@ def main() -> None:
     bounds = vi.evaluate(digits.x_test, seed=0).mean()
     print(f"held-out ELBO {bounds['elbo']:.2f} nats per digit: {bounds['reconstruction']:.2f} - {bounds['kl']:.2f} KL")
 
-    figure, axes = plt.subplots(1, 3, figsize=(16, 5.4), layout="constrained", width_ratios=[1.25, 1, 1])
-    avi.plots.plot_latent_map(vi.posterior(digits.x_test), digits.labels_test, ellipses=30, ax=axes[0])
-    axes[0].set_title("posterior means and 90 % ellipses, test digits")
+    figure, axes = plt.subplots(1, 3, figsize=(12, 4), layout="constrained", width_ratios=[1.25, 1, 1])
+    avi.plots.plot_latents(vi, digits.x_test, labels=digits.labels_test, ellipses=30, ax=axes[0])
     prior = vi.sample_prior(100, seed=0)["z"]
     avi.plots.plot_images(model.decode(prior), ax=axes[1])
-    axes[1].set_title("decoded prior draws")
+    axes[1].set_title("decoded draws from the prior", fontsize="small")
     # z[0] increases from left to right and z[1] from bottom to top, in equal steps of prior probability.
     steps = torch.special.ndtri(torch.linspace(0.03, 0.97, 12))
     grid = torch.cartesian_prod(steps.flip(0), steps).flip(1)
     avi.plots.plot_images(model.decode(grid), columns=12, ax=axes[2])
-    axes[2].set_title("decoded on a grid in the latent plane")
-    figure.savefig(out / "latent_map.png", dpi=110)
+    axes[2].set_title("decoded on a grid of equal prior probability", fontsize="small")
+    figure.savefig(out / "latent_map.png", dpi=120)
     print(f"{out}/latent_map.png")
 
 

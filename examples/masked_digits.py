@@ -85,12 +85,12 @@ def main() -> None:
             "posterior std of z": float(posterior.std["z"].mean()),
         }
         if fraction == 0.5:
-            figure, axes = plt.subplots(1, 3, figsize=(15, 1.7), layout="constrained")
+            figure, axes = plt.subplots(3, 1, figsize=(4.6, 3.5), layout="compressed")
             columns = {"complete": images.x_test, "observed": x, "expected under the posterior": found}
             for ax, (title, shown) in zip(axes, columns.items(), strict=True):
-                avi.plots.plot_images(shown[:20].unflatten(1, (8, 8)), ax=ax)
-                ax.set_title(title)
-            figure.savefig(out / "images.png", dpi=110)
+                avi.plots.plot_images(shown[:20], ax=ax)
+                ax.set_title(title, fontsize="small")
+            figure.savefig(out / "images.png", dpi=120)
     table = pd.DataFrame(rows).T.rename_axis("missing")
     print(f"\nMissing pixels of {len(images.x_test)} held-out images (intensities in [0, 1]):")
     print(f"{table.round(3).to_string()}\n\n{out}/images.png")

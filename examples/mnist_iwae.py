@@ -80,10 +80,13 @@ def main() -> None:
     parser.add_argument("--only", choices=["1", "5"], help="train only one of the two")
     parser.add_argument("--out", type=Path, default=Path("runs/mnist_iwae"))
     arguments = parser.parse_args()
+    try:
+        data = avi.datasets.mnist(arguments.data)
+    except avi.errors.DataError as error:
+        raise SystemExit(f"{error}") from None
     out: Path = arguments.out
     out.mkdir(parents=True, exist_ok=True)
 
-    data = avi.datasets.mnist(arguments.data)
     generator = torch.Generator().manual_seed(0)
     chosen = torch.randperm(len(data.x_test), generator=generator)[: arguments.test_images]
     x_test = torch.bernoulli(data.x_test[chosen], generator=generator)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from amortvi.plots._arguments import check_result, position_of, to_array
-from amortvi.plots._axes import axes_or_new, draw_color_bar
+from amortvi.inference import AmortizedVI
+from amortvi.plots._arguments import position_of, posterior_of, to_array
+from amortvi.plots._axes import axes_or_new, draw_color_bar, finish, rotation, width_in_points
 from amortvi.posterior import Posterior
 
 if TYPE_CHECKING:
@@ -15,20 +16,22 @@ if TYPE_CHECKING:
 
 __all__ = ["plot_correlation"]
 
-_LARGEST_WITH_VALUES = 10
+_SMALLEST_WITH_VALUES = 22
+"""The width in points of a cell that has room for its value."""
 _MOST_TICKS = 25
-_MOST_CHARACTERS = 40
-"""The largest total length of tick labels that fit side by side below the matrix."""
 
 
-def plot_correlation(posterior: Posterior, observation: int = 0, *, ax: Axes | None = None) -> Axes:
+def plot_correlation(
+    posterior: Posterior | AmortizedVI, x: Any = None, *, observation: int = 0, ax: Axes | None = None
+) -> Axes:
     """Draw the posterior correlation matrix of one observation's unconstrained latent vector.
 
-    Colors always range from -1 to 1 with white at 0, so that figures can be compared. For up to ten coordinates the values are
-    shown as text.
+    Colors always range from -1 to 1 with white at 0, so that figures can be compared. Where the cells are large
+    enough, the values are shown as text.
 
     Args:
-        posterior: the posterior of ``N`` observations.
+        posterior: the posterior of ``N`` observations, or a fitted estimator.
+        x: the observations, if an estimator is given.
         observation: the position of the observation; a negative one counts from the end.
         ax: the Axes to draw on; by default those of a new figure.
 
@@ -36,7 +39,7 @@ def plot_correlation(posterior: Posterior, observation: int = 0, *, ax: Axes | N
         The Axes.
 
     Raises:
-        OptionError: ``posterior`` is something else, or there is no such observation.
+        OptionError: ``posterior`` is something else, ``x`` came with a posterior, or there is no such observation.
         FamilyError: the covariance is not known in closed form.
         MissingDependencyError: matplotlib is not installed.
 
@@ -49,7 +52,7 @@ def plot_correlation(posterior: Posterior, observation: int = 0, *, ax: Axes | N
         >>> [label.get_text() for label in ax.get_yticklabels()]
         ['z[0]', 'z[1]']
     """
-    check_result("posterior", posterior, Posterior, "vi.posterior(x)")
+    posterior = posterior_of(posterior, x)
     position = position_of("observation", observation, len(posterior))
     correlation = to_array(posterior.select(position).correlation[0].double())
     ax = axes_or_new(ax)
@@ -58,11 +61,11 @@ def plot_correlation(posterior: Posterior, observation: int = 0, *, ax: Axes | N
     labels = posterior.unconstrained_labels
     shown = range(0, len(labels), -(-len(labels) // _MOST_TICKS))
     names = [labels[i] for i in shown]
-    ax.set_xticks(shown, names, rotation=90 if len("".join(names)) > _MOST_CHARACTERS else 0)
+    ax.set_xticks(shown, names, rotation=rotation(ax, names))
     ax.set_yticks(shown, names)
-    ax.set_title(f"observation {position}")
-    if len(labels) <= _LARGEST_WITH_VALUES:
+    if width_in_points(ax) / len(labels) >= _SMALLEST_WITH_VALUES:
         for (row, column), value in np.ndenumerate(correlation):
             shade = "white" if abs(value) > 0.6 else "black"
-            ax.text(column, row, f"{value:z.2f}", ha="center", va="center", color=shade, fontsize="small")
+            ax.text(column, row, f"{value:z.2f}", ha="center", va="center", color=shade, fontsize="x-small")
+    finish(ax, "Posterior correlations", f"unconstrained latents of observation {position}", grid=None)
     return ax

@@ -3,37 +3,50 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from amortvi.diagnostics.gaps.gaps import Gaps
+from amortvi.diagnostics.gaps.gaps import gaps as compute_gaps
 from amortvi.errors import OptionError
-from amortvi.plots._axes import axes_or_new, color, legend_above
+from amortvi.families import family_label
+from amortvi.inference import AmortizedVI
+from amortvi.plots._arguments import result_of
+from amortvi.plots._axes import INTERVAL, WIDTH, axes_or_new, finish
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 __all__ = ["plot_gaps"]
 
-_WIDTH = 6.4
-_PARTS = {"approximation": "approximation gap (family)", "amortization": "amortization gap (encoder)"}
+# Dark and light, so that they can be told apart without colors.
+_PARTS = {"approximation": ("family", "#3B4A6B"), "amortization": ("encoder", "#F2A65A")}
 
 
-def plot_gaps(gaps: Gaps | Mapping[str, Gaps], *, ax: Axes | None = None) -> Axes:
+def plot_gaps(
+    gaps: Gaps | AmortizedVI | Mapping[str, Gaps] | Mapping[str, AmortizedVI],
+    x: Any = None,
+    *,
+    ax: Axes | None = None,
+    **options: Any,
+) -> Axes:
     """Draw one bar per fit: the mean approximation gap followed by the mean amortization gap.
 
-    Means are over the observations whose evidence is reliable; error bars are one standard error of the mean inference gap.
+    Means are over the observations whose evidence is reliable. The number is the mean inference gap, the sum of both, and the
+    line at the end of the bar is its 95% interval: plus or minus 1.96 standard errors over observations.
 
     Args:
-        gaps: the result of `amortvi.gaps`, or several results by name.
+        gaps: the result of `amortvi.gaps` or a fitted estimator, or several of them by name.
+        x: the observations, if estimators are given.
         ax: the Axes to draw on; by default those of a new figure.
+        options: if estimators are given, options of `amortvi.gaps`.
 
     Returns:
         The Axes.
 
     Raises:
-        OptionError: ``gaps`` is something else, or empty.
+        OptionError: ``gaps`` is something else, or empty; or ``x`` or options came with results.
         MissingDependencyError: matplotlib is not installed.
 
     Example:
@@ -46,25 +59,51 @@ def plot_gaps(gaps: Gaps | Mapping[str, Gaps], *, ax: Axes | None = None) -> Axe
         >>> [label.get_text() for label in ax.get_yticklabels()]
         ['diagonal']
     """
-    named = {gaps.family: gaps} if isinstance(gaps, Gaps) else gaps
-    if not isinstance(named, Mapping) or not named or not all(isinstance(each, Gaps) for each in named.values()):
-        raise OptionError(
-            f"gaps must be a result of amortvi.gaps, or a dict of them by name; got {type(gaps).__name__}."
-        )
-    ax = axes_or_new(ax, (_WIDTH, 1.6 + 0.4 * len(named)))
+    named = _by_name(gaps, x, options)
+    ax = axes_or_new(ax, (WIDTH, 1.7 + 0.42 * len(named)))
     positions = np.arange(len(named))
     summaries = [each.summary() for each in named.values()]
     means = {part: np.array([summary.loc[f"{part}_gap", "mean"] for summary in summaries]) for part in _PARTS}
     # Monte Carlo error can make the first gap slightly negative; the second bar then starts at zero.
     starts = {"approximation": np.zeros(len(named)), "amortization": np.maximum(means["approximation"], 0)}
-    for place, (part, label) in enumerate(_PARTS.items()):
-        ax.barh(positions, means[part], left=starts[part], height=0.6, color=color(place), label=label)
+    for part, (label, shade) in _PARTS.items():
+        ax.barh(positions, means[part], left=starts[part], height=0.55, color=shade, label=label)
     total, errors = (np.array([summary.loc["inference_gap", name] for summary in summaries]) for name in ("mean", "se"))
     # A single observation has no standard error.
-    ax.errorbar(total, positions, xerr=np.nan_to_num(errors), fmt="none", color="0.2", capsize=4)
-    ax.axvline(0, color="0.7", linewidth=1, zorder=0)
+    half = INTERVAL * np.nan_to_num(errors)
+    ax.errorbar(total, positions, xerr=half, fmt="none", color="0.1", elinewidth=1.5)
+    for place, (mean, end) in enumerate(zip(total, total + half, strict=True)):
+        text = "unknown" if np.isnan(mean) else f"{mean:z.2f}".replace("-", "\N{MINUS SIGN}")
+        ax.annotate(
+            text, (np.nan_to_num(end), place), xytext=(5, 0), textcoords="offset points", va="center", fontsize="small"
+        )
+    ax.axvline(0, color="0.6", linewidth=1)
+    ax.margins(x=0.12)
+    ax.set_xlim(left=min(0.0, *means["approximation"], *means["amortization"]))
     ax.set_yticks(positions, list(named))
-    ax.set_ylim(len(named) - 0.5, -0.5)
-    ax.set_xlabel("mean gap to the evidence ± 1 SE\n(nats per observation)")
-    legend_above(ax)
+    ax.set_ylim(len(named) + 0.3, -0.5)  # the room below the bars is for the legend
+    ax.tick_params(axis="y", length=0)
+    ax.set_xlabel("gap to the evidence (nats per observation)")
+    ax.legend(loc="lower right", ncols=2, frameon=False, fontsize="small", borderaxespad=0.1, columnspacing=1.2)
+    finish(ax, "Inference gap by cause", _detail(list(named.values())), grid="x")
     return ax
+
+
+def _by_name(found: Any, x: Any, options: dict[str, Any]) -> dict[str, Gaps]:
+    if isinstance(found, AmortizedVI):
+        found = {family_label(found.family): found}
+    elif isinstance(found, Gaps):
+        found = {found.family: found}
+    if not isinstance(found, Mapping) or not found:
+        raise OptionError(
+            f"gaps must be a result of amortvi.gaps or a fitted estimator, or a dict of them by name; "
+            f"got {type(found).__name__}."
+        )
+    return {name: result_of("gaps", each, x, Gaps, compute_gaps, options) for name, each in found.items()}
+
+
+def _detail(found: list[Gaps]) -> str:
+    """Return the level of the intervals and the number of observations that the means are over."""
+    shares = {f"{int(each.reliable.sum())} of {len(each.reliable)}" for each in found}
+    over = f"{shares.pop()} reliable" if len(shares) == 1 else "unreliable left out"
+    return f"means, 95% intervals; {over}"

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from amortvi.diagnostics.evidence import Evidence
-from amortvi.plots._arguments import check_result
-from amortvi.plots._axes import axes_or_new, color, legend_above, point_area
+from amortvi.diagnostics.evidence import evidence as compute_evidence
+from amortvi.inference import AmortizedVI
+from amortvi.plots._arguments import result_of
+from amortvi.plots._axes import axes_or_new, finish, legend_inside, point_area, write_beside
+from amortvi.plots.palette import PALETTE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,9 +21,13 @@ __all__ = ["plot_k_hat"]
 _LANDMARKS = (0.5, 0.7, 1.0)
 _FARTHEST = 2
 _MARGIN = 0.08
+_RELIABLE, _UNRELIABLE = PALETTE[5], PALETTE[1]
+"""Light and dark, so that they can be told apart without colors."""
 
 
-def plot_k_hat(evidence: Evidence, *, sort: bool = False, ax: Axes | None = None) -> Axes:
+def plot_k_hat(
+    evidence: Evidence | AmortizedVI, x: Any = None, *, sort: bool = False, ax: Axes | None = None, **options: Any
+) -> Axes:
     """Draw the k-hat of each observation, with lines at its thresholds.
 
     The solid line is the threshold for the number of draws; observations with a k-hat below it are reliable, unless the
@@ -29,15 +36,17 @@ def plot_k_hat(evidence: Evidence, *, sort: bool = False, ax: Axes | None = None
     above which the weights have no mean. A k-hat above 2 or below -2 is shown as a triangle at the edge.
 
     Args:
-        evidence: the result of `amortvi.evidence`.
+        evidence: the result of `amortvi.evidence`, or a fitted estimator.
+        x: the observations, if an estimator is given.
         sort: whether to sort the observations by k-hat.
         ax: the Axes to draw on; by default those of a new figure.
+        options: if an estimator is given, options of `amortvi.evidence`.
 
     Returns:
         The Axes.
 
     Raises:
-        OptionError: ``evidence`` is something else.
+        OptionError: ``evidence`` is something else; or ``x`` or options came with a evidence.
         MissingDependencyError: matplotlib is not installed.
 
     Example:
@@ -49,7 +58,7 @@ def plot_k_hat(evidence: Evidence, *, sort: bool = False, ax: Axes | None = None
         >>> ax.get_ylabel()
         'k-hat'
     """
-    check_result("evidence", evidence, Evidence, "amortvi.evidence")
+    evidence = result_of("evidence", evidence, x, Evidence, compute_evidence, options)
     order = evidence.k_hat.argsort(stable=True) if sort else slice(None)
     values, reliable = evidence.k_hat[order].numpy(), evidence.reliable[order].numpy()
     shown = values[np.abs(values) <= _FARTHEST]
@@ -60,11 +69,11 @@ def plot_k_hat(evidence: Evidence, *, sort: bool = False, ax: Axes | None = None
     for level in _LANDMARKS:
         ax.axhline(level, color="0.7", linestyle="--", linewidth=1, zorder=0)
     ax.axhline(evidence.threshold, color="0.2", linewidth=1.2, zorder=0)
-    ax.text(1.01, evidence.threshold, f"{evidence.threshold:.2f}", transform=ax.get_yaxis_transform(), va="center")
+    write_beside(ax, evidence.threshold, f"threshold\n{evidence.threshold:.2f}")
     inside = (lowest <= values) & (values <= highest)
     markers = {"o": inside, "^": values > highest, "v": values < lowest}
     area = point_area(len(values))
-    for label, chosen, shade in (("reliable", reliable, color(0)), ("unreliable", ~reliable, color(1))):
+    for label, chosen, shade in (("reliable", reliable, _RELIABLE), ("unreliable", ~reliable, _UNRELIABLE)):
         for marker, where in markers.items():
             at = np.flatnonzero(chosen & where)
             name = f"{label} ({chosen.sum()})" if marker == "o" else None
@@ -74,5 +83,7 @@ def plot_k_hat(evidence: Evidence, *, sort: bool = False, ax: Axes | None = None
     ax.set_yticks([level for level in (-2, -1.5, -1, -0.5, 0, *_LANDMARKS, 1.5, 2) if low <= level <= high])
     ax.set_xlabel("observations, sorted by k-hat" if sort else "observation")
     ax.set_ylabel("k-hat")
-    legend_above(ax)
+    legend_inside(ax)
+    detail = f"{len(values)} observations, {evidence.draws} draws each"
+    finish(ax, "Reliability of the importance weights", detail, grid="x")
     return ax

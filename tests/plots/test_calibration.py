@@ -10,7 +10,7 @@ from amortvi.errors import OptionError
 from amortvi.plots import plot_coverage, plot_rank_histogram, plot_ranks
 from tests.plots.conftest import legend_texts
 
-BAND = "95% band of an exact posterior"
+BAND = "95% band"
 SIMULATIONS = 200
 
 
@@ -43,25 +43,29 @@ def test_curves_are_the_distribution_functions_of_the_ranks(ax: Axes) -> None:
     band = np.asarray(ax.collections[0].get_paths()[0].vertices)[:, 1]
     assert (band.min(), band.max()) == pytest.approx(((lower - points).min(), (upper - points).max()))
     assert legend_texts(ax) == [BAND, "all quantities"]
+    assert ax.get_title() == "Ranks on 200 simulated observations\ntoo narrow"
 
 
-def test_at_most_ten_quantities_with_nonuniform_ranks_are_named_and_colored(ax: Axes) -> None:
+def test_at_most_six_quantities_with_nonuniform_ranks_are_named_and_colored(ax: Axes) -> None:
     plot_ranks(calibration(13, wrong=12), ax=ax)
-    assert legend_texts(ax) == [BAND, *(f"z[{i}]" for i in range(10)), "other quantities"]
+    assert legend_texts(ax) == [BAND, *(f"z[{i}]" for i in range(6)), "other quantities"]
     colors = [to_hex(line.get_color()) for line in ax.lines if len(line.get_xdata()) > 2]
-    assert len(set(colors[:10])) == 10
-    assert colors[10:] == [to_hex("0.5")] * 3
+    assert len(set(colors[:6])) == 6
+    assert colors[6:] == [to_hex("0.5")] * 7
 
 
 def test_histogram_shows_the_ranks_of_one_quantity(ax: Axes) -> None:
     found = calibration(4, wrong=0)
-    assert plot_rank_histogram(found, "log joint", ax=ax) is ax
+    assert plot_rank_histogram(found, quantity="log joint", ax=ax) is ax
     heights = [bar.get_height() for bar in ax.patches]
     np.testing.assert_array_equal(heights, np.histogram(found.ranks["log joint"], bins=20, range=(0, 1))[0])
     assert ax.lines[0].get_ydata()[0] == SIMULATIONS / 20
     assert ax.get_xlabel() == "rank of log joint among the draws"
+    assert ax.get_title() == "Ranks of log joint\n200 simulated observations, 99% band"
+    plot_rank_histogram(calibration(4, wrong=2), ax=ax)
+    assert ax.get_xlabel() == "rank of z[0] among the draws"  # the smallest p-value
     with pytest.raises(OptionError, match=r"quantity must be one of \['z\[0\]', .*; got 'w'"):
-        plot_rank_histogram(found, "w")
+        plot_rank_histogram(found, quantity="w")
 
 
 def test_coverage_is_that_of_the_calibration(ax: Axes) -> None:
@@ -75,4 +79,4 @@ def test_coverage_is_that_of_the_calibration(ax: Axes) -> None:
     *around, highest = (np.asarray(curve.get_ydata())[inside] for curve in curves)
     np.testing.assert_allclose(highest, expected["highest_density"])
     np.testing.assert_allclose(np.mean(around, axis=0), expected["around_references"])
-    assert legend_texts(ax) == [BAND, "balls around reference points (TARP)", "highest-density regions"]
+    assert legend_texts(ax) == [BAND, "balls around points (TARP)", "highest-density regions"]

@@ -5,12 +5,13 @@ import pytest
 import torch
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
+from scipy.stats import norm
 
 from amortvi.diagnostics.evidence import Evidence
 from amortvi.diagnostics.gaps.gaps import Gaps
 from amortvi.errors import OptionError
 from amortvi.plots import plot_gaps, plot_k_hat
-from amortvi.plots._axes import color
+from amortvi.plots.palette import PALETTE
 from tests.plots.conftest import legend_texts
 
 
@@ -40,15 +41,34 @@ def test_bars_are_the_means_of_the_reliable_observations(ax: Axes) -> None:
     np.testing.assert_allclose([bar.get_x() for bar in amortization], [0.75, 0])
     assert [label.get_text() for label in ax.get_yticklabels()] == list(FOUND)
     assert ax.get_ylim()[0] > ax.get_ylim()[1]
-    assert legend_texts(ax) == ["approximation gap (family)", "amortization gap (encoder)"]
+    assert legend_texts(ax) == ["family", "encoder"]
     assert "nats per observation" in ax.get_xlabel()
+    assert ax.get_title() == "Inference gap by cause\nmeans, 95% intervals; 2 of 3 reliable"
+    assert [text.get_text() for text in ax.texts] == ["1.88", "1.00"]  # the sums
+
+
+def test_the_intervals_have_the_level_of_the_title(ax: Axes) -> None:
+    plot_gaps(FOUND, ax=ax)
+    (lines,) = ax.containers[2].lines[2]
+    ends = np.array([segment[:, 0] for segment in lines.get_segments()])
+    expected = [each.summary().loc["inference_gap"] for each in FOUND.values()]
+    np.testing.assert_allclose(ends.mean(axis=1), [row["mean"] for row in expected])
+    np.testing.assert_allclose(np.ptp(ends, axis=1) / 2, [norm.ppf(0.975) * row["se"] for row in expected], rtol=1e-3)
+
+
+def test_without_reliable_observations_the_gaps_are_unknown(ax: Axes) -> None:
+    bounds = evidence([-1.0, -2.0], [9.0, 9.0])
+    plot_gaps({"unreliable": Gaps("diagonal", bounds, {"diagonal": bounds}, bounds, 0.1), **FOUND}, ax=ax)
+    assert [text.get_text() for text in ax.texts] == ["unknown", "1.88", "1.00"]
+    assert "unreliable left out" in ax.get_title()
+    ax.figure.canvas.draw()
 
 
 def test_a_single_result_is_labeled_with_its_family(ax: Axes) -> None:
     plot_gaps(FOUND["first"], ax=ax)
     assert [label.get_text() for label in ax.get_yticklabels()] == ["diagonal"]
     for wrong in ({}, {"full": 1}):
-        with pytest.raises(OptionError, match=r"gaps must be a result of amortvi\.gaps"):
+        with pytest.raises(OptionError, match=r"gaps must be .*amortvi\.gaps"):
             plot_gaps(wrong, ax=ax)
 
 
@@ -66,11 +86,12 @@ def points(ax: Axes) -> dict[tuple[float, ...], np.ndarray]:
 def test_points_and_lines(ax: Axes) -> None:
     assert plot_k_hat(evidence([0.0] * 6, K_HAT), ax=ax) is ax
     found = points(ax)
-    np.testing.assert_allclose(found[to_rgba(color(0))], [(0, 0.1), (2, -0.2), (3, 0.6), (5, 0.3)])
-    np.testing.assert_allclose(found[to_rgba(color(1))], [(1, 0.9), (4, 0.8)])
+    np.testing.assert_allclose(found[to_rgba(PALETTE[5])], [(0, 0.1), (2, -0.2), (3, 0.6), (5, 0.3)])
+    np.testing.assert_allclose(found[to_rgba(PALETTE[1])], [(1, 0.9), (4, 0.8)])
     threshold = evidence([0.0] * 6, K_HAT).threshold
     assert sorted(line.get_ydata()[0] for line in ax.lines) == pytest.approx([0.5, threshold, 0.7, 1.0])
-    assert [text.get_text() for text in ax.texts] == ["0.67"]
+    assert [text.get_text() for text in ax.texts] == ["threshold\n0.67"]
+    assert ax.get_title().endswith("6 observations, 1000 draws each")
     assert legend_texts(ax) == ["reliable (4)", "unreliable (2)"]
     assert set(np.round(ax.get_yticks(), 2)) >= {0, 0.5, 0.7, 1}
 
@@ -83,8 +104,10 @@ def test_sorted_by_k_hat(ax: Axes) -> None:
 
 def test_extreme_k_hats_are_at_the_edge() -> None:
     ax = plot_k_hat(evidence([0.0] * 6, [0.1, torch.inf, -torch.inf, 0.6, 55.0, 0.3]))
-    low, high = ax.get_ylim()
-    assert high < 1.2
+    low, top = ax.get_ylim()
+    assert top < 1.5
     together = np.concatenate(list(points(ax).values()))
+    high = together[:, 1].max()
+    assert 1 < high < top  # the legend is above
     expected = [(0, 0.1), (1, high), (2, low), (3, 0.6), (4, high), (5, 0.3)]
     np.testing.assert_allclose(together[together[:, 0].argsort()], expected)

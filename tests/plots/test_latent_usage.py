@@ -10,7 +10,7 @@ from matplotlib.colors import to_hex
 
 from amortvi.diagnostics.latents import CoordinateUsage, LatentUsage
 from amortvi.plots import plot_aggregate_posterior, plot_latent_usage
-from amortvi.plots._axes import PALETTE
+from amortvi.plots.palette import PALETTE
 from tests.plots.conftest import legend_texts
 
 
@@ -41,8 +41,9 @@ def test_bars_are_the_kl_in_descending_order(ax: Axes) -> None:
     assert [bar.get_height() for bar in ax.patches] == [3.0, 2.0, 1.0]
     assert tick_labels(ax) == ["z[1]", "z[2]", "z[0]"]
     assert [to_hex(bar.get_facecolor()).upper() == PALETTE[0] for bar in ax.patches] == [True, False, True]
-    assert legend_texts(ax) == ["active (2 of 3)", "not active"]
+    assert legend_texts(ax) == ["active", "not active"]
     assert "nats" in ax.get_ylabel()
+    assert ax.get_title() == "Information in each latent\n2 of 3 active; 100 observations"
 
 
 @pytest.mark.parametrize("kl", [[math.nan, 2.0, math.nan], [math.nan] * 3])
@@ -65,6 +66,7 @@ def test_the_aggregate_posterior_is_in_prior_standard_deviations(ax: Axes) -> No
         levels = torch.tensor([low, high], dtype=torch.float64)
         np.testing.assert_allclose(ends, standard.quantile(levels, dim=0).T, rtol=1e-4)
     assert legend_texts(ax) == ["aggregate posterior", "prior"]
+    assert "50% and 95% intervals; 100 observations" in ax.get_title()
 
 
 def test_of_many_coordinates_some_are_labeled(ax: Axes) -> None:

@@ -20,14 +20,15 @@ def check(*statistics: tuple[str, str, float]) -> PredictiveCheck:
 
 def test_histogram_of_the_replications_and_line_of_the_data(ax: Axes) -> None:
     found = check(("x", "mean", 0.2), ("x", "std", 0.9))
-    assert plot_predictive_check(found, "std", ax=ax) is ax
+    assert plot_predictive_check(found, statistic="std", ax=ax) is ax
     bars = ax.patches
     assert sum(bar.get_height() for bar in bars) == 40
     ends = [bar.get_x() for bar in bars] + [bars[-1].get_x() + bars[-1].get_width()]
     assert (min(ends), max(ends)) == pytest.approx((0, 1))
     assert list(np.ravel(ax.lines[0].get_xdata())) == [0.9, 0.9]
     assert ax.get_xlabel() == "std of x"
-    assert f"{found.statistics[1].two_sided:.2g}" in ax.get_title()
+    p = found.statistics[1].two_sided
+    assert ax.get_title() == f"Data and replications: std of x\ntwo-sided p = {p:.2g}, prior latents"
 
 
 def test_the_site_is_selected_and_the_smallest_p_value_is_the_default(ax: Axes) -> None:
@@ -48,7 +49,7 @@ def test_equal_replications_have_one_bar(value: float, ax: Axes) -> None:
 def test_invalid_arguments_are_refused() -> None:
     found = check(("x", "mean", 0.5))
     with pytest.raises(OptionError, match=r"statistic='median', site=None .* \['mean of x'\]"):
-        plot_predictive_check(found, "median")
+        plot_predictive_check(found, statistic="median")
     with pytest.raises(OptionError, match="site='w'"):
         plot_predictive_check(found, site="w")
     assert not pyplot.get_fignums()

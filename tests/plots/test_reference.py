@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.axes import Axes
+from torch import Tensor
 
+import amortvi as avi
 from amortvi.diagnostics.reference import Reference
 from amortvi.errors import DataError, OptionError
 from amortvi.plots import plot_reference
@@ -44,7 +46,8 @@ def test_two_coordinates_as_points_and_ellipses(exact: Reference, few: Posterior
     np.testing.assert_allclose(np.ptp(ellipse, axis=0) / 2, HALF_AXIS * sd, rtol=5 / np.sqrt(2 * DRAWS))
     error = few.std["z"][2, [0, 2]].numpy() / np.sqrt(len(approximate))
     assert (np.abs(approximate.mean(0) - few.mean["z"][2, [0, 2]].numpy()) < 5 * error).all()
-    assert (ax.get_xlabel(), ax.get_ylabel(), ax.get_title()) == ("z[0]", "z[2]", "observation 2")
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("z[0]", "z[2]")
+    assert ax.get_title() == "Posterior of observation 2\n90% ellipses of 4000 draws each"
     assert legend_texts(ax) == ["NUTS", "approximate posterior"]
 
 
@@ -56,6 +59,19 @@ def test_one_coordinate_as_histograms(exact: Reference, few: Posterior, ax: Axes
     # Within one bin, beside which the standard error of the mean is small.
     assert np.average(x, weights=y) == pytest.approx(float(few.mean["z"][0, 1]), abs=np.diff(x).max())
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("z[1]", "density")
+
+
+@pytest.mark.filterwarnings("ignore")  # these are too few draws
+def test_an_estimator_draws_from_the_posterior_of_the_shown_observation(
+    vi: avi.AmortizedVI, x: Tensor, posterior: Posterior, ax: Axes
+) -> None:
+    options = {"chains": 2, "draws": 20, "warmup": 20, "progress": False}
+    plot_reference(vi, x, 5, ax=ax, **options)
+    points = np.asarray(ax.get_lines()[0].get_xydata())
+    assert len(points) == 40
+    error = posterior.std["z"][5, :2].numpy()
+    assert (np.abs(points.mean(0) - posterior.mean["z"][5, :2].numpy()) < 1.5 * error).all()
+    assert ax.get_title().startswith("Posterior of observation 5\n")
 
 
 def test_the_seed_reproduces_the_draws(exact: Reference, few: Posterior, ax: Axes) -> None:

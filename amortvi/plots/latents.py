@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,23 +12,25 @@ import numpy.typing as npt
 
 from amortvi._util.checks import nonnegative_int, probability
 from amortvi.errors import OptionError
+from amortvi.inference import AmortizedVI
 from amortvi.model import LatentSite
-from amortvi.plots._arguments import check_result, to_array
-from amortvi.plots._axes import Colors, axes_or_new, color, label_colors, matplotlib_module, point_area
+from amortvi.plots._arguments import posterior_of, to_array
+from amortvi.plots._axes import Colors, axes_or_new, finish, label_colors, matplotlib_module, point_area
 from amortvi.posterior import Posterior
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["plot_latent_map"]
+__all__ = ["plot_latents"]
 
 
-def plot_latent_map(
-    posterior: Posterior,
-    labels: Any = None,
+def plot_latents(
+    posterior: Posterior | AmortizedVI,
+    x: Any = None,
     *,
+    labels: Any = None,
     site: str | None = None,
-    dims: tuple[int, int] = (0, 1),
+    dims: tuple[int, int] | None = None,
     ellipses: int = 20,
     level: float = 0.9,
     ax: Axes | None = None,
@@ -35,22 +38,24 @@ def plot_latent_map(
     """Draw the posterior means in two latent dimensions, with posterior ellipses for some observations.
 
     Args:
-        posterior: the posterior of ``N`` observations.
-        labels: one label per observation, ``(N,)``, for the colors. Up to ten different integers or strings have a legend,
+        posterior: the posterior of ``N`` observations, or a fitted estimator.
+        x: the observations, if an estimator is given.
+        labels: one label per observation, ``(N,)``, for colors and shapes. Up to ten different integers or strings have a legend,
             other numbers a color bar.
         site: the latent site; by default the first one.
-        dims: the positions of two elements of the flattened site: horizontal, vertical.
+        dims: the positions of two elements of the flattened site: horizontal, vertical. By default those whose posterior means
+            have the largest variances.
         ellipses: the number of observations with an ellipse, evenly spaced. A positive number requires an unconstrained site
             and a covariance in closed form; ellipses are exact for Gaussian posteriors.
         level: the probability inside an ellipse.
         ax: the Axes to draw on; by default those of a new figure.
 
     Returns:
-        The Axes; its first collection contains the means, its patches are the ellipses.
+        The Axes; its patches are the ellipses.
 
     Raises:
-        OptionError: ``posterior`` is something else; ``site`` is unknown; ``dims``, ``ellipses`` or ``level`` is out of range;
-            or the site is constrained and ``ellipses`` is positive.
+        OptionError: ``posterior`` is something else; ``x`` came with a posterior; ``site`` is unknown; ``dims``, ``ellipses`` or
+            ``level`` is out of range; or the site is constrained and ``ellipses`` is positive.
         DataError: ``labels`` are not one label per observation.
         FamilyError: ``ellipses`` is positive, but the covariance is not known in closed form.
         MissingDependencyError: matplotlib is not installed.
@@ -60,36 +65,41 @@ def plot_latent_map(
         >>> from matplotlib.figure import Figure
         >>> x, model = torch.randn(20, 2), avi.models.LinearGaussian(torch.eye(2), scale=1.0)
         >>> vi = avi.AmortizedVI(model, avi.encoders.MLP(2, []), "full").setup(x, seed=0)
-        >>> ax = plot_latent_map(vi.posterior(x), ellipses=5, ax=Figure().subplots())
+        >>> ax = plot_latents(vi.posterior(x), dims=(0, 1), ellipses=5, ax=Figure().subplots())
         >>> ax.get_xlabel(), len(ax.patches)
         ('z[0]', 5)
     """
-    check_result("posterior", posterior, Posterior, "vi.posterior(x)")
+    posterior = posterior_of(posterior, x)
     chosen, offset = _find_site(posterior, site)
-    pair = _check_dims(chosen, dims)
+    pair = None if dims is None else _check_dims(chosen, dims)
     count, level = nonnegative_int("ellipses", ellipses), probability("level", level)
     if count and not chosen.is_unconstrained:
         raise OptionError(
             f"ellipses must be 0 for site {chosen.name!r}: its covariance is known in closed form only before the transform to "
             f"its support, {chosen.support}."
         )
-    means = to_array(posterior.mean[chosen.name]).reshape(-1, chosen.shape.numel())[:, pair]
-    if labels is None:
-        colors, draw_key = np.tile(matplotlib_module("matplotlib.colors").to_rgba(color(0)), (len(means), 1)), None
-    else:
-        colors, draw_key = label_colors(labels, len(means))
+    means = to_array(posterior.mean[chosen.name]).reshape(-1, chosen.shape.numel())
+    if pair is None:
+        pair = _check_dims(chosen, np.sort(np.argsort(-means.var(axis=0), kind="stable")[:2]))
+    means = means[:, pair]
+    colored = label_colors(labels, len(means))
     rows = np.unique(np.linspace(0, len(means) - 1, count).round().astype(int))
     at = [offset + position for position in pair]
     covariances = (
         to_array(posterior.select(rows).covariance[:, at][:, :, at].double()) if count else np.empty((0, 2, 2))
     )
     ax = axes_or_new(ax)
-    if draw_key is not None:
-        draw_key(ax)
-    ax.scatter(means[:, 0], means[:, 1], c=colors, s=point_area(len(means)), alpha=0.7, linewidths=0)
-    _draw_ellipses(ax, means[rows], covariances, level, colors[rows])
+    for marker, marked in colored.markers:
+        shades = colored.colors[marked]
+        horizontal, vertical = means[marked].T
+        ax.scatter(horizontal, vertical, c=shades, s=point_area(len(means)), marker=marker, alpha=0.7, linewidths=0)
+    colored.draw_key(ax)
+    _draw_ellipses(ax, means[rows], covariances, level, colored.colors[rows])
     ax.set_xlabel(chosen.labels[pair[0]])
     ax.set_ylabel(chosen.labels[pair[1]])
+    first, second = (chosen.labels[position] for position in pair)
+    outlined = f", {100 * level:.3g}% ellipses of {len(rows)}" if count else ""
+    finish(ax, f"Posterior means of {first} and {second}", f"{len(means)} observations{outlined}", grid="both")
     # Unequal units would distort the ellipses, whose shape shows the correlation.
     ax.set_aspect("equal", adjustable="datalim")
     ax.autoscale_view()
@@ -106,7 +116,7 @@ def _find_site(posterior: Posterior, name: str | None) -> tuple[LatentSite, int]
     raise OptionError(f"site must be one of {[site.name for site in posterior.latents.sites]}; got {name!r}.")
 
 
-def _check_dims(site: LatentSite, dims: tuple[int, int]) -> list[int]:
+def _check_dims(site: LatentSite, dims: Sequence[int] | npt.NDArray[np.intp]) -> list[int]:
     """Return ``dims`` if they are two different positions in the flattened site."""
     size = site.shape.numel()
     try:

@@ -1,4 +1,4 @@
-"""plot_latent_map: the positions of the points, and the size of the ellipses."""
+"""plot_latents: the positions of the points, and the size of the ellipses."""
 
 from typing import Any
 
@@ -18,14 +18,15 @@ from torch import Tensor
 import amortvi as avi
 from amortvi.errors import DataError, FamilyError, OptionError
 from amortvi.families import Flow
-from amortvi.plots import plot_latent_map
-from amortvi.plots._axes import PALETTE
+from amortvi.plots import plot_latents
+from amortvi.plots.palette import PALETTE
 from amortvi.posterior import Posterior
 from tests.exact import linear_gaussian
 from tests.plots.conftest import legend_texts
 
 
 def points_of(ax: Axes) -> npt.NDArray[Any]:
+    """Return the points of observations without labels."""
     return np.asarray(ax.collections[0].get_offsets())
 
 
@@ -47,10 +48,18 @@ def four_sites(x: Tensor) -> Posterior:
 
 
 def test_points_are_the_posterior_means(posterior: Posterior, ax: Axes) -> None:
-    assert plot_latent_map(posterior, dims=(2, 0), ellipses=0, ax=ax) is ax
+    assert plot_latents(posterior, dims=(2, 0), ellipses=0, ax=ax) is ax
     np.testing.assert_allclose(points_of(ax), posterior.mean["z"][:, [2, 0]])
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("z[2]", "z[0]")
     assert not ax.patches
+
+
+def test_the_default_dims_have_the_largest_variances(vi: avi.AmortizedVI, x: Tensor, ax: Axes) -> None:
+    plot_latents(vi, x, ellipses=3, level=0.95, ax=ax)
+    means = vi.posterior(x).mean["z"]
+    first, second = means.var(0).topk(2).indices.sort().values.tolist()
+    np.testing.assert_allclose(points_of(ax), means[:, [first, second]])
+    assert ax.get_title() == f"Posterior means of z[{first}] and z[{second}]\n60 observations, 95% ellipses of 3"
 
 
 def assert_outline(ellipse: Any, mean: Tensor, covariance: Tensor, level: float) -> None:
@@ -64,7 +73,7 @@ def assert_outline(ellipse: Any, mean: Tensor, covariance: Tensor, level: float)
 
 @pytest.mark.parametrize(("level", "dims"), [(0.5, (0, 1)), (0.9, (2, 1))])
 def test_ellipses_have_the_size_of_the_level(posterior: Posterior, ax: Axes, level: float, dims: tuple) -> None:
-    plot_latent_map(posterior, ellipses=7, level=level, dims=dims, ax=ax)
+    plot_latents(posterior, ellipses=7, level=level, dims=dims, ax=ax)
     rows = np.linspace(0, len(posterior) - 1, 7).round().astype(int)
     for row, ellipse in zip(rows, ax.patches, strict=True):
         mean = posterior.mean["z"][row, list(dims)]
@@ -72,7 +81,7 @@ def test_ellipses_have_the_size_of_the_level(posterior: Posterior, ax: Axes, lev
 
 
 def test_at_most_one_ellipse_per_observation_inside_the_axes(posterior: Posterior, ax: Axes) -> None:
-    plot_latent_map(posterior, ellipses=1000, level=0.999, ax=ax)
+    plot_latents(posterior, ellipses=1000, level=0.999, ax=ax)
     assert len(ax.patches) == len(posterior)
     ax.figure.canvas.draw()
     (left, right), (bottom, top) = ax.get_xlim(), ax.get_ylim()
@@ -96,21 +105,27 @@ NUMBERS = torch.arange(60) % 2 * 4 + 3
     ids=["tensor", "series", "strings", "booleans"],
 )
 def test_few_labels_color_points_and_ellipses(posterior: Posterior, ax: Axes, labels: Any, names: list[str]) -> None:
-    plot_latent_map(posterior, labels, ellipses=5, ax=ax)
+    plot_latents(posterior, labels=labels, dims=(0, 1), ellipses=5, ax=ax)
     assert legend_texts(ax) == names
     shown = [to_hex(handle.get_color()).upper() for handle in ax.get_legend().legend_handles]
     assert shown == list(PALETTE[:2])
     expected = np.array([to_rgba(PALETTE[int(n == 7)]) for n in NUMBERS])
-    np.testing.assert_allclose(np.asarray(ax.collections[0].get_facecolor())[:, :3], expected[:, :3])
+    shapes = set()
+    for kind, number in enumerate((3, 7)):
+        points = ax.collections[kind]
+        np.testing.assert_allclose(np.asarray(points.get_offsets()), posterior.mean["z"][number == NUMBERS][:, :2])
+        np.testing.assert_allclose(np.asarray(points.get_facecolor())[:, :3], expected[number == NUMBERS][:, :3])
+        shapes.add(points.get_paths()[0].vertices.tobytes())
+    assert len(shapes) == 2  # without colors
     rows = np.linspace(0, len(posterior) - 1, 5).round().astype(int)
     np.testing.assert_allclose([ellipse.get_edgecolor() for ellipse in ax.patches], expected[rows])
 
 
 @pytest.mark.parametrize("labels", [torch.arange(60), np.linspace(0, 1, 60), np.r_[np.nan, np.linspace(2, 5, 59)]])
 def test_many_numbers_have_a_color_bar(posterior: Posterior, ax: Axes, labels: Any) -> None:
-    plot_latent_map(posterior, labels, ellipses=0, ax=ax)
+    plot_latents(posterior, labels=labels, ellipses=0, ax=ax)
     assert ax.get_legend() is None
-    bar = ax.figure.axes[1]
+    bar = ax.child_axes[0]
     values = np.asarray(labels, dtype=float)
     assert bar.get_ylim() == pytest.approx((np.nanmin(values), np.nanmax(values)))
     points = np.asarray(ax.collections[0].get_facecolor())[:, :3]
@@ -120,10 +135,10 @@ def test_many_numbers_have_a_color_bar(posterior: Posterior, ax: Axes, labels: A
 
 
 def test_a_flattened_first_site_is_the_default_and_a_later_one_has_its_own_coordinates(four_sites: Posterior) -> None:
-    ax = plot_latent_map(four_sites, dims=(1, 2), ellipses=2)
+    ax = plot_latents(four_sites, dims=(1, 2), ellipses=2)
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("a[0, 1]", "a[1, 0]")
     np.testing.assert_allclose(points_of(ax), four_sites.mean["a"].flatten(1)[:, [1, 2]])
-    ax = plot_latent_map(four_sites, site="d", ellipses=3, level=0.9)
+    ax = plot_latents(four_sites, site="d", ellipses=3, level=0.9)
     first = four_sites.latents.labels.index("d[0]")
     covariance = four_sites.covariance[0, first : first + 2, first : first + 2]
     assert_outline(ax.patches[0], four_sites.mean["d"][0], covariance, 0.9)
@@ -132,12 +147,12 @@ def test_a_flattened_first_site_is_the_default_and_a_later_one_has_its_own_coord
 
 @pytest.mark.parametrize(("site", "dims"), [("b", (0, 1)), ("c", (0, 2))])
 def test_constrained_sites_have_no_ellipses(four_sites: Posterior, ax: Axes, site: str, dims: tuple[int, int]) -> None:
-    plot_latent_map(four_sites, site=site, dims=dims, ellipses=0, ax=ax)
+    plot_latents(four_sites, site=site, dims=dims, ellipses=0, ax=ax)
     offsets = points_of(ax)
     assert offsets.shape == (60, 2)
     assert (offsets > 0).all()
     with pytest.raises(OptionError, match=f"ellipses must be 0 for site '{site}'"):
-        plot_latent_map(four_sites, site=site, dims=dims)
+        plot_latents(four_sites, site=site, dims=dims)
 
 
 @pytest.mark.parametrize(
@@ -159,7 +174,7 @@ def test_constrained_sites_have_no_ellipses(four_sites: Posterior, ax: Axes, sit
 )
 def test_invalid_options_are_refused(posterior: Posterior, options: dict[str, Any], error: Any, message: str) -> None:
     with pytest.raises(error, match=message):
-        plot_latent_map(posterior, **options)
+        plot_latents(posterior, **options)
     assert not pyplot.get_fignums()
 
 
@@ -167,6 +182,6 @@ def test_a_posterior_without_covariance_has_points_only(x: Tensor) -> None:
     model = linear_gaussian(3, 4, dtype=torch.float32)
     vi = avi.AmortizedVI(model, avi.encoders.MLP(4, []), Flow(transforms=1, hidden=[4])).setup(x.float(), seed=0)
     with pytest.raises(FamilyError, match="closed form"):
-        plot_latent_map(vi.posterior(x.float()))
+        plot_latents(vi.posterior(x.float()))
     assert not pyplot.get_fignums()
-    assert not plot_latent_map(vi.posterior(x.float()), ellipses=0).patches
+    assert not plot_latents(vi.posterior(x.float()), ellipses=0).patches
