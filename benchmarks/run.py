@@ -22,6 +22,8 @@ QUESTIONS = (
     "particles",
     "fit_overhead",
     "checkpoints",
+    "executors",
+    "distributed",
     "import_time",
     "time_to_result",
     "refinement",

@@ -6,34 +6,31 @@ import math
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from concurrent.futures import Executor
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 import pyro
 import torch
 
 from amortvi._util.checks import positive_int
+from amortvi._util.executors import check_executor
 from amortvi._util.lazy import pandas as pd
-from amortvi._util.random import random_state
 from amortvi.comparison.fits import FamilyFits, Fit, list_fits
-from amortvi.diagnostics.evidence import MOST_UNRELIABLE, evidence
-from amortvi.diagnostics.gaps.diagnosis import Diagnosis, diagnose
-from amortvi.errors import AmortviWarning, ConvergenceWarning, NonFiniteError, OptionError
+from amortvi.comparison.scoring import PARTS, Scored, Scores, score_fits
+from amortvi.diagnostics.evidence import MOST_UNRELIABLE
+from amortvi.diagnostics.gaps.diagnosis import Diagnosis
+from amortvi.errors import AmortviWarning, ConvergenceWarning, OptionError
 from amortvi.families import require_parametric
 from amortvi.inference import AmortizedVI
-from amortvi.posterior.evaluation import evaluate
 from amortvi.training import FINISHED, Status
 
 __all__ = ["Score", "compare"]
 
 Score: TypeAlias = Literal["auto", "evidence", "elbo"]
-Scores: TypeAlias = npt.NDArray[np.float64]
 
 _SCORES = ("evidence", "elbo")
 _GAP_COLUMNS = ("evidence", "approximation_gap", "amortization_gap", "inference_gap")
-_PARTS = ("iwae", "reconstruction", "kl")
 _WORST_FIRST: tuple[Status | None, ...] = (
     "interrupted",
     None,
@@ -58,6 +55,7 @@ def compare(
     by: Score = "auto",
     particles: int = 100,
     gaps: bool = False,
+    executor: Executor | None = None,
     seed: int = 0,
 ) -> pd.DataFrame:
     """Compare fitted families on held-out observations.
@@ -81,6 +79,7 @@ def compare(
             evidence; use a thousand draws for close comparisons.
         gaps: whether to refine the posteriors and split the inference gap between family and encoder; see `amortvi.gaps`. The
             evidence is then estimated from the refined posteriors.
+        executor: whose workers score the fits at the same time, with the same results; see `fit_families`.
         seed: the seed of the draws.
 
     Returns:
@@ -105,7 +104,7 @@ def compare(
         FamilyError: with ``gaps``, a family cannot be refined.
         NotFittedError: an estimator has seen no data.
     """
-    runs, particles = list_fits(fits), positive_int("particles", particles)
+    runs, particles, executor = list_fits(fits), positive_int("particles", particles), check_executor(executor)
     score = _check_score(by, runs)
     if gaps:
         for run in runs:
@@ -114,9 +113,9 @@ def compare(
     _warn_of_training(runs, fits.failures if isinstance(fits, FamilyFits) else {})
     # Data that may be random at each reading are read once, so that all fits see the same.
     data = x if posterior.observations.in_memory else posterior.in_memory().observations
-    found: dict[str, list[_Scored]] = {}
-    for run in runs:
-        found.setdefault(run.family, []).append(_score(run, data, score, particles, gaps, seed))
+    found: dict[str, list[Scored]] = {}
+    for one in score_fits(runs, data, score, particles, gaps=gaps, seed=seed, executor=executor):
+        found.setdefault(one.family, []).append(one)
     # NaN counts as the worst score: every comparison with it is false.
     best = max(found, key=lambda family: float(np.nan_to_num(_mean_score(found[family]).mean(), nan=-np.inf)))
     _warn_of_unreliable([family for family, fits in found.items() if _unreliable(fits) > MOST_UNRELIABLE])
@@ -126,36 +125,7 @@ def compare(
     return table
 
 
-@dataclass(frozen=True)
-class _Scored:
-    """One fit with its bounds, its score of each observation, ``(N,)``, and the share of scores that are unreliable."""
-
-    run: Fit
-    bounds: pd.DataFrame
-    score: Scores
-    unreliable: float
-    diagnosis: Diagnosis | None
-
-
-def _score(run: Fit, x: Any, score: str, particles: int, with_gaps: bool, seed: int) -> _Scored:
-    try:
-        # Unlike vi.evaluate, this does not warn of fits that have not converged; one warning has named them all.
-        with random_state(seed, run.vi.device):
-            bounds = evaluate(run.vi.posterior(x, copy=False), particles)
-    except NonFiniteError as error:
-        warnings.warn(f"the fit of {run.family!r} is ranked last: {error}", AmortviWarning, stacklevel=3)
-        nothing = np.full(len(run.vi.posterior(x, copy=False).in_memory()), math.nan)
-        return _Scored(run, pd.DataFrame(dict.fromkeys(("elbo", *_PARTS), nothing)), nothing, 0.0, None)
-    found = diagnose(run.vi, x, seed=seed) if with_gaps else None
-    if score == "elbo":
-        return _Scored(run, bounds, bounds["elbo"].to_numpy(), 0.0, found)
-    if found is not None:
-        return _Scored(run, bounds, found.gaps.evidence.numpy(), float((~found.gaps.reliable).double().mean()), found)
-    reliable = evidence(run.vi, x, draws=particles, simulations=0, seed=seed).reliable
-    return _Scored(run, bounds, bounds["iwae"].to_numpy(), float((~reliable).double().mean()), None)
-
-
-def _row(family: str, found: Sequence[_Scored], best: Sequence[_Scored]) -> dict[str, Any]:
+def _row(family: str, found: Sequence[Scored], best: Sequence[Scored]) -> dict[str, Any]:
     """Return the row of one family: its fits, one per seed, compared with those of the best family."""
     elbo = np.mean([one.bounds["elbo"] for one in found], axis=0)
     difference = _mean_score(found) - _mean_score(best)
@@ -166,25 +136,25 @@ def _row(family: str, found: Sequence[_Scored], best: Sequence[_Scored]) -> dict
         "elbo_se": _standard_error(elbo),
         "difference": float(difference.mean()),
         "difference_se": _standard_error(difference),
-        **{name: float(np.mean([one.bounds[name] for one in found])) for name in _PARTS},
+        **{name: float(np.mean([one.bounds[name] for one in found])) for name in PARTS},
         **_gap_columns([one.diagnosis for one in found if one.diagnosis is not None]),
         "unreliable": _unreliable(found),
-        "parameters": sum(p.numel() for p in found[0].run.vi.guide.parameters() if p.requires_grad),
-        "epochs": float(np.mean([len(one.run.vi.history) for one in found])),
-        "status": min((one.run.vi.status for one in found), key=_WORST_FIRST.index),
-        "converged": all(one.run.vi.status in FINISHED for one in found),
-        "seconds": float(np.mean([one.run.seconds for one in found])),
+        "parameters": found[0].parameters,
+        "epochs": float(np.mean([one.epochs for one in found])),
+        "status": min((one.status for one in found), key=_WORST_FIRST.index),
+        "converged": all(one.status in FINISHED for one in found),
+        "seconds": float(np.mean([one.seconds for one in found])),
         "seeds": len(found),
         "seed_sd": math.sqrt(_seed_variance(found) * len(found)) if len(found) > 1 else math.nan,
         "verdict": _verdict(found, best, float(difference.mean()), error) + ", but cut short" * _is_cut_short(found),
     }
 
 
-def _is_cut_short(found: Sequence[_Scored]) -> bool:
-    return any(one.run.vi.status == "interrupted" for one in found)
+def _is_cut_short(found: Sequence[Scored]) -> bool:
+    return any(one.status == "interrupted" for one in found)
 
 
-def _verdict(found: Sequence[_Scored], best: Sequence[_Scored], difference: float, error: float) -> str:
+def _verdict(found: Sequence[Scored], best: Sequence[Scored], difference: float, error: float) -> str:
     if max(_unreliable(found), _unreliable(best)) > MOST_UNRELIABLE:
         return "unreliable"
     if found is best:
@@ -208,7 +178,7 @@ def _gap_columns(found: Sequence[Diagnosis]) -> dict[str, Any]:
     }
 
 
-def _unreliable(found: Sequence[_Scored]) -> float:
+def _unreliable(found: Sequence[Scored]) -> float:
     return float(np.mean([one.unreliable for one in found]))
 
 
@@ -239,12 +209,12 @@ def _warn_of_unreliable(families: list[str]) -> None:
         )
 
 
-def _mean_score(found: Sequence[_Scored]) -> Scores:
+def _mean_score(found: Sequence[Scored]) -> Scores:
     """Return the score of each observation, averaged over seeds, ``(N,)``."""
     return np.mean([one.score for one in found], axis=0)
 
 
-def _seed_variance(found: Sequence[_Scored]) -> float:
+def _seed_variance(found: Sequence[Scored]) -> float:
     """Return the variance of the mean score that is due to the seeds; zero if there is only one."""
     means = [one.score.mean() for one in found]
     return float(np.var(means, ddof=1)) / len(means) if len(means) > 1 else 0.0

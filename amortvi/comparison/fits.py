@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
-import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,10 @@ from typing import Any
 from torch import nn
 
 from amortvi._util.checks import seed_or_none
+from amortvi._util.executors import check_executor
 from amortvi._util.keyword_options import make_options
+from amortvi._util.text import MISSING, html_summary, number
+from amortvi.comparison.planned import fit_by_workers, fit_in_turn
 from amortvi.comparison.start import Start
 from amortvi.errors import AmortviWarning, OptionError, quoted
 from amortvi.families import FamilyChoice, family_label, resolve_family
@@ -73,6 +75,19 @@ class FamilyFits(Mapping[str, AmortizedVI]):
     def __len__(self) -> int:
         return len({fit.family for fit in self.fits})
 
+    def _repr_html_(self) -> str:
+        rows: list[tuple[object, ...]] = []
+        for fit in self.fits:
+            history = fit.vi.history
+            elbo = number(float(history["elbo"].iloc[-1]), 3) if len(history) else MISSING
+            rows.append(
+                (fit.family, fit.seed, fit.vi.status or "not trained", len(history), elbo, number(fit.seconds, 1))
+            )
+        rows += [(*each, f"failed: {quoted(error)}", *[MISSING] * 3) for each, error in self.failures.items()]
+        rows += [(*each, "not fitted", *[MISSING] * 3) for each in self.not_fitted]
+        header = ["family", "seed", "status", "epochs", "training ELBO", "seconds"]
+        return html_summary(type(self).__name__, header=header, rows=rows)
+
     def of(self, family: str) -> list[Fit]:
         """Return the fits of one family, one per seed.
 
@@ -119,6 +134,7 @@ def fit_families(
     plate: str | None = None,
     global_guide: GlobalGuideChoice | None = None,
     labels: LabelChoice | None = None,
+    executor: Executor | None = None,
     **fit: Any,
 ) -> FamilyFits:
     """Fit several posterior families, each with its own copy of encoder and model.
@@ -144,13 +160,22 @@ def fit_families(
         global_guide: makes the posterior of the global latents of each fit, which is trained even if the model is frozen; see
             `AmortizedGuide`.
         labels: the argument of the model that holds labels; each fit trains a copy of the classifier. See `Labels`.
+        executor: runs the fits at the same time: a `concurrent.futures.Executor`, such as a ``ProcessPoolExecutor``, an
+            executor of loky or MPI, or ``client.get_executor()`` of Dask. By default they run here, one after the other. The
+            results are the same bit for bit. For that, each worker computes with as many threads as this process: call
+            ``torch.set_num_threads(1)`` before if there are as many workers as cores. Data and callbacks are copied to the
+            workers, and the model is sent with its parameters; but modules are imported anew, so it must not read variables that
+            have changed since their import. What is defined in a notebook or inside a function needs cloudpickle. With threads
+            nothing is gained, because Pyro runs in one at a time. If a worker dies, the fits that it loses are among
+            ``FamilyFits.failures``. A fit on another computer goes on after Ctrl-C, but is not waited for.
         **fit: further options of `AmortizedVI.fit`, except ``seed``; see `amortvi.FitOptions`.
 
     Returns:
         The fits, by the label of the family.
 
     Raises:
-        OptionError: an option is unknown or out of range, or ``families`` or ``seeds`` are empty or contain duplicates.
+        OptionError: an option is unknown or out of range, or ``families`` or ``seeds`` are empty or contain duplicates; or the
+            executor accepts no work, or an argument cannot be sent to its workers.
         FamilyError: a family is unknown or cannot be built for this model.
         ModelError: the model is not supported; or it is a function that uses outer modules, which cannot be copied.
         DataError: the observations cannot be used.
@@ -165,37 +190,47 @@ def fit_families(
         >>> list(avi.compare(fits, x).index)
         ['full', 'diagonal']
     """
-    options = _check_options(fit)
+    options, executor = _check_options(fit), check_executor(executor)
     choices, seeds = _check_families(families), _check_seeds(seeds)
     program = model if isinstance(model, Program) else Program(model)
     given = Start(program, encoder, resolve_labels(labels))
-    made = {"plate": plate, "freeze_model": freeze_model, "global_guide": global_guide}
+    made = {"plate": plate, "global_guide": global_guide}
     copied = given.copy(freeze_model=freeze_model)
     for family in choices.values():
-        vi = copied.estimator(family, **made)
+        vi = copied.estimator(family, freeze_model=freeze_model, **made)
         vi.to(device=options.device, dtype=options.dtype).setup(x, seed=seeds[0])
     if not freeze_model:
         # A program that uses outer modules cannot be copied, but only knows that it does once it has run.
         copied.program.independent_copy({})
     starts = {seed: given if seed == seeds[0] else given.restarted(seed, freeze_model=freeze_model) for seed in seeds}
-    planned = [(label, seed) for seed in seeds for label in choices]
+    planned = {
+        (label, seed): {
+            "model": starts[seed].program,
+            "encoder": starts[seed].encoder,
+            "labels": starts[seed].labels,
+            "family": choices[label],
+            "seed": seed,
+            "checkpoint": _folder(options.checkpoint, label, seed),
+        }
+        for seed in seeds
+        for label in choices
+    }
+    shared = {"freeze_model": freeze_model, "made": made, "x": x, "fit": fit}
+    if executor is None:
+        ended = fit_in_turn(planned, shared)
+    else:
+        frozen = program if freeze_model else None
+        ended = fit_by_workers(executor, planned, shared, frozen, progress=options.progress)
     found: dict[tuple[str, int], Fit] = {}
     failures: dict[tuple[str, int], Exception] = {}
-    with contextlib.suppress(KeyboardInterrupt):
-        for label, seed in planned:
-            vi = starts[seed].copy(freeze_model=freeze_model).estimator(choices[label], **made)
-            if options.checkpoint is not None:
-                fit["checkpoint"] = Path(options.checkpoint) / re.sub(r"[^\w.-]+", "_", f"{label}, seed {seed}")
-            began = time.perf_counter()
-            try:
-                is_interrupted = _fit_until_interrupted(vi, x, seed=seed, **fit)
-            except Exception as error:  # whatever failed, the other fits are not lost
-                failures[label, seed] = error
-                continue
-            if vi.status is not None:
-                found[label, seed] = Fit(label, seed, vi, time.perf_counter() - began)
-            if is_interrupted:
-                break
+    for (label, seed), outcome in ended.outcomes.items():
+        try:
+            one = outcome.get()
+        except Exception as error:
+            failures[label, seed] = error
+            continue
+        if one.vi.status is not None:
+            found[label, seed] = Fit(label, seed, one.vi, one.seconds)
     if not found:
         raise next(iter(failures.values()), KeyboardInterrupt())
     fits = FamilyFits(
@@ -207,13 +242,11 @@ def fit_families(
     return fits
 
 
-def _fit_until_interrupted(vi: AmortizedVI, x: Any, **fit: Any) -> bool:
-    """Fit, and return whether Ctrl-C was pressed: while training, where it is no error, or before or after it."""
-    try:
-        vi.fit(x, **fit)
-    except KeyboardInterrupt:
-        return True
-    return vi.status == "interrupted"
+def _folder(checkpoint: str | Path | None, label: str, seed: int) -> Path | None:
+    """Return the folder for the checkpoints of one fit; a worker may have another working directory."""
+    return (
+        None if checkpoint is None else Path(checkpoint).absolute() / re.sub(r"[^\w.-]+", "_", f"{label}, seed {seed}")
+    )
 
 
 def _warn_of_incomplete(fits: FamilyFits) -> None:
@@ -246,7 +279,7 @@ def _check_options(fit: Mapping[str, Any]) -> FitOptions:
 
 def _check_families(families: Sequence[FamilyChoice]) -> dict[str, FamilyChoice]:
     """Return the families by label."""
-    if isinstance(families, str) or not isinstance(families, Iterable):
+    if isinstance(families, str | Mapping) or not isinstance(families, Iterable):
         raise OptionError(f"families must be a list of families, such as ['diagonal', 'full']; got {families!r}.")
     given = list(families)
     for family in given:

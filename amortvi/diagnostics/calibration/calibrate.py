@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from concurrent.futures import Executor
 from typing import Any
 
 import numpy as np
+import torch
 
 from amortvi._util.checks import positive_int
+from amortvi._util.executors import check_executor
 from amortvi._util.lazy import special
 from amortvi._util.random import Stream, derived_seed, random_state
-from amortvi.data import Observations
 from amortvi.diagnostics.c2st import compare_pairs
+from amortvi.diagnostics.calibration.blocks import Compared, PosteriorFunction, compare_with_truth
 from amortvi.diagnostics.calibration.coverage import coverage_test
 from amortvi.diagnostics.calibration.ranks import shape_of, uniformity
 from amortvi.diagnostics.calibration.result import Calibration
-from amortvi.diagnostics.calibration.truth_comparison import TruthComparison
 from amortvi.diagnostics.calibration.verdicts import NOT_CALIBRATED, Array, CalibrationTest, holm_corrected
 from amortvi.diagnostics.calibration.whitened import correlation_test, location_test, spread_test
 from amortvi.diagnostics.simulation import Simulator, simulate_observations
-from amortvi.errors import OptionError
 from amortvi.inference import AmortizedVI
-from amortvi.posterior import Posterior
 
 __all__ = ["calibrate"]
 
@@ -32,9 +31,10 @@ def calibrate(
     draws: int = 200,
     x: Any = None,
     *,
-    posterior: Callable[[Observations], Posterior] | None = None,
+    posterior: PosteriorFunction | None = None,
     simulator: Simulator | None = None,
     classifier: bool = False,
+    executor: Executor | None = None,
     seed: int | None = None,
 ) -> Calibration:
     """Simulate latents and data from the model, and test whether the posteriors of the data agree with these latents.
@@ -68,10 +68,12 @@ def calibrate(
         draws: ``K``, the number of draws from each posterior.
         x: observations whose sizes and covariates are used for the simulations, cyclically; by default some of the training
             data.
-        posterior: a function from the simulated observations to their posteriors; by default ``vi.posterior``. With
-            ``vi.refine``, the tests show the faults that remain without the amortization gap.
+        posterior: a function from simulated observations to their posteriors, called for blocks of at least 250 simulations; by
+            default ``vi.posterior``. With ``vi.refine``, the tests show the faults that remain without the amortization gap.
         simulator: draws latents and data in place of the model; see `simulate_observations`.
         classifier: whether to run the ``classifier`` test (needs scikit-learn, extra ``diagnostics``).
+        executor: whose workers compute the posteriors of the blocks and draw from them, with the same results; see
+            `fit_families`. The data are simulated in this process.
         seed: reproduces all draws and leaves the caller's random state untouched.
 
     Returns:
@@ -97,19 +99,21 @@ def calibrate(
     """
     simulations = positive_int("simulations", simulations, at_least=20)
     draws = positive_int("draws", draws, at_least=10)
+    executor = check_executor(executor)
     own_seed = derived_seed(seed, Stream.CALIBRATION)
     with random_state(own_seed, vi.device):
         simulated = simulate_observations(vi, simulations, x, simulator=simulator)
-        comparison = TruthComparison(_posterior(vi, posterior, simulated.observations), simulated)
-        found = comparison.posterior.importance_sample(draws, comparison.reduce, keep_draws=True)
-    comparison.check_spread()
-    values = {name: value.numpy() for name, value in found.items()}
-    ranks = dict(zip(comparison.names, np.ascontiguousarray(values["ranks"].T), strict=True))
+        seed_of_draws = int(torch.randint(2**62, ()))
+    # Outside the context, in which the threads of an executor could not draw.
+    compared = compare_with_truth(vi, simulated, draws, posterior, seed_of_draws, executor)
+    compared.check_spread()
+    values = compared.values
+    ranks = dict(zip(compared.names, np.ascontiguousarray(values["ranks"].T), strict=True))
     tests = [
-        *_rank_tests(ranks, comparison.posterior.latents.labels),
+        *_rank_tests(ranks, compared.labels),
         coverage_test("coverage", "highest-density regions", values["density_levels"]),
         coverage_test("TARP", "balls around reference points", values["reference_levels"]),
-        *_moment_tests(values, comparison),
+        *_moment_tests(compared),
     ]
     if classifier:
         tests.append(_classifier_test(values, 0 if own_seed is None else own_seed))
@@ -123,18 +127,6 @@ def calibrate(
     )
 
 
-def _posterior(vi: AmortizedVI, posterior: Any, observations: Observations) -> Posterior:
-    if posterior is None:
-        return vi.resolve_posterior(observations, None)
-    found = posterior(observations) if callable(posterior) else posterior
-    if not callable(posterior) or not isinstance(found, Posterior):
-        raise OptionError(
-            f"posterior must be a function from the simulated observations to their Posterior, such as vi.refine; got "
-            f"{'a function that returned ' * callable(posterior)}{found!r}."
-        )
-    return vi.resolve_posterior(observations, found)
-
-
 def _rank_tests(ranks: dict[str, Array], coordinates: list[str]) -> list[CalibrationTest]:
     tests = []
     for name, found in ranks.items():
@@ -145,12 +137,15 @@ def _rank_tests(ranks: dict[str, Array], coordinates: list[str]) -> list[Calibra
     return tests
 
 
-def _moment_tests(values: dict[str, Array], comparison: TruthComparison) -> list[CalibrationTest]:
-    truth, second_moment = values["truth"], comparison.second_moment
-    scores, norm_scores = special.ndtri(values["whitened_ranks"]), special.ndtri(values["norm_ranks"])
-    tests = [location_test(truth, scores), spread_test(truth, scores, norm_scores, second_moment)]
-    if comparison.dim > 1:
-        tests.append(correlation_test(truth, second_moment, comparison.squared_correlation))
+def _moment_tests(compared: Compared) -> list[CalibrationTest]:
+    values, second_moment = compared.values, compared.second_moment
+    truth, scores = values["truth"], special.ndtri(values["whitened_ranks"])
+    tests = [
+        location_test(truth, scores),
+        spread_test(truth, scores, special.ndtri(values["norm_ranks"]), second_moment),
+    ]
+    if truth.shape[1] > 1:
+        tests.append(correlation_test(truth, second_moment, compared.squared_correlation))
     return tests
 
 

@@ -8,11 +8,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from amortvi._util.lazy import pandas as pd
+from amortvi._util.text import html_summary, number, p_value
 from amortvi.diagnostics.calibration.coverage import area_to_curve, coverage_at
 from amortvi.diagnostics.calibration.verdicts import CALIBRATED, NOT_CALIBRATED, Array, CalibrationTest
 from amortvi.errors import OptionError
 
 __all__ = ["Calibration"]
+
+_LISTED = 20
+"""The number of tests that a notebook shows."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,6 +97,20 @@ class Calibration:
         """Return one row per test: kind, quantity, statistic, p-value, corrected p-value, verdict."""
         columns = ["kind", "quantity", "statistic", "p_value", "corrected", "verdict"]
         return pd.DataFrame([vars(test) for test in self.tests], columns=columns)
+
+    def _repr_html_(self) -> str:
+        tests = sorted(self.tests, key=lambda test: test.corrected)
+        more = len(tests) - _LISTED
+        return html_summary(
+            f"Calibration: {self.verdict}",
+            {"simulations": f"{self.simulations:,}, with {self.draws:,} draws each"},
+            header=["test", "quantity", "verdict", "effect", "p (corrected)"],
+            rows=[
+                (test.kind, test.quantity, test.verdict, number(float(test.statistic)), p_value(test.corrected))
+                for test in tests[:_LISTED]
+            ],
+            notes=[f"{more} more tests, with larger p-values, are in to_frame()."] * (more > 0),
+        )
 
     def __repr__(self) -> str:
         return f"Calibration({self.verdict!r}, {self.simulations} simulations, {self.draws} draws, {len(self.tests)} tests)"

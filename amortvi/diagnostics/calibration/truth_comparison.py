@@ -6,19 +6,16 @@ import torch
 from torch import Tensor
 
 from amortvi.data import Batch
-from amortvi.diagnostics.calibration.coverage import reference_points
 from amortvi.diagnostics.calibration.ranks import uniform_ranks
-from amortvi.diagnostics.calibration.verdicts import Array
 from amortvi.diagnostics.calibration.whitened import Whitening
-from amortvi.diagnostics.simulation import Simulated
 from amortvi.errors import NonFiniteError
 from amortvi.model import log_jacobian, sum_sites
 from amortvi.posterior import Posterior
 from amortvi.posterior.importance_sampling import WeightedDraws
 
-__all__ = ["TruthComparison"]
+__all__ = ["JOINT", "TruthComparison", "random_directions"]
 
-_JOINT = ("log likelihood", "log joint")
+JOINT = ("log likelihood", "log joint")
 """Quantities of all latents and the data together, which reveal faults that marginal ranks cannot (Modrák et al., 2023)."""
 
 _PROJECTIONS = 4
@@ -28,42 +25,17 @@ _PROJECTIONS = 4
 class TruthComparison:
     """Reduces weighted draws from the posteriors of simulated data to ranks of the truth, chunk by chunk."""
 
-    def __init__(self, posterior: Posterior, simulated: Simulated) -> None:
+    def __init__(self, posterior: Posterior, truth: Tensor, references: Tensor, directions: Tensor) -> None:
+        """Compare the draws of ``posterior`` with the truth, ``(n, D)``; see `reference_points` and `random_directions`."""
         self.posterior = posterior
-        self.truth = simulated.vector
-        self.dim = self.truth.shape[1]
-        self.references = reference_points(simulated.batch, self.dim)
-        directions = torch.randn(self.dim, _PROJECTIONS if self.dim > 1 else 0, dtype=torch.float64)
-        self.directions = directions / directions.norm(dim=0)
-        self._second_moment = torch.zeros(self.dim, self.dim, dtype=torch.float64)
-        self._squared_correlation = torch.zeros(self.dim, self.dim, dtype=torch.float64)
-
-    @property
-    def names(self) -> list[str]:
-        """The quantities whose ranks are computed: the coordinates, the joint quantities, the projections."""
-        projections = [f"projection {i + 1}" for i in range(self.directions.shape[1])]
-        return [*self.posterior.latents.labels, *_JOINT, *projections]
-
-    @property
-    def second_moment(self) -> Array:
-        """The second moment of the whitened draws, over all simulations, ``(D, D)``."""
-        return (self._second_moment / len(self.truth)).numpy()
-
-    def check_spread(self) -> None:
-        """Raise `NonFiniteError` if all draws equal the mean of their posterior, because its scale is lost in rounding."""
-        moments = self._second_moment.diagonal().tolist()
-        constant = [label for label, moment in zip(self.posterior.latents.labels, moments, strict=True) if moment == 0]
-        if constant:
-            raise NonFiniteError(
-                f"the draws of {', '.join(constant)} do not vary on data simulated from the prior: their standard deviations are "
-                f"lost in rounding, so the truth is infinitely many of them away. Train the encoder again with a smaller lr, or "
-                f"refine the posteriors (posterior=vi.refine)."
-            )
-
-    @property
-    def squared_correlation(self) -> Array:
-        """The mean squared correlations of the posteriors, ``(D, D)``."""
-        return (self._squared_correlation / len(self.truth)).numpy()
+        self.truth = truth
+        self.references = references
+        self.directions = directions
+        dim = truth.shape[1]
+        self.second_moment = torch.zeros(dim, dim, dtype=torch.float64)
+        """The sum of the second moments of the whitened draws over the simulations so far, ``(D, D)``."""
+        self.squared_correlation = torch.zeros(dim, dim, dtype=torch.float64)
+        """The sum of the squared correlations of the posteriors, ``(D, D)``."""
 
     def reduce(self, weighted: WeightedDraws) -> dict[str, Tensor]:
         """Compare the truth with the draws for a chunk of ``B`` simulations; each simulation must be in one chunk only.
@@ -87,8 +59,8 @@ class TruthComparison:
         _check_finite(draws, log_q_truth, log_q, joint_truth, joint)
         whitening = Whitening.of(q, draws.shape[0])
         white_truth, white_draws = whitening(truth), whitening(draws)
-        self._second_moment += torch.einsum("kbi,kbj->ij", white_draws, white_draws) / draws.shape[0]
-        self._squared_correlation += whitening.squared_correlation().sum(0)
+        self.second_moment += torch.einsum("kbi,kbj->ij", white_draws, white_draws) / draws.shape[0]
+        self.squared_correlation += whitening.squared_correlation().sum(0)
 
         rounded = [_rounded(value, joint, self.truth.dtype) for value in (joint_truth, joint)]
         distances = [_squared_distances(white, self.references[rows]) for white in (white_truth, white_draws)]
@@ -116,6 +88,12 @@ class TruthComparison:
         log_likelihood = sum_sites(scores.likelihoods)
         log_joint = sum_sites(scores.local) + log_jacobian(log_dets, log_likelihood)
         return torch.stack([log_likelihood[0], log_joint[0]], dim=-1).cpu().double()
+
+
+def random_directions(dim: int) -> Tensor:
+    """Return unit vectors onto which whitened latents are projected, ``(D, directions)``; none for a single coordinate."""
+    directions = torch.randn(dim, _PROJECTIONS if dim > 1 else 0, dtype=torch.float64)
+    return directions / directions.norm(dim=0)
 
 
 def _check_finite(draws: Tensor, *log_densities: Tensor) -> None:
