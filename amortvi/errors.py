@@ -15,6 +15,7 @@ __all__ = [
     "ConcurrentFitError",
     "ConvergenceWarning",
     "DataError",
+    "DistributedError",
     "EncoderError",
     "FamilyError",
     "MissingDependencyError",
@@ -82,6 +83,10 @@ class TrainingDiverged(NonFiniteError):  # noqa: N818  # the name says what has 
 
 class ConcurrentFitError(AmortviError, RuntimeError):
     """An estimator is being fitted in another thread."""
+
+
+class DistributedError(AmortviError, RuntimeError):
+    """Another process of a distributed fit has failed, or no longer answers; the last good parameters were kept."""
 
 
 class CaptureError(AmortviError, RuntimeError):

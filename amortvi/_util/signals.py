@@ -21,7 +21,8 @@ class HeldSignals:
     """
 
     def __init__(self) -> None:
-        self._received: int | None = None
+        self.received: int | None = None
+        """The number of the signal that is held back, if any."""
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
@@ -38,13 +39,13 @@ class HeldSignals:
 
     def obey(self) -> None:
         """Raise what a signal that was held back asks for: `KeyboardInterrupt`, or `SystemExit`."""
-        number, self._received = self._received, None
+        number, self.received = self.received, None
         if number == signal.SIGINT:
             raise KeyboardInterrupt
         if number is not None:
             raise SystemExit(_EXIT_STATUS + number)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        again, self._received = self._received is not None, number
+        again, self.received = self.received is not None, number
         if again:
             self.obey()

@@ -9,6 +9,7 @@ from hashlib import sha256
 import torch
 from torch import Tensor
 
+from amortvi._util.random import Share
 from amortvi.errors import DataError
 
 __all__ = ["Batch", "Minibatch"]
@@ -160,25 +161,38 @@ class Batch:
 
 @dataclass(frozen=True)
 class Minibatch:
-    """The observations of ``source`` at the positions ``rows``, ``(B,)``, or all of them, not yet gathered."""
+    """The observations of ``source`` at the positions ``rows``, ``(B,)``, or all of them, not yet gathered.
+
+    Args:
+        source: the observations.
+        rows: the positions of those that make up the minibatch; if ``None``, all that this process has of it.
+        share: the part of the minibatch that this process has, if there are several.
+    """
 
     source: Batch
     rows: Tensor | None = None
+    share: Share | None = None
 
     @property
     def size(self) -> int:
         """``B``, the number of observations."""
+        if self.share is not None:
+            return self.share.size
         return self.source.size if self.rows is None else self.rows.shape[0]
 
     def gather(self) -> Batch:
-        """Return the observations as a batch."""
-        return self.source if self.rows is None else self.source.take(self.rows)
+        """Return the observations as a batch, in a fit of several processes those of this one."""
+        if self.rows is None:
+            return self.source
+        return self.source.take(self.rows if self.share is None else self.rows[self.share.rows])
 
     def to(self, device: torch.device) -> Minibatch:
         """Return the minibatch on ``device``; a source on another device is gathered first."""
         if self.source.device != device:
-            return Minibatch(self.gather().to(device))
-        return self if self.rows is None or self.rows.device == device else Minibatch(self.source, self.rows.to(device))
+            return Minibatch(self.gather().to(device), share=self.share)
+        if self.rows is None or self.rows.device == device:
+            return self
+        return replace(self, rows=self.rows.to(device))
 
     def tensors(self) -> list[Tensor]:
         """Return the tensors that make up the minibatch, the rows last."""

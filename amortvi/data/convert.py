@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -16,6 +17,8 @@ from amortvi.errors import DataError
 __all__ = ["check_finite", "to_batch", "to_tensor"]
 
 _UNSIGNED = (torch.uint16, torch.uint32, torch.uint64)
+_CHECKED_ROWS = 2**14
+"""The rows that are searched at once for values that are not finite."""
 _READABLE = ("float16", "float32", "float64", "uint8", "int8", "int16", "int32", "int64", "bool")
 
 
@@ -23,7 +26,8 @@ def to_tensor(name: str, value: Any, dtype: torch.dtype, *, collated: bool = Fal
     """Return ``value`` as a tensor with observations in its first dimension.
 
     Floating-point arrays, data frames and lists are cast to ``dtype``, because double precision is merely their default. The
-    type of a tensor was chosen by the user, so another floating type is an error. Integers and booleans keep their type.
+    type of a tensor was chosen by the user, so another floating type is an error. Integers and booleans keep their type. A
+    memory-mapped file of the right type is not copied, so it may be larger than memory.
 
     Args:
         name: the name of the value in messages.
@@ -109,10 +113,20 @@ def _from_array(name: str, value: Any, dtype: torch.dtype) -> Tensor:
         if array.dtype.kind == "u" and array.size and array.max() > np.iinfo(np.int64).max:
             raise DataError(f"{name} has integers above 2**63 - 1, which no torch type can hold: rescale it.")
         array = array.astype(np.int64 if array.dtype.kind == "u" else np.float64)
-    if not array.dtype.isnative or not array.flags.writeable or any(stride < 0 for stride in array.strides):
+    is_usable = array.dtype.isnative and all(stride >= 0 for stride in array.strides)
+    if not is_usable or not (array.flags.writeable or _is_mapped(array)):
         array = array.astype(array.dtype.newbyteorder("="), order="C")
-    tensor = torch.from_numpy(array)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+        tensor = torch.from_numpy(array)
     return tensor.to(dtype) if tensor.is_floating_point() else tensor
+
+
+def _is_mapped(array: Any) -> bool:
+    """Return whether an array is a part of a memory-mapped file, which may be larger than memory."""
+    while isinstance(array, np.ndarray) and not isinstance(array, np.memmap):
+        array = array.base
+    return isinstance(array, np.memmap)
 
 
 def _from_frame(name: str, value: Any) -> np.ndarray:
@@ -144,10 +158,16 @@ def check_finite(name: str, tensor: Tensor, first_row: int | None = 0) -> None:
 
     ``first_row`` is the position of the tensor's first row in the user's data, or ``None`` if the rows are shuffled.
     """
-    if not tensor.is_floating_point() or bool(torch.isfinite(tensor.sum())) or bool(torch.isfinite(tensor).all()):
+    if not tensor.is_floating_point() or bool(torch.isfinite(tensor.sum())):
         return
-    nans, infinities = int(torch.isnan(tensor).sum()), int(torch.isinf(tensor).sum())
-    places = (~torch.isfinite(tensor)).nonzero().cpu()
+    bad = [(~torch.isfinite(part)).nonzero() for part in tensor.split(_CHECKED_ROWS)]  # of a file larger than memory
+    for number, part in enumerate(bad):
+        part[:, 0] += number * _CHECKED_ROWS
+    places = torch.cat(bad)
+    if not len(places):
+        return
+    nans = int(torch.isnan(tensor[tuple(places.mT)]).sum())
+    infinities, places = len(places) - nans, places.cpu()
     rows = places[:, 0].unique()
     where = f"in {len(rows)} of {len(tensor)} rows of a shuffled batch"
     if first_row is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from hashlib import sha256
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -13,18 +13,23 @@ from torch.utils.data import (
     BatchSampler,
     DataLoader,
     Dataset,
-    DistributedSampler,
     IterableDataset,
     RandomSampler,
-    SubsetRandomSampler,
-    WeightedRandomSampler,
+    SequentialSampler,
 )
 
 from amortvi._util.random import random_state
 from amortvi.data.batch import Batch, Minibatch
 from amortvi.data.convert import check_finite, to_batch
 from amortvi.data.observations import DEFAULT_BATCH_SIZE, Observations, check_lengths
-from amortvi.data.rereading import MOST_OBSERVATIONS, read_once_error, sampler_shuffles, stream_shuffles
+from amortvi.data.rereading import (
+    MOST_OBSERVATIONS,
+    DividedBatches,
+    read_once_error,
+    reorders,
+    sampler_shuffles,
+    stream_shuffles,
+)
 from amortvi.errors import AmortviError, DataError, OptionError, quoted
 
 __all__ = ["LoaderObservations"]
@@ -110,7 +115,24 @@ class LoaderObservations(Observations):
         return self._read(self.source if isinstance(self.source, DataLoader) else self._loader(batch_size))
 
     def shuffled(self, batch_size: int | None, generator: torch.Generator) -> Iterator[Minibatch]:
-        return map(Minibatch, self._read(self._loader(batch_size, generator)))
+        return self._minibatches(self._loader(batch_size, generator))
+
+    def minibatches(self) -> Iterator[Minibatch]:
+        return self._minibatches(self._loader(None))
+
+    def _minibatches(self, loader: DataLoader[Any]) -> Iterator[Minibatch]:
+        divided = loader.batch_sampler if isinstance(loader.batch_sampler, DividedBatches) else None
+        for number, batch in enumerate(self._read(loader)):
+            yield Minibatch(batch, share=None if divided is None else divided.share(number))
+
+    def divided(self, rank: int, count: int) -> Self:
+        if count > 1 and isinstance(self.source, DataLoader | IterableDataset):
+            kind = "a DataLoader" if isinstance(self.source, DataLoader) else "an IterableDataset"
+            raise DataError(
+                f"{self.name} is {kind}, whose minibatches cannot be divided among {count} processes: pass a Dataset with "
+                f"__getitem__ and __len__, such as loader.dataset, and batch_size."
+            )
+        return super().divided(rank, count)
 
     def first(self, size: int) -> Batch:
         # The first batch of a shuffling loader is as good as any other, but must not change the random numbers that follow.
@@ -163,15 +185,21 @@ class LoaderObservations(Observations):
                 raise OptionError(f"batch_size is set by the DataLoader passed as {self.name}; omit it.")
             return self.source
         shuffle = generator is not None and not isinstance(self.source, IterableDataset)
+        if self._part is not None:
+            rows = range(self.size or 0)
+            sampler = RandomSampler(rows, generator=generator) if shuffle else SequentialSampler(rows)
+            batches = DividedBatches(sampler, batch_size or DEFAULT_BATCH_SIZE, *self._part)
+            return DataLoader(self.source, batch_sampler=batches, generator=generator)
         return DataLoader(self.source, batch_size or DEFAULT_BATCH_SIZE, shuffle=shuffle, generator=generator)
 
     def _shuffles(self, loader: DataLoader[Any]) -> bool:
         """Return whether the order of the observations changes from pass to pass."""
-        return bool(self._depends_on_seed) or _reorders(loader)
+        return bool(self._depends_on_seed) or reorders(loader)
 
     def _read(self, loader: DataLoader[Any]) -> Iterator[Batch]:
         in_order = not self._shuffles(loader)
-        size, rows, number = self.size, 0, 0
+        divided = loader.batch_sampler if isinstance(loader.batch_sampler, DividedBatches) else None
+        size, rows, number = self.size if divided is None else divided.rows, 0, 0
         first: Batch | None = None
         # A loader starts each pass by drawing seeds for its workers; unless it shuffles, the caller's stream is not advanced.
         fixed = in_order and self._depends_on_seed is not None
@@ -187,7 +215,7 @@ class LoaderObservations(Observations):
             batch = to_batch(self.name, arguments, self.dtype, collated=True)
             check_lengths(batch, self.name)
             for label, value in batch.named(self.name):
-                check_finite(label, value, first_row=rows if in_order else None)
+                check_finite(label, value, first_row=rows if in_order and divided is None else None)
             first = first or batch
             first.check_same_arguments(batch, f"batch {number} of {self.name}", "batch 0")
             rows, number = rows + batch.size, number + 1
@@ -239,19 +267,11 @@ class LoaderObservations(Observations):
             raise DataError(
                 f"{self.name} gave {rows} observations in a pass, but its length is {size}: correct __len__."
             )
+        if self._part is not None:  # passes differ with the batch size
+            return
         if self._rows is not None and rows != self._rows:
             raise DataError(
                 f"{self.name} gave {rows} observations in this pass, but {self._rows} in an earlier one: each pass must give all "
                 f"of them."
             )
         self._rows = rows
-
-
-def _reorders(loader: DataLoader[Any]) -> bool:
-    """Return whether a loader reorders the observations of its data set."""
-    samplers = (loader.sampler, getattr(loader.batch_sampler, "sampler", None))
-    return (loader.num_workers > 1 and not loader.in_order) or any(
-        isinstance(sampler, RandomSampler | SubsetRandomSampler | WeightedRandomSampler)
-        or (isinstance(sampler, DistributedSampler) and sampler.shuffle)
-        for sampler in samplers
-    )

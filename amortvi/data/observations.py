@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
-from amortvi._util.random import random_state
+from amortvi._util.random import Share, random_state
 from amortvi.data.batch import Batch, Minibatch
 from amortvi.data.convert import check_finite
 from amortvi.errors import DataError
@@ -28,6 +29,8 @@ class Observations(ABC):
     """Whether all observations are in memory, so that reading them again costs nothing."""
     index: Any | None = None
     """The user's labels of the observations (a pandas index), if any."""
+    _part: tuple[int, int] | None = None
+    """The number of this process and the number of processes, if minibatches are divided."""
 
     @property
     @abstractmethod
@@ -56,6 +59,26 @@ class Observations(ABC):
     @abstractmethod
     def shuffled(self, batch_size: int | None, generator: torch.Generator) -> Iterator[Minibatch]:
         """Iterate once over the observations, in random order."""
+
+    def minibatches(self) -> Iterator[Minibatch]:
+        """Iterate once over the observations; any order is accepted."""
+        return map(Minibatch, self.in_any_order())
+
+    def divided(self, rank: int, count: int) -> Self:
+        """Return the observations with minibatches of which this process, ``rank`` of ``count``, reads its share.
+
+        Raises:
+            DataError: the observations cannot be read by position.
+        """
+        if count == 1:
+            return self
+        divided = copy.copy(self)
+        divided._part = rank, count
+        return divided
+
+    def _share(self, size: int) -> Share | None:
+        """Return the share of this process in a minibatch of ``size`` observations, or ``None`` if it has all of it."""
+        return None if self._part is None else Share.of(size, *self._part)
 
     def positions(self, rows: Tensor) -> Tensor:
         """Return the positions of observations in the user's data, of which these may be a part."""
@@ -135,12 +158,21 @@ class TensorObservations(Observations):
     def batches(self, batch_size: int | None = None) -> Iterator[Batch]:
         step = batch_size or DEFAULT_BATCH_SIZE
         for start in range(0, self.size, step):
-            yield self.batch.take(slice(start, start + step))
+            yield self._copied(slice(start, start + step))
+
+    def _copied(self, rows: slice) -> Batch:
+        """Return some observations, which a model may overwrite; those of a memory-mapped file may be read-only."""
+        return self.batch.take(rows).map(torch.clone)
 
     def shuffled(self, batch_size: int | None, generator: torch.Generator) -> Iterator[Minibatch]:
         order = torch.randperm(self.size, generator=generator).to(self.batch.device)
         for rows in order.split(batch_size or DEFAULT_BATCH_SIZE):
-            yield Minibatch(self.batch, rows)
+            yield Minibatch(self.batch, rows, self._share(len(rows)))
+
+    def minibatches(self) -> Iterator[Minibatch]:
+        for batch in self.batches():
+            share = self._share(batch.size)
+            yield Minibatch(batch if share is None else batch.take(share.rows), share=share)
 
     def split(self, fraction: float, seed: int | None) -> tuple[Observations, Observations]:
         count = round(fraction * self.size)
@@ -171,13 +203,13 @@ class TensorObservations(Observations):
         return self.batch
 
     def first(self, size: int) -> Batch:
-        return self.batch.take(slice(0, size))
+        return self._copied(slice(0, size))
 
     def fingerprint(self) -> str:
         return self.batch.fingerprint()
 
     def sample(self, size: int) -> Batch:
-        return self.batch.take(slice(None, None, max(1, self.size // size)))
+        return self._copied(slice(None, None, max(1, self.size // size)))
 
 
 def check_lengths(batch: Batch, name: str) -> None:

@@ -1,4 +1,4 @@
-"""Whether a source gives the same observations at each pass, tried before anything is computed."""
+"""The order in which a source gives its observations, and whether it gives the same ones at each pass, tried beforehand."""
 
 from __future__ import annotations
 
@@ -8,13 +8,29 @@ from itertools import islice
 from typing import Any
 
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    DistributedSampler,
+    RandomSampler,
+    Sampler,
+    SequentialSampler,
+    SubsetRandomSampler,
+    WeightedRandomSampler,
+)
 
-from amortvi._util.random import random_state
+from amortvi._util.random import Share, random_state
 from amortvi.data.batch import Batch
 from amortvi.errors import AmortviError, DataError, quoted
 
-__all__ = ["MOST_OBSERVATIONS", "read_once_error", "sampler_shuffles", "stream_shuffles"]
+__all__ = [
+    "MOST_OBSERVATIONS",
+    "DividedBatches",
+    "read_once_error",
+    "reorders",
+    "sampler_shuffles",
+    "stream_shuffles",
+]
 
 MOST_OBSERVATIONS = 2**24
 """The largest number of observations in one pass over a source that has no length; more are taken for an endless stream."""
@@ -148,3 +164,40 @@ def _order(sampler: Any, name: str, seed: int) -> tuple[int, str]:
             f"the sampler of {name} failed after {count} positions: {quoted(error)}. It must give positions of the data set."
         ) from error
     return count, order.hexdigest()
+
+
+def reorders(loader: DataLoader[Any]) -> bool:
+    """Return whether a loader reorders the observations of its data set."""
+    samplers = (loader.sampler, getattr(loader.batch_sampler, "sampler", None))
+    return (loader.num_workers > 1 and not loader.in_order) or any(
+        isinstance(sampler, RandomSampler | SubsetRandomSampler | WeightedRandomSampler)
+        or (isinstance(sampler, DistributedSampler) and sampler.shuffle)
+        for sampler in samplers
+    )
+
+
+class DividedBatches(Sampler[list[int]]):
+    """The positions of each minibatch that one of several processes reads."""
+
+    def __init__(self, sampler: RandomSampler | SequentialSampler, batch_size: int, rank: int, count: int) -> None:
+        self.sampler = sampler
+        self._batches = BatchSampler(sampler, batch_size, drop_last=False)
+        self._part = rank, count
+
+    def share(self, number: int) -> Share:
+        """Return the share of this process in a minibatch."""
+        size = self._batches.batch_size
+        return Share.of(min(size, len(self.sampler) - number * size), *self._part)
+
+    @property
+    def rows(self) -> int:
+        """The number of observations that this process reads in a pass."""
+        shares = [self.share(0)] * (len(self) - 1) + [self.share(len(self) - 1)]
+        return sum(share.stop - share.start for share in shares)
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for number, positions in enumerate(self._batches):
+            yield positions[self.share(number).rows]

@@ -25,6 +25,7 @@ from torch import Tensor
 from torch.distributions import Distribution, constraints
 from torch.types import _size
 
+from amortvi._util.random import standard_normal
 from amortvi.errors import FamilyError
 
 __all__ = ["Draws", "TransformedNoise", "draw", "has_fast_density", "require_noise"]
@@ -92,7 +93,7 @@ class TransformedNoise(TorchDistribution, ABC):
     def standard_noise(self, sample_shape: _size) -> Tensor:
         """Return new noise, ``(*sample_shape, *B, noise_dim)``."""
         shape = torch.Size(sample_shape) + self.batch_shape + (self.noise_dim,)
-        return torch.randn(shape, dtype=self.loc.dtype, device=self.loc.device)
+        return standard_normal(shape, len(sample_shape), self.loc)
 
     def remember(self, drawn: Tensor, state: Any) -> None:
         """Keep what the density of a draw can be computed from, until the next draw; called by `from_noise`."""

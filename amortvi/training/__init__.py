@@ -2,6 +2,7 @@
 
 from amortvi.training.callbacks import Callback, ResumingCallback, RunningFit
 from amortvi.training.convergence import FINISHED, Convergence, Status
+from amortvi.training.distributed import Group, join
 from amortvi.training.history import EpochRecord, history_frame
 from amortvi.training.options import (
     EncoderOptions,
@@ -20,6 +21,7 @@ __all__ = [
     "EncoderOptions",
     "EpochRecord",
     "FitOptions",
+    "Group",
     "OptimizerFactory",
     "ResumingCallback",
     "RunningFit",
@@ -29,4 +31,5 @@ __all__ = [
     "check_device",
     "check_dtype",
     "history_frame",
+    "join",
 ]

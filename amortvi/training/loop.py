@@ -284,8 +284,8 @@ class Loop:
         with evaluation_mode(*self.modules.modules), random_state(seed, self.device):
             step.totals.clear()
             step.begin()
-            for batch in validation.in_any_order():
-                minibatch = Minibatch(batch.to(self.device))
+            for rows in validation.minibatches():
+                minibatch = rows.to(self.device)
                 if is_first:
                     self._check_loaded(validation, minibatch)
                 step(minibatch)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -13,7 +13,7 @@ import torch
 from amortvi._util.checks import optional, positive_float, positive_int, seed_or_none
 from amortvi.compile import CompileChoice, Verify, check_compile_choice, check_verify
 from amortvi.errors import OptionError
-from amortvi.objectives import ObjectiveChoice, make_objective
+from amortvi.objectives import Objective, ObjectiveChoice, make_objective
 from amortvi.training.adam import adam
 from amortvi.training.callbacks import Callback
 
@@ -72,7 +72,8 @@ class FitOptions:
         verify: recorded steps are compared with plain PyTorch from time to time. If one differs, ``"warn"`` issues a warning
             and continues with plain PyTorch; ``"error"`` raises `VerificationError`.
         seed: makes the fit reproducible bit for bit on one machine, and leaves the caller's random state untouched.
-        progress: whether to show a progress bar with the ELBO and the time left.
+        progress: whether to show a progress bar with the ELBO and the time left; by default in notebooks with ipywidgets and if
+            standard error is a terminal, so that log files contain none.
         callbacks: objects whose methods are called during the fit; see `callbacks.Callback`.
         checkpoint: a folder in which checkpoints are written while the fit runs. The same call, in the same process or another
             one, resumes from the newest and ends with the same parameters as a fit that was never interrupted, bit for bit on
@@ -82,6 +83,10 @@ class FitOptions:
         every: write a checkpoint after this number of epochs, or at the end of the first epoch after a
             ``datetime.timedelta``. A checkpoint that would take more than a fiftieth of the time since the last one waits.
         keep: the number of newest checkpoints that are kept. The one with the best bound is kept as well.
+        distributed: whether the processes of a `torch.distributed` process group train together, each on its share of the rows of
+            every minibatch; ``batch_size`` is that of the whole minibatch. All processes make the same call, with the same data.
+            The group is made from the environment that ``torchrun`` provides, unless there is one. The result is that of a fit
+            in one process, up to rounding. Callbacks are called in the first process only. Steps are not recorded.
 
     Raises:
         OptionError: an option is out of range, or ``patience`` is given without ``validation_data``.
@@ -102,11 +107,12 @@ class FitOptions:
     compile: CompileChoice = "auto"
     verify: Verify = "warn"
     seed: int | None = None
-    progress: bool = True
+    progress: bool | None = None
     callbacks: Sequence[Callback] = ()
     checkpoint: str | Path | None = None
     every: int | timedelta = 1
     keep: int = 3
+    distributed: bool = False
 
     def __post_init__(self) -> None:
         checked = {
@@ -139,6 +145,26 @@ class FitOptions:
             )
         if self.patience is not None and self.validation_data is None:
             raise OptionError("patience needs validation_data, because early stopping watches the validation ELBO.")
+        if not isinstance(self.distributed, bool):
+            raise OptionError(f"distributed must be True or False; got {self.distributed!r}.")
+        if self.distributed and self.compile is True:
+            raise OptionError(
+                "steps of several processes cannot be compiled: leave out compile=True, or distributed=True."
+            )
+
+    def describe(self) -> str:
+        """Return the options that differ from their defaults, as the arguments of a call; data and objects by their type.
+
+        Example:
+            >>> FitOptions(epochs=10, batch_size=64, seed=0, progress=False).describe()
+            'epochs=10, batch_size=64, seed=0'
+        """
+        given = (
+            (each.name, getattr(self, each.name), each.default) for each in fields(self) if each.name != "progress"
+        )
+        # Arrays cannot be compared with ==.
+        changed = ((name, x) for name, x, default in given if not (isinstance(x, type(default)) and x == default))
+        return ", ".join(f"{name}={_described(value)}" for name, value in changed)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,7 +175,7 @@ class EncoderOptions(FitOptions):
         replicates: the number of replicates of each observation, drawn anew in each epoch.
 
     Raises:
-        OptionError: an option is out of range, or ``checkpoint`` is given, which only `fit` has.
+        OptionError: an option is out of range, or ``checkpoint`` or ``distributed`` is given, which only `fit` has.
     """
 
     replicates: int = 4
@@ -158,7 +184,19 @@ class EncoderOptions(FitOptions):
         super().__post_init__()
         if self.checkpoint is not None:
             raise OptionError("checkpoint is an option of fit; save the estimator before and after fit_encoder.")
+        if self.distributed:
+            raise OptionError("distributed is an option of fit; fit_encoder trains in one process.")
         object.__setattr__(self, "replicates", positive_int("replicates", self.replicates))
+
+
+def _described(value: Any) -> str:
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(_described, value))}]"
+    if isinstance(value, bool | int | float | str | Objective | torch.dtype):
+        return repr(value)
+    if isinstance(value, Path | torch.device | timedelta):
+        return repr(str(value))
+    return getattr(value, "__qualname__", None) or type(value).__name__
 
 
 def _check_callbacks(value: object) -> tuple[Callback, ...]:

@@ -19,6 +19,7 @@ from amortvi.objectives import make_objective
 from amortvi.posterior import InferenceNetwork
 from amortvi.training.callbacks import Callback, EarlyStopping, ProgressBar
 from amortvi.training.convergence import Convergence, Status
+from amortvi.training.distributed import ALONE, Group, Synchronization, describe_call
 from amortvi.training.history import EpochRecord
 from amortvi.training.learning_curve import FEWEST_EPOCHS
 from amortvi.training.loop import Loop
@@ -76,6 +77,7 @@ class Trainer:
         validation: Observations | None,
         device: torch.device,
         checkpointing: Sequence[Callback] = (),
+        group: Group = ALONE,
     ) -> None:
         """Train on ``device``, where model and network are, and add one record at the end of each epoch.
 
@@ -85,6 +87,7 @@ class Trainer:
             validation: the validation data, if any.
             device: the device.
             checkpointing: the callback that writes checkpoints, if any.
+            group: the processes that train together.
 
         Raises:
             OptionError: an optimizer or a schedule cannot be constructed; nothing has changed.
@@ -92,17 +95,32 @@ class Trainer:
             CaptureError: the steps are to be compiled and cannot be.
         """
         early_stopping = [] if options.patience is None else [EarlyStopping(options.patience)]
-        bar = [ProgressBar()] if options.progress else []
+        bar = [] if options.progress is False else [ProgressBar(options.progress)]
         callbacks = [*options.callbacks, *early_stopping, *bar, *checkpointing]
+        if group.count > 1:
+            call = describe_call(options, train, validation)
+            callbacks = [*(callbacks if group.is_first else ()), Synchronization(group, call, self.share)]
         epochs = len(self.records)
-        loop = self._loop(options, train, validation, device, callbacks)
+        loop = self._loop(options, train, validation, device, callbacks, group)
         try:
-            status = loop.run()
+            with contextlib.nullcontext() if group.count == 1 else group.signals:
+                status = loop.run()
         except BaseException:  # whatever ended the fit; it is raised again
             if len(self.records) > epochs:
                 self.convergence = self._judged("interrupted", loop, early_stopping)
             raise
         self.convergence = self._judged(status, loop, early_stopping)
+        self.share(group)
+
+    def share(self, group: Group) -> None:
+        """Give all processes parameters, optimizer and history of the first one."""
+        if group.count == 1:
+            return
+        state = self.records, self.convergence, self.optimizer_state()
+        self.records[:], self.convergence, optimizer = group.from_first(state)
+        if not group.is_first:
+            self.restore_optimizer(optimizer)
+        group.copy_from_first(TrainedModules(self.model, self.network, freeze_model=self.freeze_model).tensors)
 
     @contextlib.contextmanager
     def undone_on_error(self, unless: Callable[[], bool]) -> Iterator[None]:
@@ -126,6 +144,7 @@ class Trainer:
         validation: Observations | None,
         device: torch.device,
         callbacks: Sequence[Callback],
+        group: Group,
     ) -> Loop:
         modules = TrainedModules(self.model, self.network, freeze_model=self.freeze_model)
         modules.check_separate(train, device)
@@ -141,9 +160,9 @@ class Trainer:
         size = None if held_out is None else held_out.size
         if held_out is not None and self.model.structure.globals:
             size = observations  # held-out data add nothing to the posterior of the global latents, whose KL stays the same
-        steps = FitSteps.for_fit(update, size, options, self._steps)
+        steps = FitSteps.for_fit(update, size, options, self._steps, group)
         # A CUDA graph is replayed for one copy of the data, and would keep it in the memory of the GPU.
-        self._steps = steps if device.type == "cpu" else None
+        self._steps = steps if device.type == "cpu" and group.count == 1 else None
         steps.update.objective.to(device)
         return Loop(
             options=options,
@@ -152,8 +171,8 @@ class Trainer:
             rates=[options.lr * rate for rate in self._relative_rates],
             schedule=schedule,
             fit_steps=steps,
-            train=train,
-            validation=held_out,
+            train=train.divided(group.rank, group.count),
+            validation=None if held_out is None else held_out.divided(group.rank, group.count),
             device=device,
             history=self.records,
             callbacks=callbacks,

@@ -120,3 +120,29 @@ def test_fingerprints_identify_data() -> None:
         ]
         assert found[0] == found[1] != found[2]
     assert observations(makers[3](Rows(x))).fingerprint() == observations(makers[3](Rows(x))).fingerprint()
+
+
+@pytest.mark.parametrize("source", ["memory", "data set"])
+@pytest.mark.parametrize("count", [2, 3])
+def test_processes_divide_the_same_minibatches(source: str, count: int) -> None:
+    def passes(found: Any) -> list[Any]:
+        return [*found.shuffled(9, torch.Generator().manual_seed(5)), *found.minibatches()]
+
+    whole = passes(observations(SOURCES[source]()))
+    parts = [passes(observations(SOURCES[source]()).divided(rank, count)) for rank in range(count)]
+    for expected, *shares in zip(whole, *parts, strict=True):
+        assert {share.size for share in shares} == {expected.size}
+        own = [share.gather() for share in shares]
+        assert all(
+            batch.size == len(range(expected.size)[share.share.rows]) for batch, share in zip(own, shares, strict=True)
+        )
+        weighted = [batch for batch, share in zip(own, shares, strict=True) if share.share.weight]
+        assert torch.equal(Batch.concatenate(weighted).args[0], expected.gather().args[0])
+
+
+@pytest.mark.parametrize("source", ["loader", "stream"])
+def test_what_is_not_read_by_position_cannot_be_divided(source: str) -> None:
+    found = observations(SOURCES[source]())
+    assert found.divided(0, 1) is found
+    with pytest.raises(DataError, match="divided among 2 processes"):
+        found.divided(0, 2)

@@ -133,6 +133,7 @@ def test_ctrl_c_ends_the_fit_and_keeps_what_was_learned() -> None:
 
 def test_progress_bar_is_optional(capfd: pytest.CaptureFixture[str]) -> None:
     make_vi().fit(X, epochs=1, progress=False)
+    make_vi().fit(X, epochs=1)  # standard error is not a terminal
     assert capfd.readouterr() == ("", "")
     make_vi().fit(X, validation_data=X, epochs=2, progress=True)
     shown = capfd.readouterr().err

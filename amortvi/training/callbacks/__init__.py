@@ -2,12 +2,13 @@
 
 from amortvi.training.callbacks.base import Callback, ResumingCallback, RunningFit
 from amortvi.training.callbacks.early_stopping import EarlyStopping
-from amortvi.training.callbacks.logging import TensorBoard, WeightsAndBiases
+from amortvi.training.callbacks.logging import MLflow, TensorBoard, WeightsAndBiases
 from amortvi.training.callbacks.progress_bar import ProgressBar
 
 __all__ = [
     "Callback",
     "EarlyStopping",
+    "MLflow",
     "ProgressBar",
     "ResumingCallback",
     "RunningFit",

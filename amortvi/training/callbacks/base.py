@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import Tensor
 
 from amortvi.training.convergence import Status
 from amortvi.training.history import EpochRecord
 
+if TYPE_CHECKING:
+    from amortvi.training.options import FitOptions
+
 __all__ = ["Callback", "ResumingCallback", "RunningFit"]
 
 
 class RunningFit(Protocol):
     """A fit while it runs, as its callbacks see it."""
+
+    @property
+    def options(self) -> FitOptions:
+        """The options of the fit."""
 
     @property
     def epoch(self) -> int:

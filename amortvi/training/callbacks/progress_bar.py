@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 
-from tqdm.auto import tqdm
-
+from amortvi._util.progress import progress_bar
 from amortvi.training.callbacks.base import Callback, RunningFit
 
 __all__ = ["ProgressBar"]
@@ -14,12 +13,20 @@ __all__ = ["ProgressBar"]
 class ProgressBar(Callback):
     """Shows the ELBO, the validation ELBO and the time left, by steps or, if their number is unknown, by epochs.
 
-    ``fit(progress=True)``, the default, adds one.
+    ``fit`` adds one unless ``progress=False``.
+
+    Args:
+        progress: whether to show the bar; by default in notebooks and if standard error is a terminal, so that log files contain
+            none.
     """
+
+    def __init__(self, progress: bool | None = None) -> None:
+        self._progress = progress
 
     def on_fit_start(self, fit: RunningFit) -> None:
         self._first = fit.epoch
-        self._bar = tqdm(total=self._total(fit), unit="epoch" if fit.steps is None else "step")
+        unit = "epoch" if fit.steps is None else "step"
+        self._bar = progress_bar(self._progress, total=self._total(fit), unit=unit)
 
     def on_step_end(self, fit: RunningFit) -> None:
         if fit.steps is not None:

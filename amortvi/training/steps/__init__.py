@@ -1,6 +1,7 @@
-"""Training steps: eager ones, which are the reference, and graphs of them with the same interface."""
+"""Training steps: eager ones, which are the reference, graphs of them, and those of several processes."""
 
 from amortvi.training.steps.compiled import CompiledEstimation, CompiledStep
+from amortvi.training.steps.distributed import DistributedEstimation, DistributedStep
 from amortvi.training.steps.eager import EagerEstimation, EagerStep
 from amortvi.training.steps.fit_steps import FitSteps
 from amortvi.training.steps.policy import Policy
@@ -11,6 +12,8 @@ __all__ = [
     "Averages",
     "CompiledEstimation",
     "CompiledStep",
+    "DistributedEstimation",
+    "DistributedStep",
     "EagerEstimation",
     "EagerStep",
     "Estimation",

@@ -7,9 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from amortvi.compile import needs_closure
+from amortvi.errors import OptionError
 from amortvi.objectives import NAMED
+from amortvi.training.distributed import ALONE, Group
 from amortvi.training.options import FitOptions
 from amortvi.training.steps.compiled import CompiledEstimation, CompiledStep
+from amortvi.training.steps.distributed import DistributedEstimation, DistributedStep
 from amortvi.training.steps.eager import EagerEstimation, EagerStep
 from amortvi.training.steps.policy import Policy
 from amortvi.training.steps.step import Step, Totals
@@ -40,7 +43,12 @@ class FitSteps:
 
     @classmethod
     def for_fit(
-        cls, update: Update, validation_size: int | None, options: FitOptions, earlier: FitSteps | None
+        cls,
+        update: Update,
+        validation_size: int | None,
+        options: FitOptions,
+        earlier: FitSteps | None,
+        group: Group = ALONE,
     ) -> FitSteps:
         """Return the steps of an ``earlier`` fit if they are the same, and new ones otherwise.
 
@@ -49,8 +57,12 @@ class FitSteps:
             validation_size: the number of validation observations, if known.
             options: the options of the fit.
             earlier: the steps of an earlier fit, if any.
+            group: the processes that train together.
+
+        Raises:
+            OptionError: the optimizer evaluates the loss itself, and there are several processes.
         """
-        key = _key(update, validation_size, options)
+        key = _key(update, validation_size, options, group)
         if earlier is not None and earlier.key == key and not earlier.policy.gave_up:
             for part in earlier._compiled().values():
                 part.distrust()
@@ -58,6 +70,14 @@ class FitSteps:
         policy = Policy(options.compile, options.verify)
         device = update.totals.sums.device
         estimation = Estimation(update.modules, update.objective, validation_size, Totals(device))
+        if group.count > 1:
+            if needs_closure(update.optimizer):
+                raise OptionError(
+                    f"{type(update.optimizer).__name__} evaluates the loss itself, as often as its line search needs, which "
+                    f"several processes cannot do together: use another optimizer, or distributed=False."
+                )
+            step = DistributedStep(update, group)
+            return cls(update, step, step, DistributedEstimation(estimation, group), policy, key)
         reference = EagerStep(update)
         # A line search evaluates the loss as often as it needs, so there is nothing to record; that is no reason to warn.
         eager = options.compile is False or (options.compile == "auto" and needs_closure(update.optimizer))
@@ -87,12 +107,13 @@ class FitSteps:
         return {name: part for name, part in parts.items() if isinstance(part, CompiledStep | CompiledEstimation)}
 
 
-def _key(update: Update, validation_size: int | None, options: FitOptions) -> Hashable:
+def _key(update: Update, validation_size: int | None, options: FitOptions, group: Group) -> Hashable:
     objective, device = update.objective, update.totals.sums.device
     is_named = type(objective) in NAMED.values()
     return (
         (type(objective), repr(objective)) if is_named else id(objective),
         (update.observations, validation_size, update.gradient_clip, options.compile, options.verify, device),
         update.modules.freeze_model,
+        group,
         tuple(map(id, (update.optimizer, *update.parameters, *update.modules.parts, *update.modules.tensors))),
     )

@@ -74,11 +74,17 @@ def test_what_a_running_fit_shows() -> None:
 
         def on_epoch_end(self, fit: RunningFit) -> None:
             seen.update(
-                {"last": fit.last_epoch, "steps": fit.steps, "elbo": fit.history[-1].elbo, "tensors": fit.tensors}
+                {
+                    "last": fit.last_epoch,
+                    "asked": fit.options.epochs,
+                    "steps": fit.steps,
+                    "elbo": fit.history[-1].elbo,
+                    "tensors": fit.tensors,
+                }
             )
 
     vi = make_vi().fit(X, callbacks=[Look()], **SHORT)
-    assert (seen["last"], seen["steps"]) == (3, 2)
+    assert (seen["last"], seen["asked"], seen["steps"]) == (3, 3, 2)
     assert seen["bound"] == seen["elbo"] == vi.history["elbo"].iloc[-1]
     shown, own = {id(each) for each in seen["tensors"]}, (*vi.guide.parameters(), *vi.generative.parameters())
     assert {id(each) for each in own} <= shown
@@ -260,4 +266,5 @@ def test_the_progress_bar_of_a_resumed_fit_shows_what_is_left(
 
 
 def test_the_shipped_callbacks_are_public() -> None:
-    assert {"Callback", "EarlyStopping", "ProgressBar", "TensorBoard", "WeightsAndBiases"} <= set(dir(avi.callbacks))
+    assert {"Callback", "EarlyStopping", "MLflow", "ProgressBar"} <= set(dir(avi.callbacks))
+    assert {"TensorBoard", "WeightsAndBiases"} <= set(dir(avi.callbacks))
