@@ -12,6 +12,7 @@ VERSION := $(shell $(PYTHON) $(PRINT_VERSION) 2>/dev/null)
 BIN := $(VENV)/bin
 
 # The tested versions for this interpreter, where there are any, and the file that says that all is installed.
+# LOCK=requirements/lowest.txt takes the lowest versions allowed, and LOCK=newest, which is no file, the newest.
 LOCK := requirements/py$(subst .,,$(VERSION)).txt
 CONSTRAINTS := $(wildcard $(LOCK))
 READY := $(VENV)/.ready-$(VERSION)
@@ -21,7 +22,7 @@ export MPLBACKEND := Agg
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-pyro lint bench docs audit lock clean
+.PHONY: help setup demo test test-slow test-docs test-pyro lint bench docs audit package lock lock-lowest clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' Makefile
@@ -69,6 +70,12 @@ docs: setup ## the documentation, in docs/_build/html
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going --nitpicky --quiet -b html docs docs/_build/html
 	@echo "docs/_build/html/index.html"
 
+test-docs: docs ## the documentation in a browser (Chromium), at the widths of a desk and of a telephone
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 0 -m docs --timeout 600 tests/docs $(ARGS)
+
+package: ## the distributions, checked, and the wheel in an empty environment; PYTHONS="python3.11 python3.13"
+	.ci/package $(or $(PYTHONS),$(PYTHON))
+
 audit: setup ## known vulnerabilities in the tested versions of the dependencies
 	@$(BIN)/python -m pip install -qq pip-audit
 	$(BIN)/python -m pip_audit --strict --no-deps --disable-pip --progress-spinner off $(patsubst %,-r %,$(wildcard requirements/*.txt))
@@ -83,6 +90,12 @@ lock: ## the newest versions allowed, for this Python version, into requirements
 	   echo '# Renew with: make lock PYTHON=python$(VERSION)$(if $(ARGS), ARGS="$(ARGS)")'; \
 	   sed -E 's/\+(cpu|cu[0-9]+|rocm[0-9.]+)$$//' .venv-lock/freeze; } > $(LOCK)
 	rm -rf .venv-lock
+
+lock-lowest: setup ## the lowest versions allowed, into requirements/lowest.txt
+	@$(BIN)/python -m pip install -qq uv
+	@{ echo '# The lowest versions that pyproject.toml allows: constraints, not requirements. Renew with: make lock-lowest'; \
+	   $(BIN)/uv pip compile --quiet --no-header --no-annotate --resolution lowest-direct --extra all --extra test \
+	     --python-version 3.11 pyproject.toml; } > requirements/lowest.txt
 
 clean: ## remove what was built, but neither environments nor runs/
 	rm -rf build dist docs/_build .mypy_cache .pytest_cache .ruff_cache .hypothesis
