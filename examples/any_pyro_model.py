@@ -76,7 +76,7 @@ def exam() -> None:
     print("Exam: two latent sites, one of them positive; the posteriors of 2,000 students")
     print(pd.DataFrame(rows).T.round(3).to_string())
     print(f"Learned noise of the log times: {float(vi.model.noise.detach()):.3f} (true value 0.4)\n")
-    data = vi.to_arviz((answers[:2], times[:2]), draws=1000, prior_draws=0, seed=0)
+    data = vi.to_arviz((answers[:2], times[:2]), draws=250, prior_draws=0, seed=0)
     print(az.summary(data["posterior"], kind="stats").round(2).to_string())
 
 

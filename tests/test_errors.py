@@ -16,6 +16,7 @@ BUILTINS = {
     "CheckpointError": ValueError,
     "ConcurrentFitError": RuntimeError,
     "DataError": ValueError,
+    "DistributedError": RuntimeError,
     "EncoderError": ValueError,
     "FamilyError": ValueError,
     "MissingDependencyError": ImportError,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
@@ -115,11 +116,20 @@ class Audit:
         except BaseException:
             self._restore(tensors, before, generators)
             raise
-        versions, drawn = [tensor._version for tensor in self._unchanged], _python_random_state()
-        expected = _Outcome(reference(), _copies(tensors), _random_state(self.device))
+        versions = [tensor._version for tensor in self._unchanged]
+
+        def take() -> tuple[_Outcome, bool]:
+            drawn = _python_random_state()
+            outcome = _Outcome(reference(), _copies(tensors), _random_state(self.device))
+            return outcome, not _is_equal(drawn, _python_random_state())
+
+        expected, draws = take()
+        if draws and threading.active_count() > 1:  # perhaps another thread has drawn, such as those of a Dask worker
+            self._restore(tensors, before, generators)
+            expected, draws = take()
         self.steps += 1
         self.is_next = False
-        if not _is_equal(drawn, _python_random_state()):
+        if draws:
             return "the step draws from the random number generator of Python or NumPy, which only runs when it is not compiled"
         if [tensor._version for tensor in self._unchanged] != versions:
             return "the step changes a tensor in place that it did not change when it was recorded"

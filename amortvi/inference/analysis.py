@@ -1,4 +1,4 @@
-"""Computations of a fitted estimator: bounds, draws, refined posteriors, exports."""
+"""Computations of a fitted estimator: bounds, draws, refined posteriors."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from amortvi._util.random import random_state
 from amortvi.data import Batch
 from amortvi.errors import OptionError
 from amortvi.families import FamilyChoice
-from amortvi.io import ExportOptions, to_arviz
 from amortvi.model import Model
 from amortvi.posterior import Posterior
 from amortvi.posterior.evaluation import evaluate, predict, sample_prior
@@ -215,56 +214,3 @@ class PosteriorAnalysis(ABC):
         source = self.example if x is None else self.posterior(x, copy=False).observations.first(count)
         with random_state(seed, self.device):
             return sample_prior(self.generative, source, count, self.device)
-
-    def to_arviz(
-        self,
-        x: Any = None,
-        draws: int = 1000,
-        *,
-        posterior: Posterior | None = None,
-        posterior_predictive: bool = True,
-        prior_draws: int = 100,
-        resample: bool = False,
-        proposals: int | None = None,
-        seed: int | None = None,
-    ) -> Any:
-        """Return draws and log-probabilities for ArviZ.
-
-        Groups: ``posterior`` (with deterministic sites), ``sample_stats`` (``log_q``, ``log_joint`` and ``log_weight`` of each
-        observation), ``log_likelihood`` (of each observation; discrete latents are summed out), ``observed_data``,
-        ``constant_data`` (the model's other arguments), ``posterior_predictive``, ``prior`` and ``prior_predictive``.
-        Dimensions: ``chain`` (one), ``draw``, the name of the data plate, nested plates, and ``<site>_dim_<i>``; the index of a
-        DataFrame labels the observations. Global latents have ``chain``, ``draw`` and dimensions of their own; everything else is
-        given those of its draw.
-
-        The draws are independent draws from ``q``, not from the exact posterior; ``log_weight`` corrects for that. With
-        ``resample=True`` the draws are already corrected, so ``log_weight`` is omitted, and the attribute ``resampled_from``
-        records the number of proposals. The draws form a single chain, so r-hat is not defined: use
-        ``az.summary(data, kind="stats")``. Without global latents, the elpd of an observation that is left out is ``log p(x)``,
-        because only the prior of its latents remains; the log of the mean weight estimates it directly, while ``az.loo`` uses
-        the likelihood alone and rightly warns of high k-hats.
-
-        Args:
-            x: observations, as for `fit`.
-            draws: posterior draws for each observation.
-            posterior: the posterior of ``x`` to draw from; by default that of the encoder.
-            posterior_predictive: whether to draw new data too, once per posterior draw.
-            prior_draws: draws from the prior for each observation; 0 omits both prior groups.
-            resample: whether to approximate draws from the exact posterior by importance resampling; see `Posterior.sample`.
-            proposals: draws of ``q`` from which to resample; by default ten per draw, but at least 1,000.
-            seed: reproduces the draws and leaves the caller's random state untouched.
-
-        Returns:
-            `arviz.InferenceData` with ArviZ 0.x, `xarray.DataTree` with ArviZ 1.x.
-
-        Raises:
-            NotFittedError: no data have been seen.
-            DataError: the observations cannot be used.
-            OptionError: a number of draws is out of range, or ``resample`` is true, but the model has global latents.
-            NonFiniteError: with ``resample``, an observation has a weight that is NaN or infinite, or no positive weight.
-        """
-        options = ExportOptions(draws, posterior_predictive, prior_draws, resample, proposals)
-        posterior = self.resolve_posterior(x, posterior)
-        with random_state(seed, self.device):
-            self.warn_unless_converged()
-            return to_arviz(posterior, options, {"objective": self.objective})

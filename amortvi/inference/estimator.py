@@ -14,24 +14,26 @@ from amortvi._util.undo import undone_on_error
 from amortvi.data import Observations
 from amortvi.errors import DataError, NotFittedError
 from amortvi.families import FamilyChoice
+from amortvi.inference.arviz_export import ArvizExport
 from amortvi.inference.encoder_training import train_encoder
 from amortvi.inference.label_prediction import LabelPrediction
-from amortvi.inference.state import EXAMPLE_SIZE, EstimatorState
+from amortvi.inference.scikit_learn import ScikitLearnInterface, accepts_no_labels
+from amortvi.inference.state import EXAMPLE_SIZE
 from amortvi.inference.training_record import TrainingRecord
 from amortvi.io import Checkpoints, SavedRun, load_run, save_run
 from amortvi.model import Model
 from amortvi.posterior import AmortizedGuide, Posterior
 from amortvi.posterior.global_latents import GlobalGuideChoice
 from amortvi.posterior.labels import LabelChoice
-from amortvi.training import EncoderOptions, FitOptions, Trainer
+from amortvi.training import EncoderOptions, FitOptions, Trainer, join
 
-__all__ = ["AfterFit", "AmortizedVI"]
+__all__ = ["STANDARDIZED_BY", "AfterFit", "AmortizedVI"]
 
-_STANDARDIZED_BY = 4096
+STANDARDIZED_BY = 4096
 """The observations from which the encoder's inputs are standardized."""
 
 
-class AmortizedVI(EstimatorState, TrainingRecord, LabelPrediction):
+class AmortizedVI(ScikitLearnInterface, TrainingRecord, ArvizExport, LabelPrediction):
     """Amortized variational inference for a Pyro model with latents for each observation.
 
     Args:
@@ -80,6 +82,13 @@ class AmortizedVI(EstimatorState, TrainingRecord, LabelPrediction):
         self._guide = AmortizedGuide(self._model, encoder, family, global_guide=global_guide, labels=labels)
         self._trainer = Trainer(self._model, self._guide.network, freeze_model)
         self.family = family
+        self._choices = {
+            "family": family,
+            "plate": plate,
+            "freeze_model": freeze_model,
+            "global_guide": global_guide,
+            "labels": labels,
+        }
 
     @property
     def model(self) -> Callable[..., Any]:
@@ -97,6 +106,7 @@ class AmortizedVI(EstimatorState, TrainingRecord, LabelPrediction):
         """The guide, which also works in plain Pyro."""
         return self._guide
 
+    @accepts_no_labels
     @accepts_options(FitOptions)
     def fit(self, x: Any, options: FitOptions) -> AmortizedVI:
         """Train encoder, posterior family and model (unless it is frozen); a further call continues the training.
@@ -106,6 +116,7 @@ class AmortizedVI(EstimatorState, TrainingRecord, LabelPrediction):
         Args:
             x: the observations, batch first: a tensor, NumPy array or DataFrame, a tuple (positional arguments) or dict
                 (keyword arguments) of these, a torch `Dataset` or a `DataLoader`.
+            y: ``None``, which scikit-learn's pipelines pass.
             options: the fields of `FitOptions`, each as a keyword argument.
 
         Returns:
@@ -118,18 +129,25 @@ class AmortizedVI(EstimatorState, TrainingRecord, LabelPrediction):
             OptionError: an option is unknown or out of range.
             TrainingDiverged: the loss is not finite; the parameters are then those of the last good epoch.
             CaptureError: ``compile=True``, but the step cannot be recorded or compiled.
+            DistributedError: another process of a distributed fit has failed.
         """
         with self._restored_on_error(), contextlib.ExitStack() as stack:
-            checkpoints = [] if options.checkpoint is None else [stack.enter_context(Checkpoints(options))]
+            group = stack.enter_context(join(options))
+            writes = options.checkpoint is not None and group.is_first
+            checkpoints = [stack.enter_context(Checkpoints(options))] if writes else []
             for each in checkpoints:
                 options = each.seeded(options)
+            options = group.seeded(options)
             train, validation, options = self._prepared(x, options)
             if options.standardize and not self._trainer.records:
-                self._guide.network.standardize(train.sample(_STANDARDIZED_BY).to(self.device))
+                self._guide.network.standardize(train.sample(STANDARDIZED_BY).to(self.device))
             self._objective = repr(options.objective)
-            if not any(each.prepare(self._run(), options, train, validation) for each in checkpoints):
+            self._add_call("fit", train, options)
+            if group.from_first(any(each.prepare(self._run(), options, train, validation) for each in checkpoints)):
+                self._trainer.share(group)
+            else:
                 with self._guide.network.trained_on(train, self.device):
-                    self._trainer.run(options, train, validation, self.device, checkpoints)
+                    self._trainer.run(options, train, validation, self.device, checkpoints, group)
                 for each in checkpoints:
                     each.finish()
         return self._fitted(train, options)
@@ -176,9 +194,15 @@ class AmortizedVI(EstimatorState, TrainingRecord, LabelPrediction):
             train, validation, options = self._prepared(x, options)
             if not train.in_memory:
                 raise DataError(f"fit_encoder needs observations in memory; got a DataLoader for {train.name}.")
+            self._add_call("fit_encoder", train, options)
             with self._guide.network.trained_on(train, self.device):
                 train_encoder(self._trainer, options, train.as_batch(), validation, self.device)
         return self._fitted(train, options)
+
+    def _add_call(self, method: str, train: Observations, options: FitOptions) -> None:
+        options_given = options.describe()
+        size = "observations" if train.size is None else f"{train.size} observations"
+        self._calls = (*self._calls, f"{method}({size}{', ' * bool(options_given)}{options_given})")
 
     def _fitted(self, train: Observations, options: FitOptions) -> AmortizedVI:
         self._has_warned = False

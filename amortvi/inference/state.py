@@ -39,6 +39,7 @@ class EstimatorState:
     _trainer: Trainer
     _example: Batch | None = None
     _objective: str = "none"
+    _calls: tuple[str, ...] = ()
     _is_busy = False
 
     def __getstate__(self) -> dict[str, Any]:
@@ -165,7 +166,7 @@ class EstimatorState:
                     "and encoder."
                 )
             self._is_busy = True
-        example, objective, epochs = self._example, self._objective, len(self._trainer.records)
+        example, objective, calls, epochs = self._example, self._objective, self._calls, len(self._trainer.records)
         restore_random_state = random_state_here()
         has_begun = False
 
@@ -181,7 +182,7 @@ class EstimatorState:
                     raise
         except BaseException:
             if not keeps():
-                self._example, self._objective = example, objective
+                self._example, self._objective, self._calls = example, objective, calls
                 restore_random_state()
             raise
         finally:

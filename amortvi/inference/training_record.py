@@ -5,7 +5,10 @@ from __future__ import annotations
 import math
 import warnings
 
+from torch.nn.parameter import UninitializedParameter
+
 from amortvi._util.lazy import pandas as pd
+from amortvi._util.text import MISSING, html_summary, number
 from amortvi.errors import ConvergenceWarning, NotFittedError
 from amortvi.families import FamilyChoice, family_label
 from amortvi.training import Convergence, Status, Trainer, history_frame
@@ -18,6 +21,7 @@ class TrainingRecord:
 
     family: FamilyChoice
     _trainer: Trainer
+    _calls: tuple[str, ...]
     _has_warned = False
 
     @property
@@ -33,6 +37,11 @@ class TrainingRecord:
         global latents, divided by the number of observations.
         """
         return history_frame(self._trainer.records)
+
+    @property
+    def calls(self) -> tuple[str, ...]:
+        """The calls of `fit` and `fit_encoder` since the estimator was created or loaded, with the options that were given."""
+        return self._calls
 
     @property
     def convergence(self) -> Convergence | None:
@@ -72,6 +81,25 @@ class TrainingRecord:
             f"fit(x) without epochs to train until it has.",
             ConvergenceWarning,
             stacklevel=3,
+        )
+
+    def _repr_html_(self) -> str:
+        records, convergence = self._trainer.records, self.convergence
+        parameters = [
+            each for each in self._trainer.network.parameters() if not isinstance(each, UninitializedParameter)
+        ]
+        return html_summary(
+            "AmortizedVI",
+            {
+                "family": family_label(self.family),
+                "status": "not trained" if convergence is None else convergence,
+                "epochs": len(records),
+                "ELBO": f"{number(records[-1].elbo, 4)} nats per observation, in the last epoch"
+                if records
+                else MISSING,
+                "parameters": f"{sum(each.numel() for each in parameters):,} of encoder and family",
+                "device": next((each.device for each in parameters), "cpu"),
+            },
         )
 
     def __repr__(self) -> str:

@@ -37,6 +37,7 @@ _FREE = {
     "keep",
     "seed",
     "validation_data",
+    "distributed",
 }
 """The options that may change when a fit is resumed, and those that are compared otherwise."""
 _RESUMABLE = ("interrupted", "stopped")

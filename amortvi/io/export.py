@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -14,7 +14,9 @@ from amortvi._util import __version__
 from amortvi._util.checks import nonnegative_int, positive_int
 from amortvi._util.memory import Gathered
 from amortvi.data import Batch, Chunk
-from amortvi.io.arviz_layout import DATA_GROUPS, Groups, assemble
+from amortvi.errors import OptionError
+from amortvi.io.arviz_layout import DATA_GROUPS, DimensionNames, Groups, assemble
+from amortvi.io.elementwise import elementwise_log_prob
 from amortvi.model import Model, Site, draw_spans, log_jacobian, sample_globals, sum_sites
 from amortvi.model.discrete import partly_observed
 from amortvi.posterior import Posterior
@@ -35,33 +37,46 @@ class ExportOptions:
     """The options of `amortvi.AmortizedVI.to_arviz`; raises `OptionError` if one is out of range."""
 
     draws: int
+    chains: int
     posterior_predictive: bool
     prior_draws: int
     resample: bool
     proposals: int | None
+    pointwise: bool = False
+    names: DimensionNames = field(default_factory=DimensionNames)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "draws", positive_int("draws", self.draws))
+        object.__setattr__(self, "chains", positive_int("chains", self.chains))
         object.__setattr__(self, "prior_draws", nonnegative_int("prior_draws", self.prior_draws))
-        object.__setattr__(self, "proposals", check_proposals(self.draws, self.resample, self.proposals))
+        object.__setattr__(self, "proposals", check_proposals(self.total_draws, self.resample, self.proposals))
+        if not isinstance(self.pointwise, bool):
+            raise OptionError(f"pointwise must be True or False; got {self.pointwise!r}.")
+
+    @property
+    def total_draws(self) -> int:
+        """The number of draws of all chains for each observation."""
+        return self.draws * self.chains
 
 
-def to_arviz(posterior: Posterior, options: ExportOptions, attrs: Mapping[str, str]) -> Any:
+def to_arviz(posterior: Posterior, options: ExportOptions, attrs: Mapping[str, str], x: Any = None) -> Any:
     """Return draws, log-probabilities and data as `arviz.InferenceData` (ArviZ 0.x) or `xarray.DataTree` (ArviZ 1.x).
 
-    ``attrs`` are recorded beside the attributes of the posterior.
+    ``attrs`` are recorded beside the attributes of the posterior, and the columns of data frames in ``x`` label dimensions.
     """
     posterior.check_resamples(options.resample)
     model = posterior.model
-    theta = posterior.network.sample_globals(options.draws)
+    theta = posterior.network.sample_globals(options.total_draws)
     with model.inference_mode():
         prior = sample_globals(model, posterior.first().arguments(), options.prior_draws) if options.prior_draws else {}
     exporter = _Exporter(model, options, theta, prior)
-    single = replace(options, draws=1, prior_draws=min(1, options.prior_draws), resample=False, proposals=None)
+    single = replace(
+        options, draws=1, chains=1, prior_draws=min(1, options.prior_draws), resample=False, proposals=None
+    )
     probe = _Exporter(model, single, theta, prior)
     found = posterior.map_chunks(
         exporter.compute,
-        draws=max(options.draws, options.prior_draws, options.proposals or 0),
+        draws=max(options.total_draws, options.prior_draws, options.proposals or 0),
         observation_dim=1,
         probe=probe.compute,
         check_data=True,
@@ -78,8 +93,9 @@ def to_arviz(posterior: Posterior, options: ExportOptions, attrs: Mapping[str, s
         attrs["resampled_from"] = f"{options.proposals} draws of the posterior family"
     found |= {f"posterior/{name}": value.cpu() for name, value in theta.items()}
     found |= {f"prior/{name}": value.cpu() for name, value in prior.items()}
-    groups = _without_observed_arguments(_grouped(found))
-    return assemble(groups, model.structure.plate, exporter.nested, posterior.index, attrs, {*theta})
+    groups, columns = _without_observed_arguments(_grouped(found, options.chains), _columns(model, x))
+    names = replace(options.names, columns=columns)
+    return assemble(groups, model.structure.plate, exporter.nested, posterior.index, attrs, {*theta}, names)
 
 
 class _Exporter:
@@ -104,13 +120,13 @@ class _Exporter:
         stats: dict[str, Tensor] = {}
         found: dict[str, Tensor] = {}
         if options.proposals is not None:
-            vector, k_hat = resample_chunk(model, replace(chunk, draws=options.proposals), q, options.draws)
+            vector, k_hat = resample_chunk(model, replace(chunk, draws=options.proposals), q, options.total_draws)
             found[_K_HAT] = k_hat.unsqueeze(0)
         else:
-            vector = q.sample(torch.Size([options.draws]))
+            vector = q.sample(torch.Size([options.total_draws]))
         values, log_dets = model.latents.constrain(vector)
         log_q = q.log_prob(vector)
-        scored, observed = self._score(replace(chunk, draws=options.draws), values)
+        scored, observed = self._score(replace(chunk, draws=options.total_draws), values)
         stats["log_q"] = (log_q - log_jacobian(log_dets, log_q)).cpu().double()
         stats["log_joint"] = scored.pop("log_joint")["log_joint"]
         undefined_density = undefined(stats["log_q"], 1) | undefined(stats["log_joint"], 1)
@@ -120,9 +136,11 @@ class _Exporter:
         groups = {**scored, "sample_stats": stats}
         groups["posterior"] = {**values, **scored["posterior"]}
         groups["observed_data"] = {name: value.unsqueeze(0) for name, value in observed.items()}
-        groups["constant_data"] = {name: value.unsqueeze(0) for name, value in _named_arguments(model, chunk.batch)}
+        groups["constant_data"] = {
+            name: value.unsqueeze(0) for name, value in _named_arguments(model, chunk.batch.args, chunk.batch.kwargs)
+        }
         if options.posterior_predictive:
-            drawn = self._simulate(chunk, values, options.draws, self.theta)
+            drawn = self._simulate(chunk, values, options.total_draws, self.theta)
             groups["posterior_predictive"] = {name: drawn[name] for name in drawn if name in observed}
         if options.prior_draws:
             drawn = self._simulate(chunk, None, options.prior_draws, self.prior)
@@ -148,13 +166,28 @@ class _Exporter:
             # number for observations that fit badly.
             terms = {name: value.cpu().double() for name, value in scores.local.items() if name not in deterministic}
             collected["log_joint"].add({"log_joint": sum_sites(terms)})
-            collected["log_likelihood"].add(
-                {scores.observed_names.get(name, name): terms[name] for name in terms if name not in scores.prior_names}
-            )
             shape = (len(span), chunk.batch.size)
+            likelihoods = {name: value for name, value in terms.items() if name not in scores.prior_names}
+            likelihoods |= self._elementwise(scores.sites, likelihoods, shape)
+            collected["log_likelihood"].add(
+                {scores.observed_names.get(name, name): value for name, value in likelihoods.items()}
+            )
             collected["posterior"].add({name: value.unflatten(0, shape) for name, value in deterministic.items()})
         data = {name: value[: chunk.batch.size] for name, value in observed.items()}
         return {group: found.result() for group, found in collected.items()}, data
+
+    def _elementwise(
+        self, sites: Sequence[Site], terms: Mapping[str, Tensor], shape: tuple[int, int]
+    ) -> dict[str, Tensor]:
+        """Return the log-probability of each element, ``(*shape, *nested, *event)``, of sites that have terms of their own."""
+        if not self.options.pointwise:
+            return {}
+        plate, rows = self.model.structure.plate, shape[0] * shape[1]
+        found = {site.name: site for site in sites if site.is_data and site.name in terms}
+        return {
+            name: elementwise_log_prob(site, plate, rows).unflatten(0, shape).cpu().double()
+            for name, site in found.items()
+        }
 
     def _sites(self, batch: Batch, values: Mapping[str, Tensor], theta: Mapping[str, Tensor] | None) -> list[Site]:
         """Return the sites of a run with given latents, and discrete latents drawn given these and the data."""
@@ -185,39 +218,53 @@ class _Exporter:
         return drawn | deterministic_values(sites, plate, rows), observed
 
 
-def _grouped(found: Mapping[str, Tensor]) -> Groups:
-    """Sort variables named ``"group/name"`` into groups: ``(1, draws, N, ...)``, or ``(N, ...)`` in `DATA_GROUPS`."""
+def _grouped(found: Mapping[str, Tensor], chains: int) -> Groups:
+    """Sort variables named ``"group/name"`` into groups: ``(chains, draws, N, ...)``, or ``(N, ...)`` in `DATA_GROUPS`."""
     groups: Groups = {}
     for key, value in found.items():
         group, _, name = key.partition("/")
-        # All draws form a single chain.
-        groups.setdefault(group, {})[name] = value.squeeze(0) if group in DATA_GROUPS else value.unsqueeze(0)
+        count = 1 if group.startswith("prior") else chains
+        groups.setdefault(group, {})[name] = (
+            value.squeeze(0) if group in DATA_GROUPS else value.unflatten(0, (count, -1))
+        )
     return groups
 
 
-def _named_arguments(model: Model, batch: Batch) -> Iterator[tuple[str, Tensor]]:
-    """Iterate over the names and values of the arguments of the model."""
+def _named_arguments(model: Model, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Iterate over the names and values of arguments of the model, or of what stands for them."""
     try:
-        bound = model.program.signature.bind(*batch.args, **batch.kwargs)
+        bound = model.program.signature.bind(*args, **kwargs)
     except (TypeError, ValueError):  # the callable has no usable signature
-        yield from ((f"argument_{i}", value) for i, value in enumerate(batch.args))
-        yield from batch.kwargs.items()
+        yield from ((f"argument_{i}", value) for i, value in enumerate(args))
+        yield from kwargs.items()
         return
     for name, value in bound.arguments.items():
-        if isinstance(value, Tensor):
-            yield name, value
-        elif isinstance(value, tuple):
+        if isinstance(value, tuple):
             yield from ((f"{name}_{i}", part) for i, part in enumerate(value))
-        else:
+        elif isinstance(value, dict):
             yield from value.items()
+        else:
+            yield name, value
 
 
-def _without_observed_arguments(groups: Groups) -> Groups:
-    """Omit the arguments that are observed sites from the constant data."""
-    observed = groups.get("observed_data", {}).values()
-    constant = {
-        name: value
-        for name, value in groups.pop("constant_data").items()
-        if not any(value.shape == site.shape and bool((value == site).all()) for site in observed)
+def _columns(model: Model, x: Any) -> dict[str, Any]:
+    """Return the columns of the data frames in the user's observations, by the names of the arguments of the model."""
+    args, kwargs = ((), x) if isinstance(x, Mapping) else (x if isinstance(x, tuple) else (x,), {})
+    return {
+        name: part.columns
+        for name, part in _named_arguments(model, args, kwargs)
+        if hasattr(part, "iloc") and hasattr(part, "columns")
     }
-    return {**groups, "constant_data": constant} if constant else groups
+
+
+def _without_observed_arguments(groups: Groups, columns: Mapping[str, Any]) -> tuple[Groups, dict[str, Any]]:
+    """Omit the arguments that are observed sites from the constant data, and give their columns to these sites."""
+    observed = groups.get("observed_data", {})
+    constant: dict[str, Tensor] = {}
+    labels: dict[str, Any] = {}
+    for name, value in groups.pop("constant_data").items():
+        same = [site for site, data in observed.items() if value.shape == data.shape and bool((value == data).all())]
+        if not same:
+            constant[name] = value
+        labels |= {each: columns[name] for each in same or [name] if name in columns}
+    return {**groups, "constant_data": constant} if constant else groups, labels

@@ -65,6 +65,11 @@ class Program(nn.Module):
         """The signature with which the model is called; raises `ValueError` if the callable has none."""
         return inspect.signature(self.model.forward if isinstance(self.model, nn.Module) else self.model)
 
+    @property
+    def uses_outer_modules(self) -> bool:
+        """Whether the model has run and is a function that registers modules around it with ``pyro.module``."""
+        return self._uses_outer_modules
+
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the model inside its own parameter scope."""
         tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]

@@ -12,6 +12,7 @@ from torch.distributions import Distribution
 from torch.linalg import LinAlgError  # type: ignore[attr-defined]  # public, but torch does not list it
 
 from amortvi._util.modes import evaluation_mode
+from amortvi._util.text import html_summary
 from amortvi.data import Batch, Chunk, Observations, TensorObservations, map_chunks
 from amortvi.data.selection import Rows, positions, subset
 from amortvi.errors import DataError, NonFiniteError, quoted
@@ -72,6 +73,16 @@ class ChunkedPosterior:
         sites = ", ".join(f"{name}: {tuple(shape)}" for name, shape in shapes.items())
         number = "observations" if self.size is None else f"{self.size} observation{'s' * (self.size != 1)}"
         return f"{type(self).__name__}({type(self.family).__name__}, {number}, {sites})"
+
+    def _repr_html_(self) -> str:
+        rows = [(site.name, tuple(site.shape), "") for site in self.latents.sites]
+        rows += [(site.name, tuple(site.shape), "global") for site in self.model.structure.globals]
+        return html_summary(
+            type(self).__name__,
+            {"family": self.label, "observations": "unknown number" if self.size is None else f"{self.size:,}"},
+            header=["site", "shape", ""],
+            rows=rows,
+        )
 
     def select(self, rows: Rows) -> Self:
         """Return the posterior of some of the observations.

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from amortvi._util.lock import exclusive
+from amortvi._util.random import drawn_alike
 from amortvi.data import Batch, Observations
 from amortvi.encoders.standardization import Standardization
 from amortvi.errors import AmortviError, EncoderError, NonFiniteError, quoted
@@ -83,7 +84,8 @@ class InferenceNetwork(nn.Module):
 
     def draw_globals(self) -> GlobalDraw:
         """Draw one value of the global latents, differentiable with its log density."""
-        return GlobalDraw() if self.global_posterior is None else self.global_posterior.draw()
+        with drawn_alike():
+            return GlobalDraw() if self.global_posterior is None else self.global_posterior.draw()
 
     def sample_globals(self, draws: int) -> dict[str, Tensor]:
         """Return draws of the global latents, without gradients, ``(draws, *shape)`` each; empty if there are none.

@@ -51,13 +51,13 @@ def test_fit_and_everything_after(name: str) -> None:
 
     tree = vi.to_arviz(case.x, 6, prior_draws=3, seed=0)
     for site, shape in case.shapes.items():
-        assert tree["posterior"][site].shape == (1, 6, ROWS, *shape)
+        assert tree["posterior"][site].shape == (4, 6, ROWS, *shape)
         assert tree["posterior"][site].dims[:3] == ("chain", "draw", "data")
         assert tree["prior"][site].shape == (1, 3, ROWS, *shape)
     weights = tree["sample_stats"]
     np.testing.assert_allclose(weights["log_weight"], weights["log_joint"] - weights["log_q"], rtol=1e-5, atol=1e-4)
     assert np.isfinite(weights["log_weight"]).all()
-    assert all(density.shape == (1, 6, ROWS) for density in tree["log_likelihood"].data_vars.values())
+    assert all(density.shape == (4, 6, ROWS) for density in tree["log_likelihood"].data_vars.values())
 
     assert list(store.keys()) == ["scale"]
     assert float(store["scale"].detach()) == 123.0

@@ -83,7 +83,13 @@ RESAMPLING: list[tuple[dict[str, Any], tuple[str, ...]]] = [
 ]
 METHODS: list[tuple[str, dict[str, Any], tuple[str, ...]]] = [
     *[("sample", *each) for each in RESAMPLING],
-    *[("to_arviz", *each) for each in RESAMPLING],
+    *[("to_arviz", {"chains": 1, **options}, facts) for options, facts in RESAMPLING],
+    *[("to_arviz", {"chains": n}, ("chains", *INTEGER)) for n in (0, True, 2.0, None)],
+    ("to_arviz", {"pointwise": 1}, ("pointwise must be True or False", "1")),
+    ("to_arviz", {"dims": ["z"]}, ("dims must be a dict", "['z']")),
+    ("to_arviz", {"dims": {"z": "factor"}}, ("dims['z'] must be a list", "'factor'")),
+    ("to_arviz", {"coords": 3}, ("coords must be a dict", "3")),
+    ("to_arviz", {"coords": {"data": 3}}, ("coords['data']", "3")),
     *[("to_arviz", {"prior_draws": n}, ("prior_draws must be a nonnegative integer",)) for n in (-1, True, 2.0)],
     ("refine", {"method": "newton"}, ("method must be 'lbfgs' or 'adam'", "'newton'")),
     ("refine", {"draws": 1}, ("draws must be at least 2", "1")),

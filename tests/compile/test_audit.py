@@ -1,6 +1,8 @@
 """Audits are due after 1, 2, 4, ... steps, find every kind of difference, and leave the step to the reference."""
 
+import itertools
 import random
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -133,6 +135,23 @@ def test_numbers_that_are_not_finite_are_equal_in_the_same_places() -> None:
 def test_what_only_the_reference_does_is_found(extra: Callable[[Problem], Any], reason: str) -> None:
     problem = Problem()
     assert reason in str(problem.compare(problem.step(), problem.step(extra=lambda: extra(problem))))
+
+
+def test_another_thread_may_draw_from_the_generator_of_python() -> None:
+    problem, expected, calls, ends = Problem(), Problem(), itertools.count(), threading.Event()
+    other = threading.Thread(target=ends.wait)
+    other.start()
+    try:
+        # What draws once only is not the step.
+        once = problem.step(extra=lambda: next(calls) or random.random())
+        assert problem.compare(problem.step(), once) is None
+    finally:
+        ends.set()
+        other.join()
+    expected.step()()
+    assert next(calls) == 2
+    assert torch.equal(problem.parameter, expected.parameter)
+    assert torch.equal(problem.buffer, expected.buffer)
 
 
 @pytest.mark.parametrize("fails", ["candidate", "reference"])

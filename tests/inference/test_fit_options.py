@@ -23,12 +23,12 @@ def test_an_unknown_option_is_refused_with_a_suggestion(name: str, close: str) -
 
 def test_signature_and_docstring_list_every_option() -> None:
     signature = inspect.signature(avi.AmortizedVI.fit).parameters
-    assert list(signature) == ["self", "x", *FIELDS]
+    assert list(signature) == ["self", "x", "y", *FIELDS]
     options = inspect.signature(FitOptions).parameters
     assert all(signature[name] == options[name] for name in FIELDS)
     documented = inspect.getdoc(avi.AmortizedVI.fit) or ""
     arguments = documented[documented.index("Args:") : documented.index("Returns:")]
-    assert re.findall(r"^    (\w+): ", arguments, re.MULTILINE) == ["x", *FIELDS]
+    assert re.findall(r"^    (\w+): ", arguments, re.MULTILINE) == ["x", "y", *FIELDS]
 
 
 def test_functions_are_called_after_each_successful_fit(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ EXACT = linear_gaussian()
 X = EXACT.simulate(30, seed=1)
 EVIDENCE = EXACT.log_evidence(X).numpy()
 
-DRAWS, PRIOR_DRAWS = 60, 20
+CHAINS, DRAWS, PRIOR_DRAWS = 4, 15, 20
 
 
 def two_sites(x: Tensor) -> None:

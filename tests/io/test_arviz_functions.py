@@ -13,7 +13,7 @@ import xarray
 import amortvi as avi
 from tests.arviz_versions import IS_OLD, PLOTS, groups, loo, plot_predictive
 from tests.exact import solved, with_parameters
-from tests.io.exports import DRAWS, PLATES, X, two_sites
+from tests.io.exports import CHAINS, DRAWS, PLATES, X, two_sites
 
 
 def two_observations(exported):
@@ -25,11 +25,10 @@ def test_summary_and_extract(exported, caplog):
     data, chosen = exported.data, two_observations(exported)
     posterior = groups(data)["posterior"].sel(chosen)
     with caplog.at_level(logging.WARNING):
-        table = arviz.summary(data, coords=chosen, kind="stats")
-    assert not caplog.records  # with kind="all", ArviZ 0.x logs that a single chain has no r-hat
+        table = arviz.summary(data, coords=chosen)
+    assert not caplog.records  # ArviZ 0.x would log that a single chain has no r-hat
     assert len(table) == sum(array[0, 0].size for array in posterior.data_vars.values())
-    with caplog.at_level(logging.CRITICAL, logger="arviz"):
-        assert len(arviz.summary(data, coords=chosen)) == len(table)
+    assert (table["r_hat"].astype(float) < 1.3).all()  # independent draws, but few
     assert arviz.extract(data, num_samples=7).sizes["sample"] == 7
 
 
@@ -37,7 +36,7 @@ def test_draws_are_independent(exported):
     """The effective sample size, averaged over all latents, is about the number of draws."""
     ess = arviz.ess(exported.data)
     ess = ess.to_dataset() if isinstance(ess, xarray.DataTree) else ess
-    assert 0.75 * DRAWS < np.mean([array.values.mean() for array in ess.data_vars.values()]) < 1.5 * DRAWS
+    assert 0.75 < np.mean([array.values.mean() for array in ess.data_vars.values()]) / (CHAINS * DRAWS) < 1.5
 
 
 @pytest.mark.filterwarnings("ignore:Estimated shape parameter of Pareto distribution:UserWarning")
@@ -122,10 +121,10 @@ def test_selection_by_label(exported):
     if exported.name == "vae":
         np.testing.assert_array_equal(posterior["z"].sel(data=["digit 3", "digit 1"]), posterior["z"][:, :, [3, 1]])
         assert groups(data)["observed_data"]["x"].sel(data="digit 7").shape == (64,)
-        assert arviz.extract(data, var_names="z").sel(data="digit 3").shape == (3, DRAWS)
+        assert arviz.extract(data, var_names="z").sel(data="digit 3").shape == (3, CHAINS * DRAWS)
         assert next(iter(arviz.summary(data, coords={"data": ["digit 3"]}, kind="stats").index)) == "z[digit 3, 0]"
     if exported.name == "nested plate":
-        assert posterior["drift"].sel(units=3, times=[0, 2]).shape == (1, DRAWS, 2, 2)
+        assert posterior["drift"].sel(units=3, times=[0, 2]).shape == (CHAINS, DRAWS, 2, 2)
 
 
 DATES = pd.date_range("2020-01-01", periods=3)

@@ -79,12 +79,12 @@ def test_an_export_has_the_dimensions_of_each_site() -> None:
     vi = exact.estimator(model, plate="data").to(dtype=torch.float64).setup(X, seed=0)
     found = vi.to_arviz(X, 6, prior_draws=4, seed=0)
     expected = {"weights": ("chain", "draw", "weights_dim_0"), "level": ("chain", "draw", "level_dim_0")}
-    for group, draws in (("posterior", 6), ("prior", 4)):
+    for group, draws in (("posterior", (4, 6)), ("prior", (1, 4))):
         variables = found[group].data_vars
         assert {name: variables[name].dims for name in expected} == expected
         assert variables["z"].dims == ("chain", "draw", "data")
-        assert variables["weights"].shape == (1, draws, 3)
-        assert variables["level"].shape == (1, draws, 2)
+        assert variables["weights"].shape == (*draws, 3)
+        assert variables["level"].shape == (*draws, 2)
         np.testing.assert_allclose(variables["weights"].sum("weights_dim_0"), 1.0)
     # A deterministic site is that of the global latents of its draw.
     posterior = found["posterior"].data_vars

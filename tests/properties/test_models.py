@@ -107,7 +107,7 @@ def test_exports_keep_every_coordinate(fitted: Fitted, seed: int) -> None:
     index = [f"row {i}" for i in range(ROWS)]
     x = pd.DataFrame(fitted.x.numpy(), index=index)
     draws = vi.posterior(x).sample(DRAWS, seed=seed)
-    exported = vi.to_arviz(x, DRAWS, prior_draws=0, posterior_predictive=False, seed=seed)["posterior"]
+    exported = vi.to_arviz(x, DRAWS, chains=1, prior_draws=0, posterior_predictive=False, seed=seed)["posterior"]
     assert set(exported.data_vars) == set(draws)
     for site in (*fitted.program.local, *fitted.program.shared):
         rows, nested = ({"data": ROWS}, fitted.program.nested(site)) if site in fitted.program.local else ({}, {})

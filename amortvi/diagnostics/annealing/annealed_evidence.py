@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
-from tqdm.auto import tqdm
 
 from amortvi._util.lazy import pandas as pd
+from amortvi._util.progress import progress_bar
 from amortvi._util.random import random_state
 from amortvi.data import Chunk
 from amortvi.diagnostics.annealing.chains import AnnealingOptions, StartChoice, run_chains, tune
@@ -98,7 +98,7 @@ def annealed_evidence(
     start: StartChoice = "posterior",
     leapfrog_steps: int = 5,
     seed: int | None = None,
-    progress: bool = True,
+    progress: bool | None = None,
 ) -> AnnealedEvidence:
     r"""Estimate ``log p(x)`` of each observation by annealed importance sampling.
 
@@ -127,7 +127,7 @@ def annealed_evidence(
             ``"prior"``, the model's distribution of the latents, which does not depend on the encoder.
         leapfrog_steps: the number of leapfrog steps per move, each with a gradient of the model.
         seed: reproduces the result and leaves the caller's random state untouched.
-        progress: whether to show a progress bar.
+        progress: whether to show a progress bar; by default in notebooks and if standard error is a terminal.
 
     Returns:
         The log weights of all chains, with estimates and standard errors. Terms outside the data plate are not included.
@@ -161,7 +161,7 @@ def anneal(posterior: Posterior, options: AnnealingOptions, exact: Tensor | None
     """
     total = None if posterior.size is None else posterior.size * options.chains * options.temperatures
     shown = "annealing: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
-    bar = tqdm(total=total, bar_format=shown, disable=not options.progress)
+    bar = progress_bar(options.progress, total=total, bar_format=shown)
 
     def compute(chunk: Chunk, q: Distribution) -> dict[str, Tensor]:
         model, batch = posterior.model, chunk.batch

@@ -74,7 +74,7 @@ def bracket_evidence(
     start: StartChoice = "posterior",
     leapfrog_steps: int = 5,
     seed: int | None = None,
-    progress: bool = True,
+    progress: bool | None = None,
 ) -> EvidenceBracket:
     """Bracket ``log p(x)`` of simulated observations, to check how accurate annealing is with given options.
 
@@ -93,7 +93,7 @@ def bracket_evidence(
         start: the start density, ``"posterior"`` (the approximate posterior) or ``"prior"``.
         leapfrog_steps: the number of leapfrog steps per move, each with a gradient of the model.
         seed: reproduces the result and leaves the caller's random state untouched.
-        progress: whether to show progress bars.
+        progress: whether to show progress bars; by default in notebooks and if standard error is a terminal.
 
     Returns:
         Both bounds, with the simulated latents and observations.

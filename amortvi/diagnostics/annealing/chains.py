@@ -49,7 +49,7 @@ class AnnealingOptions:
     chains: int
     start: StartChoice
     leapfrog_steps: int
-    progress: bool
+    progress: bool | None
 
     def __post_init__(self) -> None:
         for name, smallest in (("temperatures", 1), ("chains", 2), ("leapfrog_steps", 1)):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, TypeAlias
 
-from amortvi._util.text import capitalized
+from amortvi._util.text import capitalized, html_summary, number
 from amortvi.diagnostics.evidence import MOST_UNRELIABLE
 from amortvi.diagnostics.gaps.advice import Loss, advise, charge, loss_beyond, losses
 from amortvi.diagnostics.gaps.gaps import Gaps, gaps
@@ -86,6 +86,15 @@ class Diagnosis:
         return max(charges, key=lambda cause: charges[cause])
 
     @property
+    def advice(self) -> str:
+        """What to do about the fault; empty if there is nothing to do."""
+        if self.fault == "unreliable":
+            return "compare with annealed_evidence or with reference (NUTS), or use diagnose(..., thorough=True)."
+        if self.fault == "ok":
+            return ""
+        return advise(self.fault, self.judged, self.loss, self.convergence, self.gain, self._problem)
+
+    @property
     def statement(self) -> str:
         """The fault in a few sentences, with advice."""
         found, fault, loss = self.judged, self.fault, self.loss
@@ -98,13 +107,9 @@ class Diagnosis:
                 f"even for refined posteriors."
             )
             if self.thorough is None:
-                notes.append(
-                    "Compare with annealed_evidence or with reference (NUTS), or use diagnose(..., thorough=True)."
-                )
+                notes.append(capitalized(self.advice))
         else:
-            advice = f"this is within the tolerance of {found.tolerance:g} nats or two standard errors."
-            if fault != "ok":
-                advice = advise(fault, found, loss, self.convergence, self.gain, self._problem)
+            advice = self.advice or f"this is within the tolerance of {found.tolerance:g} nats or two standard errors."
             text = (
                 f"{loss.total:.2f} nats per observation are lost, {loss.family:.2f} to the family and {loss.encoder:.2f} to the "
                 f"encoder; {advice}"
@@ -121,6 +126,16 @@ class Diagnosis:
     def _problem(self) -> str:
         """What makes training hard, if anything, with its remedy."""
         return next((each.problem for each in (self.inputs, self.gradients) if each and each.problem), "")
+
+    def _repr_html_(self) -> str:
+        loss = self.loss
+        rows = [
+            (cause, number(nats, 3))
+            for cause, nats in (("family", loss.family), ("encoder", loss.encoder), ("total", loss.total))
+        ]
+        facts = {"status of the fit": self.convergence.status}
+        header = ["lost to", "nats per observation"]
+        return html_summary(f"Diagnosis: {self.fault}", facts, header=header, rows=rows, notes=[self.statement])
 
     def __str__(self) -> str:
         return f"{self.fault}: {self.statement}"

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from amortvi._util.checks import nonnegative_int, positive_float, positive_int
 from amortvi._util.lazy import pandas as pd
-from amortvi._util.text import capitalized
+from amortvi._util.text import capitalized, html_summary, with_error
 from amortvi.diagnostics.evidence import Evidence, evidence
 from amortvi.diagnostics.gaps.defensive import defensive
 from amortvi.diagnostics.missed_mass import check_simulations, simulate_like
@@ -157,6 +157,19 @@ class Gaps:
         """Return the number of observations with each verdict."""
         found = self.verdict
         return {verdict: found.count(verdict) for verdict in _VERDICTS}
+
+    def _repr_html_(self) -> str:
+        means = self.summary()
+        counts = ", ".join(f"{verdict} {count}" for verdict, count in self.verdicts().items() if count)
+        return html_summary(
+            f"Gaps of {self.family}",
+            {"observations": counts},
+            header=["mean over reliable observations", "nats ± standard error"],
+            rows=[
+                (name.replace("_", " "), with_error(mean, error))
+                for name, mean, error, _ in means.itertuples(name=None)
+            ],
+        )
 
     def __str__(self) -> str:
         counts = ", ".join(f"{verdict}: {count}" for verdict, count in self.verdicts().items() if count)

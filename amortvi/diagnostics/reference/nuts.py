@@ -13,12 +13,12 @@ import torch
 from pyro import poutine
 from pyro.infer import NUTS
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from amortvi._util.checks import nonnegative_int, positive_int, probability
 from amortvi._util.lazy import arviz, xarray
 from amortvi._util.memory import Gathered
 from amortvi._util.modes import evaluation_mode
+from amortvi._util.progress import progress_bar
 from amortvi._util.random import Stream, derived_seed, random_state
 from amortvi.data import iter_batches
 from amortvi.errors import NonFiniteError
@@ -38,7 +38,7 @@ class NUTSOptions:
     warmup: int
     together: int
     target_accept: float
-    progress: bool
+    progress: bool | None
 
     def __post_init__(self) -> None:
         # Split r-hat needs two chains, and two draws in each half of a chain.
@@ -80,7 +80,7 @@ def sample_chains(posterior: Posterior, options: NUTSOptions, seed: int | None) 
 def _progress_bar(options: NUTSOptions, observations: int | None) -> Any:
     steps = options.chains * (options.warmup + options.draws)
     total = None if observations is None else math.ceil(observations / options.together) * steps
-    return tqdm(total=total, unit="draw", desc="NUTS", disable=not options.progress)
+    return progress_bar(options.progress, total=total, unit="draw", desc="NUTS")
 
 
 def sample_chain(

@@ -175,7 +175,7 @@ def reference(
     together: int = 1,
     target_accept: float = 0.8,
     seed: int | None = None,
-    progress: bool = True,
+    progress: bool | None = None,
 ) -> Reference:
     """Draw from the exact posterior of each observation with Pyro's NUTS (Hoffman and Gelman, 2014).
 
@@ -199,7 +199,7 @@ def reference(
         target_accept: the acceptance probability to which the step size is adapted; increase it if trajectories diverge.
         seed: reproduces the draws and leaves the caller's random state untouched. Each group of ``together``
             observations has its own random numbers, so observations appended to ``x`` do not change the draws of full groups.
-        progress: whether to show a progress bar.
+        progress: whether to show a progress bar; by default in notebooks and if standard error is a terminal.
 
     Returns:
         The draws, with r-hat, effective sample size and divergences of each observation. An `AmortviWarning` is issued if an

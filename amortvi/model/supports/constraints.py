@@ -24,9 +24,7 @@ __all__ = [
     "tensor_bounds",
 ]
 
-# Before torch 2.8, the support of a mixture was that of its components.
-_MIXTURE: Any = getattr(constraints, "MixtureSameFamilyConstraint", ())
-_WRAPPERS: Any = (constraints.independent, _MIXTURE)
+_WRAPPERS: Any = (constraints.independent, constraints.MixtureSameFamilyConstraint)
 _BOUNDS = ("lower_bound", "upper_bound")
 
 
@@ -116,7 +114,7 @@ def common_support(name: str, support: constraints.Constraint) -> constraints.Co
         if has_bijection(first) and has_bijection(second) and biject_to(first) != biject_to(second):
             raise _different_components(name, f"{first} and {second}")
         return first if has_bijection(second) else second
-    if not isinstance(support, _MIXTURE):
+    if not isinstance(support, constraints.MixtureSameFamilyConstraint):
         return support
     component_dim = -1 - support.event_dim
 

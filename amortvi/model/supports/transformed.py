@@ -42,9 +42,7 @@ def support_of(name: str, distribution: Any) -> Any:
             support = _image(name, support, transform)
         return _with_event_dim(support, len(distribution.event_shape))
     if isinstance(distribution, MixtureSameFamily):
-        component = distribution.component_distribution
-        found, given = support_of(name, component), component.support
-        return distribution.support if found is given else type(distribution.support)(found)
+        return constraints.MixtureSameFamilyConstraint(support_of(name, distribution.component_distribution))
     if isinstance(distribution, Independent):
         found, given = support_of(name, inside), inside.support
         return distribution.support if found is given else _with_event_dim(found, len(distribution.event_shape))

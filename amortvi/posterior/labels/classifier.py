@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from amortvi._util.random import drawn_alike
 from amortvi.data import Batch, Observations
 from amortvi.errors import ModelError
 from amortvi.model import Model
@@ -139,7 +140,8 @@ class Classifier(nn.Module):
         if known is None or known.size <= _LABELLED:
             # Batch normalization refuses a single row.
             return known.repeat(2) if known is not None and known.size == 1 else known
-        return known.take(torch.randint(known.size, (_LABELLED,), device=known.device))
+        with drawn_alike():
+            return known.take(torch.randint(known.size, (_LABELLED,), device=known.device))
 
     def log_likelihood(self, features: Tensor, batch: Batch) -> Tensor:
         """Return the mean of ``log q(y | x)`` of labelled observations with features ``(B, C)``, a scalar."""

@@ -66,7 +66,7 @@ def check_pathwise_gradient(choice: FamilyChoice) -> None:
         return gradient
 
     difference = gradients(through_draws=True) - gradients(through_draws=False)
-    assert_mean(difference, torch.zeros_like(one), "the gradient through the draws")
+    assert_mean(difference, torch.zeros_like(one), "the gradient through the draws, compared with that of log_prob,")
 
 
 def _test_function(z: Tensor) -> Tensor:

@@ -190,7 +190,7 @@ def test_chunks_are_joined_in_order(numbers: int, monkeypatch: pytest.MonkeyPatc
 
 
 def test_progress_and_text(diagonal: avi.AmortizedVI, capsys: pytest.CaptureFixture[str]) -> None:
-    found = annealed_evidence(diagonal, X[:1], temperatures=2, chains=2, seed=0)
+    found = annealed_evidence(diagonal, X[:1], temperatures=2, chains=2, seed=0, progress=True)
     assert "annealing: 100%" in capsys.readouterr().err
     assert repr(found).startswith("AnnealedEvidence(1 observation, 2 chains, 2 temperatures from the posterior: mean")
 
