@@ -67,7 +67,7 @@ bench: setup $(BENCH_READY) ## the benchmarks; ARGS="step_small --repetitions 5"
 	$(BIN)/python -m benchmarks.run $(ARGS)
 
 docs: setup ## the documentation, in docs/_build/html
-	$(BIN)/python -m sphinx --fail-on-warning --keep-going --nitpicky --quiet -b html docs docs/_build/html
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --nitpicky --quiet -j 2 -b html docs docs/_build/html
 	@echo "docs/_build/html/index.html"
 
 test-docs: docs ## the documentation in a browser (Chromium), at the widths of a desk and of a telephone

@@ -8,6 +8,7 @@ import pickle
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -205,6 +206,7 @@ class InOneFit(avi.callbacks.Callback):
             os._exit(1)
         if self.action == "interrupt":
             raise KeyboardInterrupt
+        time.sleep(1)  # until the caller waits again: where it deserializes, Python may swallow an interrupt
         os.kill(self.caller, signal.SIGINT)
 
 
@@ -236,7 +238,7 @@ def test_ctrl_c_ends_all_fits(action: str) -> None:
         processes(1) as executor,
         pytest.warns(AmortviWarning, match=r"'low_rank' \(seed 3\) was cut short.*not fitted: 'full'"),
     ):
-        fits = fit_some(executor, families=FAMILIES, seeds=[3], callbacks=[InOneFit(1, action)], epochs=1_000_000)
+        fits = fit_some(executor, families=FAMILIES, seeds=[3], callbacks=[InOneFit(1, action)], epochs=20_000)
     assert {name: vi.status for name, vi in fits.items()} == {"diagonal": "stopped", "low_rank": "interrupted"}
     assert fits.not_fitted == (("full", 3),)
     assert len(fits["low_rank"].history) >= 1
