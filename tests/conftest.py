@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 
 import pyro
@@ -26,6 +27,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # A shell ignores Ctrl-C in what it runs in the background, and so would all processes that tests start.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     # Most tests fit for a few epochs only.
     config.addinivalue_line("filterwarnings", "ignore::amortvi.errors.ConvergenceWarning")
     # When its compiler is first used, torch turns validation off, in whichever test that would be.

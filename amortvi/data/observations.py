@@ -162,7 +162,13 @@ class TensorObservations(Observations):
 
     def _copied(self, rows: slice) -> Batch:
         """Return some observations, which a model may overwrite; those of a memory-mapped file may be read-only."""
-        return self.batch.take(rows).map(torch.clone)
+        copies: dict[object, Tensor] = {}
+
+        def copied(value: Tensor) -> Tensor:  # a tensor that is passed as two arguments stays one
+            place = value.data_ptr(), value.shape, value.stride(), value.dtype
+            return copies.setdefault(place, value.clone())
+
+        return self.batch.take(rows).map(copied)
 
     def shuffled(self, batch_size: int | None, generator: torch.Generator) -> Iterator[Minibatch]:
         order = torch.randperm(self.size, generator=generator).to(self.batch.device)

@@ -8,7 +8,6 @@ import pickle
 import signal
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -206,7 +205,6 @@ class InOneFit(avi.callbacks.Callback):
             os._exit(1)
         if self.action == "interrupt":
             raise KeyboardInterrupt
-        time.sleep(1)  # until the caller waits again: where it deserializes, Python may swallow an interrupt
         os.kill(self.caller, signal.SIGINT)
 
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import sys
 import warnings
 from dataclasses import dataclass
 
@@ -245,5 +246,13 @@ def warn_of_inactive_latents(vi: AmortizedVI, x: Observations, options: FitOptio
             f"the weight of the KL gradually, with objective=ELBO(kl_weight=LinearSchedule(epochs)), or use "
             f"ELBO(free_bits=0.1) or objective='iwae'. amortvi.latent_usage shows the details.",
             AmortviWarning,
-            stacklevel=6,  # fit calls hooks through the function in amortvi/__init__.py, and a decorator calls fit
+            stacklevel=_frames_inside(),
         )
+
+
+def _frames_inside() -> int:
+    """Return the `stacklevel` of the line that called amortvi: how far it is depends on decorators and hooks."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "amortvi":
+        frame, level = frame.f_back, level + 1
+    return level
