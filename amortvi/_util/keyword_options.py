@@ -7,6 +7,7 @@ import functools
 import inspect
 import re
 from collections.abc import Callable
+from textwrap import indent
 from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 from amortvi.errors import OptionError
@@ -63,8 +64,10 @@ def _with_fields(method: str | None, options: Callable[..., Any]) -> str | None:
         for each in reversed(inspect.getmro(cast(type, options)))
     ]
     described = "\n".join(section[1] for section in sections if section is not None)
-    indented = "\n".join(f"        {line}" for line in described.splitlines())
-    return re.sub(r"^ *options: .*$", lambda _: indented, method, count=1, flags=re.MULTILINE)
+    # Python 3.13 removes the indentation of the whole docstring, and earlier ones keep it.
+    return re.sub(
+        r"^( *)    options: .*$", lambda found: indent(described, found[1]), method, count=1, flags=re.MULTILINE
+    )
 
 
 def options_repr(instance: object) -> str:
